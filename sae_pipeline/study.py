@@ -1,0 +1,310 @@
+"""The study: one YAML file that says everything that can change a result.
+
+Every default is written here, nothing is hidden in code. Unknown keys and impossible values are refused when the file is
+loaded, with field, value and mend. What needs the model or the corpus itself (a hook past the last block, a budget larger than
+the corpus) is checked by `sae_pipeline.preflight` before anything long starts.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from sae_pipeline.errors import UserError
+
+Architecture = Literal["relu_l1", "topk", "batch_topk"]
+
+
+class Section(BaseModel):
+    """A frozen part of the study; a key it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HubModel(Section):
+    """A causal language model on the Hugging Face hub."""
+
+    source: Literal["hub"]
+    id: str
+    revision: str | None = None
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+
+
+class FolderModel(Section):
+    """A model saved with `save_pretrained` (weights, config and tokenizer in one folder)."""
+
+    source: Literal["folder"]
+    path: str
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+
+
+class PackageModel(Section):
+    """A GGUF file that ships inside an installed Python package."""
+
+    source: Literal["package"]
+    package: str
+    file: str
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+
+
+Model = Annotated[HubModel | FolderModel | PackageModel, Field(discriminator="source")]
+
+
+class Hook(Section):
+    """Where activations are read and written. `after_block` counts from 0.
+
+    `residual`: the residual stream after the block. `mlp_output`: what the block's MLP adds to the stream.
+    """
+
+    site: Literal["residual", "mlp_output"] = "residual"
+    after_block: int = Field(ge=0)
+
+
+class BuiltinSource(Section):
+    """Text that ships inside installed packages: no network, no account."""
+
+    kind: Literal["builtin"]
+    name: Literal["world_factbook", "python_stdlib", "dialogues"]
+    tokens: int = Field(gt=0)
+
+    @property
+    def label(self) -> str:
+        """The source's name in tables."""
+        return self.name
+
+
+class HubSource(Section):
+    """A data set on the Hugging Face hub, streamed."""
+
+    kind: Literal["hub"]
+    id: str
+    config: str | None = None
+    revision: str | None = None
+    split: str = "train"
+    text: str = "text"
+    language: str = "unknown"
+    tokens: int = Field(gt=0)
+
+    @property
+    def label(self) -> str:
+        """The source's name in tables."""
+        return self.id
+
+
+class LocalSource(Section):
+    """Local files, read through `datasets`. `path` is a file or a glob; `text` is the column (ignored for text files)."""
+
+    kind: Literal["local"]
+    path: str
+    format: Literal["parquet", "jsonl", "text"]
+    text: str = "text"
+    language: str = "unknown"
+    name: str | None = None
+    tokens: int = Field(gt=0)
+
+    @property
+    def label(self) -> str:
+        """The source's name in tables."""
+        return self.name or Path(self.path).stem
+
+
+Source = Annotated[BuiltinSource | HubSource | LocalSource, Field(discriminator="kind")]
+
+
+class Corpus(Section):
+    """Documents -> token blocks. `tokens` of each source is its budget over both splits, BOS not counted."""
+
+    sources: list[Source] = Field(min_length=1)
+    context: int = Field(default=128, ge=8, le=8192)
+    held_out: float = Field(default=0.15, gt=0, lt=1)
+    max_tokens_per_document: int = Field(default=2000, gt=0)
+    bos: Literal["prepend", "none"] = "prepend"
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> "Corpus":
+        labels = [source.label for source in self.sources]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"two sources share a name: {labels}; give one of them another `name`")
+        return self
+
+
+class Activations(Section):
+    """Harvest, token mask and scaling."""
+
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    source: Literal["cached"] = "cached"
+    mask_norm_above_median: float = Field(default=3.0, gt=1)
+    max_masked_fraction: float = Field(default=0.05, gt=0, lt=1)
+    center: bool = True
+    n_neurons: int = Field(default=128, ge=0, description="MLP neurons of the hook's block kept as a control")
+    seed: int = 0
+
+
+class Sae(Section):
+    """One SAE per size. Fields of the other architectures are ignored by none: setting one is refused."""
+
+    architecture: Architecture = "batch_topk"
+    sizes: list[int] = Field(min_length=1)
+    k: int | None = Field(default=None, gt=0, description="active features per token (topk, batch_topk); default 32")
+    l1: float | None = Field(default=None, gt=0, description="lambda of relu_l1; default 5 (the paper's)")
+    epochs: float = Field(default=3, gt=0)
+    batch: int = Field(default=2048, gt=0)
+    learning_rate: float = Field(default=1.0e-3, gt=0)
+    checkpoint_every_steps: int = Field(default=100, gt=0)
+    seed: int = 0
+
+    @field_validator("sizes")
+    @classmethod
+    def _increasing(cls, sizes: list[int]) -> list[int]:
+        if sizes != sorted(set(sizes)) or sizes[0] < 1:
+            raise ValueError("sizes must be positive and strictly increasing")
+        return sizes
+
+    @model_validator(mode="after")
+    def _own_fields_only(self) -> "Sae":
+        if self.architecture == "relu_l1" and self.k is not None:
+            raise ValueError("k belongs to topk and batch_topk; relu_l1 sets sparsity by l1")
+        if self.architecture != "relu_l1" and self.l1 is not None:
+            raise ValueError(f"l1 belongs to relu_l1; {self.architecture} sets sparsity by k")
+        if self.architecture != "relu_l1" and self.n_active > self.sizes[0]:
+            raise ValueError(f"k = {self.n_active} is larger than the smallest size {self.sizes[0]}")
+        return self
+
+    @property
+    def n_active(self) -> int:
+        """k of the top-k architectures."""
+        return self.k or 32
+
+    @property
+    def l1_coefficient(self) -> float:
+        """lambda of `relu_l1` (paper, 'Scaling sparse autoencoders': 5)."""
+        return self.l1 or 5.0
+
+
+class Metrics(Section):
+    """Held-out evaluation of an SAE."""
+
+    splice_tokens: int = Field(default=16_384, gt=0, description="held-out tokens for CE recovered, delta CE and KL")
+    seed: int = 0
+
+
+class Features(Section):
+    """Feature statistics and examples."""
+
+    n_top: int = Field(default=20, gt=0, description="top examples per feature, from distinct documents")
+    n_per_interval: int = Field(default=5, gt=0, description="uniform samples per activation interval, feature and split")
+    window: int = Field(default=16, gt=0, description="tokens kept on each side of an example")
+    n_logits: int = Field(default=10, gt=0, description="most promoted and most suppressed tokens")
+    seed: int = 0
+
+
+class Explain(Section):
+    """How features are put into words."""
+
+    method: Literal["token-stats"] = "token-stats"
+    features: list[int] | None = Field(default=None, description="only these features (of every size); default: every live one")
+
+
+class Score(Section):
+    """Specificity scores, 0-3. `proxy` needs no language model and is labelled so everywhere."""
+
+    method: Literal["proxy"] = "proxy"
+    n_features: int = Field(default=100, gt=0, description="random live features per size")
+    features: list[int] | None = Field(default=None, description="score these features instead of a random sample")
+    examples_per_interval: int = Field(default=3, gt=0)
+    n_controls: int = Field(default=50, gt=0, description="random directions and MLP neurons scored beside the features")
+    seed: int = 0
+
+
+class Steer(Section):
+    """Steering evals. Factors are multiples of the feature's training maximum."""
+
+    n_features: dict[int | Literal["other"], int] = Field(default={"other": 6})
+    features: list[int] | None = Field(default=None, description="steer these features instead of a drawn sample")
+    factors: list[float] = Field(default=[0, 0.5, 1, 2, 4], min_length=1)
+    max_new_tokens: int = Field(default=24, gt=0)
+    n_prompts: int = Field(default=16, ge=4, description="neutral prompts; half choose the factor, half report")
+    samples_per_prompt: int = Field(default=2, gt=0)
+    temperature: float = Field(default=0.7, ge=0)
+    positions: Literal["not_massive", "all", "response"] = "not_massive"
+    seed: int = 0
+
+
+class Judge(Section):
+    """The language-model judge. `none`: offline methods only, no socket is opened."""
+
+    backend: Literal["none"] = "none"
+
+
+class Study(Section):
+    """A whole study. `name` is also the folder under `data/`."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    model: Model
+    hook: Hook
+    corpus: Corpus
+    activations: Activations = Activations()
+    sae: Sae
+    metrics: Metrics = Metrics()
+    features: Features = Features()
+    explain: Explain = Explain()
+    score: Score = Score()
+    steer: Steer = Steer()
+    judge: Judge = Judge()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> "Study":
+        sizes = set(self.sae.sizes)
+        for size in self.steer.n_features:
+            if size != "other" and size not in sizes:
+                raise ValueError(f"steer.n_features names size {size}, but sae.sizes are {self.sae.sizes}")
+        for section, features in (("explain", self.explain.features), ("score", self.score.features), ("steer", self.steer.features)):
+            if features and max(features) >= self.sae.sizes[0]:
+                raise ValueError(f"{section}.features names feature {max(features)}, but the smallest size is {self.sae.sizes[0]}")
+        return self
+
+    def n_steered(self, size: int) -> int:
+        """How many features of this size are steered."""
+        return self.steer.n_features.get(size, self.steer.n_features.get("other", 0))
+
+
+def load_study(path: str | Path) -> Study:
+    """Read and validate a study. Raises `UserError` that names file, field, value and mend."""
+    path = Path(path)
+    if not path.is_file():
+        known = ", ".join(sorted(str(p) for p in Path("studies").glob("*.yaml"))) or "none"
+        raise UserError(str(path), "no such study file", f"Give the path of a study; found here: {known}.")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(str(path), f"not readable as YAML: {error}", "Mend the file's syntax.") from error
+    return parse_study(raw, where=str(path))
+
+
+def parse_study(raw: Any, where: str = "study") -> Study:
+    """Validate a plain mapping as a study; `where` names its origin in errors."""
+    if not isinstance(raw, dict):
+        raise UserError(where, f"a study is a mapping of sections, got {type(raw).__name__}", "Start from studies/demo.yaml.")
+    try:
+        return Study.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(where, *_explain(error, raw)) from error
+
+
+def _explain(error: ValidationError, raw: dict[str, Any]) -> tuple[str, str]:
+    """The first problem as (what, mend), the rest counted."""
+    first, *others = error.errors()
+    field = ".".join(str(part) for part in first["loc"]) or "(study)"
+    if first["type"] == "extra_forbidden":
+        what, mend = f"unknown key `{field}`", "Remove it or correct its spelling; docs/studies.md lists every key."
+    elif first["type"] == "missing":
+        what, mend = f"`{field}` is missing", "Add it; studies/demo.yaml shows a complete study."
+    else:
+        value = first.get("input")
+        shown = "" if isinstance(value, dict) else f" = {value!r}"
+        what, mend = f"`{field}`{shown}: {first['msg'].removeprefix('Value error, ')}", "Change that field."
+    if others:
+        mend += f" ({len(others)} more problem{'s' if len(others) > 1 else ''} in this file.)"
+    return what, mend
