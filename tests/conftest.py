@@ -1,0 +1,114 @@
+"""Shared fixtures: a tiny random language model with a real tokenizer, a tiny study over local text, hermetic environment."""
+
+import json
+import os
+from pathlib import Path
+
+# Before torch or tokenizers start their pools: tests are tiny, and several of them may share two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import numpy as np
+import pytest
+
+from sae_pipeline.study import Study, parse_study
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TOPICS = {
+    "harbour": "ship harbour island coast sailor anchor tide boat fishing storm lighthouse rope".split(),
+    "kitchen": "bread oven butter flour sugar salt kitchen spoon cake recipe dough honey".split(),
+    "garden": "flower garden soil seed tree leaf root rain bee spring branch blossom".split(),
+    "court": "judge court law trial witness verdict lawyer crime prison appeal jury sentence".split(),
+}
+JOINS = "the a of and in with from under near behind".split()
+
+
+def tiny_documents(n_documents: int, seed: int, n_words: int = 60) -> list[str]:
+    """Deterministic text with topics: each document speaks of one topic, so that some tokens predict others."""
+    generator = np.random.default_rng(seed)
+    documents = []
+    for i in range(n_documents):
+        words = list(TOPICS.values())[i % len(TOPICS)]
+        text = [generator.choice(words) if j % 2 else generator.choice(JOINS) for j in range(n_words)]
+        documents.append(f"Story {seed}-{i}. " + " ".join(text) + ".")
+    return documents
+
+
+@pytest.fixture(scope="session")
+def tiny_text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two local corpora, one JSON object per line: `stories.jsonl` and `notes.jsonl` (columns text, title)."""
+    folder = tmp_path_factory.mktemp("texts")
+    for name, n_documents, seed in (("stories", 48, 0), ("notes", 32, 1)):
+        rows = [json.dumps({"text": text, "title": f"{name} {i}"}) for i, text in enumerate(tiny_documents(n_documents, seed))]
+        (folder / f"{name}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random 3-block Llama (32 dimensions, MLP of 64) and a byte-level BPE tokenizer with BOS, EOS and a chat template."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny_model")
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<s>", "</s>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
+    )  # fmt: skip
+    bpe.train_from_iterator(tiny_documents(64, seed=7), trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder)
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id, initializer_range=0.3,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    # Own generator: the weights depend on nothing that ran before.
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name:
+                parameter.normal_(0.0, 0.3, generator=generator)
+    model.save_pretrained(folder)
+    return folder
+
+
+def tiny_study_mapping(model_folder: Path, text_folder: Path, name: str = "tiny") -> dict:
+    """The tiny study as plain YAML-able values; change what a test needs, then `parse_study` it."""
+    return {
+        "name": name,
+        "model": {"source": "folder", "path": str(model_folder), "dtype": "float32"},
+        "hook": {"site": "residual", "after_block": 1},
+        "corpus": {
+            "context": 32, "held_out": 0.25, "max_tokens_per_document": 400,
+            "sources": [
+                {"kind": "local", "path": str(text_folder / "stories.jsonl"), "format": "jsonl", "tokens": 4000, "language": "English"},
+                {"kind": "local", "path": str(text_folder / "notes.jsonl"), "format": "jsonl", "tokens": 2500, "language": "English"},
+            ],
+        },
+        "activations": {"dtype": "float32", "mask_norm_above_median": 3.0, "max_masked_fraction": 0.2, "n_neurons": 16},
+        "sae": {"architecture": "batch_topk", "k": 8, "sizes": [32, 64], "epochs": 2, "batch": 128, "learning_rate": 3.0e-3},
+        "metrics": {"splice_tokens": 512},
+        "features": {"n_top": 6, "n_per_interval": 2, "window": 6},
+        "score": {"n_features": 6, "examples_per_interval": 1, "n_controls": 4},
+        "steer": {"n_features": {"other": 2}, "factors": [0, 1, 2], "max_new_tokens": 6, "n_prompts": 4, "samples_per_prompt": 1},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def tiny_study(tiny_model_folder: Path, tiny_text_folder: Path) -> Study:
+    """Two sizes (32 and 64 features) on the tiny model, a few thousand tokens of local text."""
+    return parse_study(tiny_study_mapping(tiny_model_folder, tiny_text_folder))
