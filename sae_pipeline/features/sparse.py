@@ -1,0 +1,74 @@
+"""Sparse activations of many units (SAE features, neurons, random directions), column by column.
+
+Shape legend: U units, Z stored activations. A unit's activations are one contiguous run, sorted by token; nothing of size
+tokens x units is ever made.
+"""
+
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pyarrow.parquet as pq
+
+N_UNITS_KEY = b"n_units"
+
+
+class SparseActivations:
+    """`offsets` int64 (U+1), `token_index` int64 (Z), `value` float32 (Z > 0): unit u owns the run offsets[u]:offsets[u+1]."""
+
+    def __init__(self, offsets: np.ndarray, token_index: np.ndarray, value: np.ndarray) -> None:
+        self.offsets, self.token_index, self.value = offsets, token_index, value
+
+    @classmethod
+    def from_arrays(cls, unit: np.ndarray, token_index: np.ndarray, value: np.ndarray, n_units: int) -> Self:
+        """From coordinates in any order. A (unit, token) pair may occur once; `ValueError` when a unit is out of range."""
+        if len(unit) and (unit.min() < 0 or unit.max() >= n_units):
+            raise ValueError(f"units run from {unit.min()} to {unit.max()}, but there are {n_units} of them")
+        order = np.lexsort((token_index, unit))
+        counts = np.bincount(unit, minlength=n_units)
+        return cls(_offsets(counts), token_index[order].astype(np.int64), value[order].astype(np.float32))
+
+    @classmethod
+    def open(cls, path: Path | str, unit_column: str = "feature") -> Self:
+        """Read a file with columns (`unit_column`, token_index, value) that is sorted by unit and token.
+
+        The file's metadata says `n_units` (so that trailing units without activations are known). `ValueError` otherwise.
+        """
+        file = pq.ParquetFile(path)
+        n_units = (file.metadata.metadata or {}).get(N_UNITS_KEY)
+        if n_units is None:
+            raise ValueError(f"{path}: no {N_UNITS_KEY.decode()} in its metadata: not a file of sparse activations")
+        columns = file.read(columns=[unit_column, "token_index", "value"])
+        unit = columns[unit_column].to_numpy()
+        if np.any(np.diff(unit) < 0):
+            raise ValueError(f"{path}: not sorted by {unit_column}")
+        counts = np.bincount(unit, minlength=int(n_units))
+        return cls(_offsets(counts), columns["token_index"].to_numpy(), columns["value"].to_numpy())
+
+    @property
+    def n_units(self) -> int:
+        """U."""
+        return len(self.offsets) - 1
+
+    @property
+    def count_U(self) -> np.ndarray:
+        """Number of activations of each unit, int64."""
+        return np.diff(self.offsets)
+
+    @property
+    def max_U(self) -> np.ndarray:
+        """Largest activation of each unit, float32; 0 for units that are never active."""
+        maximum = np.zeros(self.n_units, np.float32)
+        active = np.flatnonzero(self.count_U)
+        if len(active):
+            maximum[active] = np.maximum.reduceat(self.value, self.offsets[active])
+        return maximum
+
+    def of(self, unit: int) -> tuple[np.ndarray, np.ndarray]:
+        """(token_index, value) of one unit, in token order; views, not copies."""
+        run = slice(self.offsets[unit], self.offsets[unit + 1])
+        return self.token_index[run], self.value[run]
+
+
+def _offsets(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])

@@ -1,0 +1,43 @@
+"""Tables about the work itself: calls of language-model judges, and where every artefact comes from."""
+
+import pandera.polars as pa
+import polars as pl
+
+from sae_pipeline.tables.columns import STATUSES, column, count, one_of, table
+
+_SIZE = column(pl.Int32, "Number of features of the SAE; null for stages without sizes", pa.Check.ge(1), nullable=True)
+
+RECORD_TABLES = (
+    table(
+        "llm_calls",
+        "One request to a language-model judge; empty while every method is offline.",
+        {
+            "stage": column(pl.String, "Stage that asked"),
+            "size": _SIZE,
+            "call_id": column(pl.Int64, "Call, from 0 within the artefact", pa.Check.ge(0)),
+            "backend": column(pl.String, "Judge backend"),
+            "model": column(pl.String, "Model that answered"),
+            "prompt_sha": column(pl.String, "SHA-256 of the prompt"),
+            "status": column(pl.String, "ok, or why there is no answer", one_of(STATUSES)),
+            "n_tokens_input": count("Tokens sent"),
+            "n_tokens_cached": count("Tokens sent that were read from the cache"),
+            "n_tokens_output": count("Tokens received"),
+            "cost_usd": column(pl.Float64, "Cost in dollars", pa.Check.ge(0)),
+        },
+        file="<stage>/<size>/llm_calls.parquet", key=("stage", "size", "call_id"),
+    ),
+    table(
+        "lineage",
+        "One published artefact: what made it, from what, when and how long it took.",
+        {
+            "stage": column(pl.String, "Stage (the Dagster asset)"),
+            "size": _SIZE,
+            "code_version": column(pl.String, "Version of the stage's code"),
+            "data_version": column(pl.String, "Digest of the result"),
+            "study_digest": column(pl.String, "Digest of the study fields that the stage depends on"),
+            "started": column(pl.Datetime("us"), "When its build started (UTC)"),
+            "seconds": column(pl.Float64, "How long the build took", pa.Check.ge(0)),
+        },
+        file="<stage>/<size>/manifest.json", key=("stage", "size"),
+    ),
+)  # fmt: skip
