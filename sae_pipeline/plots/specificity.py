@@ -1,0 +1,72 @@
+"""The paper's specificity figure: how well explanations fit, by how strongly the feature is active (paper, 'Assessing Feature
+Interpretability'), beside the controls that say what the numbers are worth."""
+
+import polars as pl
+
+from sae_pipeline.plots.figure import LIGHT, Theme, new_figure, set_title, to_png
+
+N_INTERVALS = 10
+COLUMNS = (  # (unit is a feature?, control in the table, title)
+    ("none", "matched explanation"),
+    ("shuffled", "shuffled explanation"),
+    ("random_direction", "random direction"),
+    ("mlp_neuron", "MLP neuron"),
+)
+SCORES = (0, 1, 2, 3)
+
+
+def score_counts(scores: pl.DataFrame) -> pl.DataFrame:
+    """Scored active examples counted by (size, control, interval, score); `specificity_scores` rows in, null scores left out."""
+    return (
+        scores.filter((pl.col("kind") == "active") & (pl.col("status") == "ok") & pl.col("interval").is_not_null())
+        .group_by("size", "control", "interval", "score")
+        .agg(pl.len().alias("n"))
+        .sort("size", "control", "interval", "score")
+    )
+
+
+def specificity_by_interval(scores: pl.DataFrame, theme: Theme = LIGHT) -> bytes:
+    """PNG: share of scores 0-3 in each activation interval; one row of panels per size, one column per control.
+
+    Examples are drawn uniformly inside each interval, so every column is a distribution of its own; n stands above it.
+    """
+    counts = score_counts(scores)
+    sizes = counts["size"].unique().sort().to_list() or [0]
+    present = set(counts["control"].unique().to_list())
+    columns = [column for column in COLUMNS if column[0] in present] or [COLUMNS[0]]
+    width = min(2.2 + 1.75 * len(columns), 9.0)
+    figure, axes = new_figure(theme, len(sizes), len(columns), width=width, height=0.8 + 1.75 * len(sizes), share_y=True)
+    for row, size in zip(axes, sizes, strict=True):
+        for axis, (control, title) in zip(row, columns, strict=True):
+            _stack(axis, counts.filter((pl.col("size") == size) & (pl.col("control") == control)), theme)
+            if row is axes[0]:
+                set_title(axis, title, theme, pad=12)
+            if row is axes[-1]:
+                axis.set_xlabel("activation interval")
+        row[0].set_ylabel(f"{size:,} features\nshare of examples" if size else "share of examples")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    if handles:
+        key = figure.legend(handles[::-1], labels[::-1], loc="outside right center", frameon=False, fontsize=8, title="score")
+        key.get_title().set_color(theme.muted)
+        key.get_title().set_fontsize(8)
+        for text in key.get_texts():
+            text.set_color(theme.foreground)
+    return to_png(figure)
+
+
+def _stack(axis, counts: pl.DataFrame, theme: Theme) -> None:
+    places = list(range(1, N_INTERVALS + 1))
+    table = {(row["interval"], row["score"]): row["n"] for row in counts.iter_rows(named=True)}
+    totals = [sum(table.get((place, score), 0) for score in SCORES) for place in places]
+    bottom = [0.0] * N_INTERVALS
+    for score in SCORES:
+        shares = [table.get((place, score), 0) / total if total else 0.0 for place, total in zip(places, totals, strict=True)]
+        axis.bar(places, shares, bottom=bottom, width=0.86, color=theme.scores[score], label=str(score), linewidth=0)
+        bottom = [low + share for low, share in zip(bottom, shares, strict=True)]
+    for place, total in zip(places, totals, strict=True):
+        if total:
+            axis.text(place, 1.01, str(total), ha="center", va="bottom", fontsize=5.5, color=theme.muted)
+    axis.set_ylim(0, 1)
+    axis.set_xlim(0.4, N_INTERVALS + 0.6)
+    axis.set_xticks([1, 5, 10])
+    axis.grid(False)
