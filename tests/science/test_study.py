@@ -1,0 +1,53 @@
+"""Bad studies are refused with field, value and mend."""
+
+from pathlib import Path
+
+import pytest
+
+from sae_pipeline.errors import UserError
+from sae_pipeline.study import load_study, parse_study
+from tests.science.test_store import RAW
+
+
+def test_demo_study_loads_and_writes_every_default_down() -> None:
+    study = load_study("studies/demo.yaml")
+    assert study.sae.sizes[-1] >= 16_384
+    assert study.hook.site == "residual"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"saes": {}}, ["unknown key `saes`", "spelling"]),
+        ({"sae": {"sizes": [128, 64]}}, ["`sae.sizes` = [128, 64]", "increasing"]),
+        ({"sae": {"sizes": [16, 64]}}, ["k = 32", "smallest size 16"]),
+        ({"sae": {"sizes": [64], "architecture": "relu_l1", "k": 3}}, ["k belongs to topk"]),
+        ({"sae": {"sizes": [64], "l1": 3}}, ["l1 belongs to relu_l1"]),
+        ({"hook": {"after_block": -1}}, ["`hook.after_block` = -1"]),
+        ({"hook": {}}, ["`hook.after_block` is missing"]),
+        ({"corpus": {"sources": []}}, ["`corpus.sources` = []"]),
+        ({"corpus": {"sources": RAW["corpus"]["sources"] * 2}}, ["share a name"]),
+        ({"steer": {"n_features": {99: 3}}}, ["size 99"]),
+        ({"score": {"features": [64]}}, ["feature 64", "smallest size is 64"]),
+        ({"model": {"source": "ftp"}}, ["`model`", "hub"]),
+        ({"name": "Not A Name"}, ["`name` = 'Not A Name'"]),
+    ],
+)
+def test_bad_study_names_field_value_and_mend(change: dict, words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_study({**RAW, **change}, where="x.yaml")
+    message = str(caught.value)
+    assert message.startswith("x.yaml: ")
+    for word in words:
+        assert word in message, message
+
+
+def test_missing_and_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such study file"):
+        load_study(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [", encoding="utf-8")
+    with pytest.raises(UserError, match="not readable as YAML"):
+        load_study(tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("- 1", encoding="utf-8")
+    with pytest.raises(UserError, match="a mapping of sections"):
+        load_study(tmp_path / "list.yaml")
