@@ -3,7 +3,6 @@
 A study that stays the same while a model folder or a text file changes must not be taken for unchanged.
 """
 
-import glob
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,8 +66,9 @@ def model_digest(study: Study) -> str:
 
 def local_files(source: LocalSource) -> list[Path]:
     """The files that a local source's path or glob names, sorted."""
-    files = [Path(name) for name in sorted(glob.glob(str(Path(source.path).expanduser()), recursive=True))]
-    files = [file for file in files if file.is_file()]
+    pattern = Path(source.path).expanduser()
+    anchor = Path(pattern.anchor or ".")
+    files = sorted(file for file in anchor.glob(str(pattern.relative_to(pattern.anchor))) if file.is_file())
     if not files:
         raise UserError(f"corpus.sources.{source.label}.path", f"no file matches {source.path!r}", "Correct the path or glob.")
     return files

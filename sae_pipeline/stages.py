@@ -31,26 +31,53 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage("corpus", "data", (), (*MODEL_IDENTITY, "corpus"), per_size=False),
         Stage(
-            "activations", "data", ("corpus",), (*MODEL_IDENTITY, "model.dtype", "hook", "activations", "metrics"), per_size=False
+            "activations",
+            "data",
+            ("corpus",),
+            (*MODEL_IDENTITY, "model.dtype", "hook", "activations", "metrics"),
+            per_size=False,
         ),
         Stage(
-            "sae", "sae", ("activations",),
+            "sae",
+            "sae",
+            ("activations",),
             ("sae.architecture", "sae.k", "sae.l1", "sae.epochs", "sae.batch", "sae.learning_rate", "sae.seed"),
         ),
         Stage("sae_metrics", "sae", ("corpus", "activations", "sae"), ("metrics",)),
         Stage("feature_stats", "features", ("corpus", "activations", "sae"), ("features",)),
-        Stage("explanations", "interpretation", ("corpus", "activations", "feature_stats"), ("explain", "score.seed", "score.n_controls")),
-        Stage("specificity_scores", "interpretation", ("corpus", "activations", "feature_stats", "explanations"), ("score",)),
+        Stage(
+            "explanations",
+            "interpretation",
+            ("corpus", "activations", "feature_stats"),
+            ("explain", "score.seed", "score.n_controls"),
+        ),
+        Stage(
+            "specificity_scores",
+            "interpretation",
+            ("corpus", "activations", "feature_stats", "explanations"),
+            ("score",),
+        ),
         Stage("steering_evals", "steering", ("corpus", "activations", "sae", "feature_stats"), ("steer",)),
         Stage(
-            "analysis_tables", "analysis",
-            ("corpus", "activations", "sae", "sae_metrics", "feature_stats", "explanations", "specificity_scores", "steering_evals"),
-            ("name", "sae.sizes"), per_size=False,
+            "analysis_tables",
+            "analysis",
+            (
+                "corpus",
+                "activations",
+                "sae",
+                "sae_metrics",
+                "feature_stats",
+                "explanations",
+                "specificity_scores",
+                "steering_evals",
+            ),
+            ("name", "sae.sizes"),
+            per_size=False,
         ),
         Stage("size_comparison", "analysis", ("analysis_tables",), (), per_size=False),
         Stage("report", "analysis", ("analysis_tables", "size_comparison"), (), per_size=False),
     )
-}  # fmt: skip
+}
 
 
 def study_digest(study: Study, stage: str, size: int | None = None) -> str:

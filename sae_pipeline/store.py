@@ -154,9 +154,7 @@ class ArtifactStore:
                 outcome = builder(work)
                 return self._publish(stage, size, work, outcome, started, time.monotonic() - clock)
 
-    def _publish(
-        self, stage: str, size: int | None, work: Path, outcome: Outcome, started: datetime, seconds: float
-    ) -> Built:
+    def _publish(self, stage: str, size: int | None, work: Path, outcome: Outcome, started: datetime, seconds: float) -> Built:
         files = {str(file.relative_to(work)): file_digest(file) for file in sorted(work.rglob("*")) if file.is_file()}
         files.pop(MANIFEST, None)
         final = self.path(stage, size)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from sae_pipeline.errors import UserError
 
+Dtype = Literal["auto", "bfloat16", "float32"]
 Architecture = Literal["relu_l1", "topk", "batch_topk"]
 
 
@@ -26,26 +27,26 @@ class HubModel(Section):
     """A causal language model on the Hugging Face hub."""
 
     source: Literal["hub"]
-    id: str
-    revision: str | None = None
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    id: str = Field(description="owner/name")
+    revision: str | None = Field(default=None, description="branch, tag or commit; pin a commit to make the study repeatable")
+    dtype: Dtype = Field(default="auto", description="of the forward pass; auto: bfloat16 where the device has it")
 
 
 class FolderModel(Section):
     """A model saved with `save_pretrained` (weights, config and tokenizer in one folder)."""
 
     source: Literal["folder"]
-    path: str
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    path: str = Field(description="the folder")
+    dtype: Dtype = Field(default="auto", description="of the forward pass; auto: bfloat16 where the device has it")
 
 
 class PackageModel(Section):
     """A GGUF file that ships inside an installed Python package."""
 
     source: Literal["package"]
-    package: str
-    file: str
-    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    package: str = Field(description="import name of the package")
+    file: str = Field(description="the .gguf file inside it")
+    dtype: Dtype = Field(default="auto", description="of the forward pass; auto: bfloat16 where the device has it")
 
 
 Model = Annotated[HubModel | FolderModel | PackageModel, Field(discriminator="source")]
@@ -58,7 +59,7 @@ class Hook(Section):
     """
 
     site: Literal["residual", "mlp_output"] = "residual"
-    after_block: int = Field(ge=0)
+    after_block: int = Field(ge=0, description="index of the block, from 0; must be below the model's number of blocks")
 
 
 class BuiltinSource(Section):
@@ -66,7 +67,7 @@ class BuiltinSource(Section):
 
     kind: Literal["builtin"]
     name: Literal["world_factbook", "python_stdlib", "dialogues"]
-    tokens: int = Field(gt=0)
+    tokens: int = Field(gt=0, description="budget over both splits")
 
     @property
     def label(self) -> str:
@@ -82,9 +83,9 @@ class HubSource(Section):
     config: str | None = None
     revision: str | None = None
     split: str = "train"
-    text: str = "text"
-    language: str = "unknown"
-    tokens: int = Field(gt=0)
+    text: str = Field(default="text", description="column that holds the text")
+    language: str = Field(default="unknown", description="language of all its documents")
+    tokens: int = Field(gt=0, description="budget over both splits")
 
     @property
     def label(self) -> str:
@@ -96,12 +97,12 @@ class LocalSource(Section):
     """Local files, read through `datasets`. `path` is a file or a glob; `text` is the column (ignored for text files)."""
 
     kind: Literal["local"]
-    path: str
-    format: Literal["parquet", "jsonl", "text"]
-    text: str = "text"
-    language: str = "unknown"
-    name: str | None = None
-    tokens: int = Field(gt=0)
+    path: str = Field(description="file or glob")
+    format: Literal["parquet", "jsonl", "text"] = Field(description="of the files")
+    text: str = Field(default="text", description="column that holds the text")
+    language: str = Field(default="unknown", description="language of all its documents")
+    name: str | None = Field(default=None, description="name in tables; default: the file's stem")
+    tokens: int = Field(gt=0, description="budget over both splits")
 
     @property
     def label(self) -> str:
@@ -116,11 +117,13 @@ class Corpus(Section):
     """Documents -> token blocks. `tokens` of each source is its budget over both splits, BOS not counted."""
 
     sources: list[Source] = Field(min_length=1)
-    context: int = Field(default=128, ge=8, le=8192)
-    held_out: float = Field(default=0.15, gt=0, lt=1)
-    max_tokens_per_document: int = Field(default=2000, gt=0)
-    bos: Literal["prepend", "none"] = "prepend"
-    seed: int = 0
+    context: int = Field(default=128, ge=8, le=8192, description="tokens per block, BOS included")
+    held_out: float = Field(default=0.15, gt=0, lt=1, description="share of documents, per source, that no training ever sees")
+    max_tokens_per_document: int = Field(default=2000, gt=0, description="the rest of a longer document is not used")
+    bos: Literal["prepend", "none"] = Field(
+        default="prepend", description="prepend: every block and prompt starts with the model's BOS"
+    )
+    seed: int = Field(default=0, description="of every random choice of this section")
 
     @model_validator(mode="after")
     def _labels_differ(self) -> "Corpus":
@@ -133,27 +136,29 @@ class Corpus(Section):
 class Activations(Section):
     """Harvest, token mask and scaling."""
 
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    source: Literal["cached"] = "cached"
-    mask_norm_above_median: float = Field(default=3.0, gt=1)
-    max_masked_fraction: float = Field(default=0.05, gt=0, lt=1)
-    center: bool = True
+    dtype: Literal["bfloat16", "float32"] = Field(default="bfloat16", description="of stored activations")
+    source: Literal["cached"] = Field(default="cached", description="cached: shards on disk, read by every size")
+    mask_norm_above_median: float = Field(
+        default=3.0, gt=1, description="tokens with a larger norm are massive activations and masked"
+    )
+    max_masked_fraction: float = Field(default=0.05, gt=0, lt=1, description="a larger masked share of tokens is an error")
+    center: bool = Field(default=True, description="subtract the training mean; relu_l1 as in the paper uses false")
     n_neurons: int = Field(default=128, ge=0, description="MLP neurons of the hook's block kept as a control")
-    seed: int = 0
+    seed: int = Field(default=0, description="of every random choice of this section")
 
 
 class Sae(Section):
     """One SAE per size. Fields of the other architectures are ignored by none: setting one is refused."""
 
-    architecture: Architecture = "batch_topk"
-    sizes: list[int] = Field(min_length=1)
+    architecture: Architecture = Field(default="batch_topk", description="see docs/metrics.md for their losses")
+    sizes: list[int] = Field(min_length=1, description="numbers of features, one SAE each, increasing")
     k: int | None = Field(default=None, gt=0, description="active features per token (topk, batch_topk); default 32")
     l1: float | None = Field(default=None, gt=0, description="lambda of relu_l1; default 5 (the paper's)")
-    epochs: float = Field(default=3, gt=0)
-    batch: int = Field(default=2048, gt=0)
-    learning_rate: float = Field(default=1.0e-3, gt=0)
-    checkpoint_every_steps: int = Field(default=100, gt=0)
-    seed: int = 0
+    epochs: float = Field(default=3, gt=0, description="passes over the unmasked training tokens")
+    batch: int = Field(default=2048, gt=0, description="tokens per step")
+    learning_rate: float = Field(default=1.0e-3, gt=0, description="peak, Adam")
+    checkpoint_every_steps: int = Field(default=100, gt=0, description="work that a crash can cost; does not change results")
+    seed: int = Field(default=0, description="of every random choice of this section")
 
     @field_validator("sizes")
     @classmethod
@@ -187,7 +192,7 @@ class Metrics(Section):
     """Held-out evaluation of an SAE."""
 
     splice_tokens: int = Field(default=16_384, gt=0, description="held-out tokens for CE recovered, delta CE and KL")
-    seed: int = 0
+    seed: int = Field(default=0, description="of every random choice of this section")
 
 
 class Features(Section):
@@ -197,7 +202,7 @@ class Features(Section):
     n_per_interval: int = Field(default=5, gt=0, description="uniform samples per activation interval, feature and split")
     window: int = Field(default=16, gt=0, description="tokens kept on each side of an example")
     n_logits: int = Field(default=10, gt=0, description="most promoted and most suppressed tokens")
-    seed: int = 0
+    seed: int = Field(default=0, description="of every random choice of this section")
 
 
 class Explain(Section):
@@ -215,7 +220,7 @@ class Score(Section):
     features: list[int] | None = Field(default=None, description="score these features instead of a random sample")
     examples_per_interval: int = Field(default=3, gt=0)
     n_controls: int = Field(default=50, gt=0, description="random directions and MLP neurons scored beside the features")
-    seed: int = 0
+    seed: int = Field(default=0, description="of every random choice of this section")
 
 
 class Steer(Section):
@@ -229,7 +234,7 @@ class Steer(Section):
     samples_per_prompt: int = Field(default=2, gt=0)
     temperature: float = Field(default=0.7, ge=0)
     positions: Literal["not_massive", "all", "response"] = "not_massive"
-    seed: int = 0
+    seed: int = Field(default=0, description="of every random choice of this section")
 
 
 class Judge(Section):
@@ -260,9 +265,15 @@ class Study(Section):
         for size in self.steer.n_features:
             if size != "other" and size not in sizes:
                 raise ValueError(f"steer.n_features names size {size}, but sae.sizes are {self.sae.sizes}")
-        for section, features in (("explain", self.explain.features), ("score", self.score.features), ("steer", self.steer.features)):
+        for section, features in (
+            ("explain", self.explain.features),
+            ("score", self.score.features),
+            ("steer", self.steer.features),
+        ):
             if features and max(features) >= self.sae.sizes[0]:
-                raise ValueError(f"{section}.features names feature {max(features)}, but the smallest size is {self.sae.sizes[0]}")
+                raise ValueError(
+                    f"{section}.features names feature {max(features)}, but the smallest size is {self.sae.sizes[0]}"
+                )
         return self
 
     def n_steered(self, size: int) -> int:
