@@ -3,14 +3,15 @@ Interpretability'), beside the controls that say what the numbers are worth."""
 
 import polars as pl
 
-from sae_pipeline.plots.figure import LIGHT, Theme, new_figure, set_title, to_png
+from sae_pipeline.plots.figure import LIGHT, Theme, legend, new_figure, set_title, size_colors, to_png
 
 N_INTERVALS = 10
-COLUMNS = (  # (unit is a feature?, control in the table, title)
+COLUMNS = (  # (control in the table, title)
     ("none", "matched explanation"),
     ("shuffled", "shuffled explanation"),
     ("random_direction", "random direction"),
     ("mlp_neuron", "MLP neuron"),
+    ("baseline", "top-token baseline"),
 )
 SCORES = (0, 1, 2, 3)
 
@@ -70,3 +71,61 @@ def _stack(axis, counts: pl.DataFrame, theme: Theme) -> None:
     axis.set_xlim(0.4, N_INTERVALS + 0.6)
     axis.set_xticks([1, 5, 10])
     axis.grid(False)
+
+
+def matched_minus_shuffled(scores: pl.DataFrame) -> pl.DataFrame:
+    """Mean score with the right explanation minus mean score with another feature's, per (size, interval).
+
+    Paired by feature: each feature gives one difference of means, and `low`, `high` are the 95 % normal interval of their mean
+    (null with fewer than two features). `n_features` features have scores in both arms.
+    """
+    by_feature = (
+        scores.filter(
+            (pl.col("kind") == "active") & (pl.col("status") == "ok")
+            & pl.col("control").is_in(["none", "shuffled"]) & pl.col("interval").is_not_null()
+        )
+        .group_by("size", "interval", "unit_id", "control").agg(pl.col("score").cast(pl.Float64).mean())
+    )  # fmt: skip
+    keys = ["size", "interval", "unit_id"]
+    matched = by_feature.filter(pl.col("control") == "none").select(*keys, matched="score")
+    shuffled = by_feature.filter(pl.col("control") == "shuffled").select(*keys, shuffled="score")
+    difference = pl.col("matched") - pl.col("shuffled")
+    half_width = 1.96 * difference.std() / pl.len().sqrt()
+    return (
+        matched.join(shuffled, on=keys)
+        .group_by("size", "interval")
+        .agg(
+            difference.mean().alias("difference"), (difference.mean() - half_width).alias("low"),
+            (difference.mean() + half_width).alias("high"), pl.len().alias("n_features"),
+        )
+        .sort("size", "interval")
+    )  # fmt: skip
+
+
+def specificity_difference(scores: pl.DataFrame, theme: Theme = LIGHT) -> bytes:
+    """PNG: matched minus shuffled mean score against the activation interval, one line per size with its 95 % interval."""
+    rows = matched_minus_shuffled(scores)
+    sizes = rows["size"].unique().sort().to_list()
+    colors = size_colors(sizes, theme)
+    figure, axes = new_figure(theme, height=2.8)
+    axis = axes[0][0]
+    for size in sizes:
+        line = rows.filter(pl.col("size") == size)
+        x = line["interval"].to_numpy()
+        axis.plot(x, line["difference"].to_numpy(), marker="o", markersize=4, color=colors[size], label=f"{size:,} features")
+        known = line.drop_nulls("low")
+        axis.fill_between(
+            known["interval"].to_numpy(),
+            known["low"].to_numpy(),
+            known["high"].to_numpy(),
+            color=colors[size],
+            alpha=0.15,
+            linewidth=0,
+        )
+    axis.axhline(0, color=theme.muted, linewidth=0.8)
+    axis.set_xticks(range(1, N_INTERVALS + 1))
+    axis.set_xlabel("activation interval (10: near the training maximum)")
+    axis.set_ylabel("matched minus shuffled score")
+    if sizes:
+        legend(axis, theme, loc="best")
+    return to_png(figure)

@@ -1,0 +1,109 @@
+"""The size comparison: its numbers against a recount in plain Python, its files the same every time."""
+
+import json
+from pathlib import Path
+from statistics import mean
+
+import duckdb
+import numpy as np
+import polars as pl
+import pytest
+
+from sae_pipeline.plots.comparison import FIGURES, TABLE, build_size_comparison
+from sae_pipeline.plots.specificity import matched_minus_shuffled
+from sae_pipeline.plots.summaries import size_comparison
+from tests.synthetic_analysis import SIZES, synthetic_tables, write_synthetic_analysis
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, pl.DataFrame]:
+    return synthetic_tables()
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory, tables: dict[str, pl.DataFrame]) -> Path:
+    return write_synthetic_analysis(tmp_path_factory.mktemp("db") / "analysis.duckdb", tables)
+
+
+@pytest.fixture(scope="module")
+def comparison(database: Path) -> pl.DataFrame:
+    with duckdb.connect(str(database), read_only=True) as connection:
+        return size_comparison(connection)
+
+
+def row_of(comparison: pl.DataFrame, **keys) -> dict:
+    rows = comparison.filter(*(pl.col(key) == value for key, value in keys.items())).to_dicts()
+    assert len(rows) == 1, rows
+    return rows[0]
+
+
+def test_specificity_is_the_mean_of_interval_means(comparison: pl.DataFrame, tables: dict[str, pl.DataFrame]):
+    scores = [
+        row
+        for row in tables["specificity_scores"].to_dicts()
+        if row["size"] == 32 and row["kind"] == "active" and row["control"] == "none"
+    ]
+    per_unit = []
+    for unit in {row["unit_id"] for row in scores}:
+        cells: dict[int, list[int]] = {}
+        for row in scores:
+            if row["unit_id"] == unit and row["score"] is not None:
+                cells.setdefault(row["interval"], []).append(row["score"])
+        per_unit.append(mean(mean(cell) for cell in cells.values()))
+    found = row_of(comparison, size=32, metric="mean_score", control="none")
+    assert found["value"] == pytest.approx(mean(per_unit))
+    assert found["high"] - found["value"] == pytest.approx(1.96 * np.std(per_unit, ddof=1) / np.sqrt(len(per_unit)))
+    assert (found["n_scored"], found["n_attempted"]) == (len(scores) - 1, len(scores))
+
+
+def test_every_score_stands_beside_its_control(comparison: pl.DataFrame):
+    for metric in ("mean_score", "rule_f1", "detection_auroc"):
+        found = set(comparison.filter((pl.col("metric") == metric) & (pl.col("size") == 64))["control"])
+        assert {"none", "shuffled"} <= found
+
+
+def test_what_could_not_be_scored_is_counted_and_never_a_zero(comparison: pl.DataFrame, tables: dict[str, pl.DataFrame]):
+    rows = tables["explanation_scores"].filter(
+        (pl.col("size") == 32) & (pl.col("metric") == "rule_f1") & (pl.col("control") == "none")
+    )
+    found = row_of(comparison, size=32, metric="rule_f1", control="none")
+    assert (found["n_scored"], found["n_attempted"]) == (11, 12)
+    assert found["value"] == pytest.approx(rows["value"].drop_nulls().mean())
+
+
+def test_metrics_and_steering_are_those_of_their_tables(comparison: pl.DataFrame):
+    assert [row_of(comparison, size=size, metric="explained_variance")["value"] for size in SIZES] == pytest.approx([0.7, 0.8])
+    passes = row_of(comparison, size=32, metric="passes")
+    assert passes["value"] == 0.5 and (passes["n_scored"], passes["n_attempted"]) == (3, 4)
+
+
+def test_matched_minus_shuffled_pairs_by_feature():
+    frame = pl.DataFrame(
+        [(8, 0, "none", 3), (8, 0, "none", 1), (8, 0, "shuffled", 1), (8, 1, "none", 3), (8, 1, "shuffled", 0),
+         (8, 2, "none", 3)],
+        schema=["size", "unit_id", "control", "score"], orient="row",
+    ).with_columns(kind=pl.lit("active"), status=pl.lit("ok"), interval=pl.lit(4))  # fmt: skip
+    (row,) = matched_minus_shuffled(frame).to_dicts()
+    assert row["n_features"] == 2 and row["difference"] == pytest.approx((1 + 3) / 2)
+    assert row["high"] - row["difference"] == pytest.approx(1.96 * np.std([1, 3], ddof=1) / np.sqrt(2))
+
+
+def test_the_artefact_has_every_figure_and_equal_bytes_each_time(database: Path, tmp_path: Path):
+    outcome = build_size_comparison(database, tmp_path / "one")
+    build_size_comparison(database, tmp_path / "two")
+    files = sorted(str(file.relative_to(tmp_path / "one")) for file in (tmp_path / "one").rglob("*") if file.is_file())
+    assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
+    listed = json.loads((tmp_path / "one" / "figures.json").read_text(encoding="utf-8"))
+    assert {entry["title"] for entry in listed} == {figure.title for figure in FIGURES}
+    assert [entry["method"] for entry in listed if entry["name"].startswith("specificity")] == ["proxy", "proxy"]
+    assert len(files) == 2 * len(listed) + 2 and TABLE in files
+    assert outcome.metadata["explained_variance (64)"] == 0.8 and outcome.metadata["figures_without_rows"] == "none"
+
+
+def test_figures_without_rows_are_named(tmp_path: Path):
+    tables = synthetic_tables()
+    tables["steering_scores"] = tables["steering_scores"].clear()
+    database = write_synthetic_analysis(tmp_path / "analysis.duckdb", tables)
+    outcome = build_size_comparison(database, tmp_path / "work")
+    assert outcome.metadata["figures_without_rows"] == "Steering: dose and effect"
+    assert not list((tmp_path / "work" / "figures").glob("steering*"))
