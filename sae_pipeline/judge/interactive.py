@@ -1,0 +1,194 @@
+"""Asking one request at a time over `messages.create`: the `anthropic` and `local` backends.
+
+A fixed number of workers draws from one iterator, so memory and requests in flight stay bounded however many are asked.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from sae_pipeline.errors import UserError
+from sae_pipeline.judge.key import Key
+from sae_pipeline.judge.ledger import Entry, InFlight, Ledger, Outcome, OverBudget, Recorded
+from sae_pipeline.judge.prices import NANO_PER_USD, Price
+from sae_pipeline.judge.reply import Reply, read_message, usage_of
+from sae_pipeline.judge.request import Request, Settings, wire_bytes
+from sae_pipeline.judge.retry import Failure, Limits, failure_of
+from sae_pipeline.progress import bar
+
+WAIT_FOR_OTHERS_SECONDS = 0.2
+# Without structured output a model may answer beside the schema; asking again can help, but not for ever.
+MAX_INVALID = 3
+# When the first requests are all refused as wrong (400), the settings are wrong, and asking thousands more helps nobody.
+MAX_REFUSED_AT_START = 8
+
+
+class InteractiveJudge:
+    """A judge that answers while you wait. What the ledger already has is not asked again."""
+
+    def __init__(
+        self,
+        backend: str,
+        settings: Settings,
+        price: Price,
+        ledger: Ledger,
+        key: Key,
+        max_concurrency: int,
+        limits: Limits | None = None,
+    ) -> None:
+        self.backend, self.settings, self.price, self.ledger = backend, settings, price, ledger
+        self.n_sent = 0
+        """Requests sent by this object, retries included."""
+        self._key, self._max_concurrency, self._limits = key, max_concurrency, limits or Limits()
+        self._jitter = random.Random()
+        self._not_before = 0.0
+        self._n_reserved = 0
+        self._n_refused, self._any_answer = 0, False
+        self._fatal: Failure | None = None
+
+    @property
+    def model(self) -> str:
+        """The model asked."""
+        return self.settings.model
+
+    def ask(self, requests: Iterable[Request], what: str = "judge") -> list[Reply]:
+        """Answer every request, in order. Raises `UserError` when the server refuses all of them (key, model, spend limit)."""
+        requests = list(requests)
+        return asyncio.run(self._ask(requests, what))
+
+    async def _ask(self, requests: list[Request], what: str) -> list[Reply]:
+        import anthropic
+
+        replies: dict[int, Reply] = {}
+        todo = iter(enumerate(requests))
+        self._fatal, self._not_before = None, 0.0
+        client = anthropic.AsyncAnthropic(
+            api_key=self._key.reveal(), base_url=self.settings.base_url, max_retries=0, timeout=self._limits.attempt_seconds,
+            open_telemetry=False,
+        )  # fmt: skip
+        with bar(what, len(requests), "calls") as progress:
+            async with client, asyncio.TaskGroup() as group:
+                for _ in range(min(self._max_concurrency, len(requests))):
+                    group.create_task(self._work(client, todo, replies, progress))
+        if self._fatal:
+            raise UserError(
+                f"judge ({self.backend})", self._fatal.detail,
+                "Mend the key, the model, the judge's settings or the account; "
+                f"the {len(replies)} answers so far are kept and not asked again.",
+            ) from None  # fmt: skip
+        return [replies[index] for index in range(len(requests))]
+
+    async def _work(self, client: Any, todo: Iterator[tuple[int, Request]], replies: dict[int, Reply], progress: Any) -> None:
+        for index, request in todo:
+            reply = await self._answer(client, request)
+            if self._fatal:
+                return
+            replies[index] = reply
+            progress.update(1)
+
+    async def _answer(self, client: Any, request: Request) -> Reply:
+        sha = request.sha(self.settings)
+        params = request.wire(self.settings)
+        entry = Entry(request, sha, self.price.worst_case_nano(wire_bytes(params), request.max_tokens))
+        clock = time.monotonic()
+        n_failed = 0
+        while True:
+            while not self._fatal and (pause := self._not_before - time.monotonic()) > 0:
+                await asyncio.sleep(min(pause, 1.0))
+            if self._fatal:
+                return self._reply(sha, Outcome("error", 0, "stopped before it was sent"))
+            attempt = await self._open(entry)
+            if isinstance(attempt, Recorded):
+                return _from_ledger(request, sha, attempt)
+            if attempt is None:
+                return self._reply(sha, Outcome("budget", 0, "the next call's worst case does not fit under the spending cap"))
+            outcome, value, failure = await self._attempt(client, request, params, attempt, entry.reserved_nano, n_failed)
+            if failure is None and outcome.answers:
+                return self._reply(sha, outcome, value)
+            n_failed += 1
+            if failure and (failure.verdict == "all" or self._all_refused(failure)):
+                self._fatal = self._fatal or failure
+            if self._fatal or (failure and failure.verdict == "request") or n_failed >= self._limits.max_attempts:
+                return self._reply(sha, outcome)
+            if failure:
+                wait = self._limits.wait(n_failed, failure.retry_after, self._jitter.random())
+                if time.monotonic() - clock + wait > self._limits.deadline_seconds:
+                    return self._reply(sha, outcome)
+                if failure.retry_after is not None:
+                    # The server asked everybody to wait, not only this request.
+                    self._not_before = max(self._not_before, time.monotonic() + wait)
+                else:
+                    await asyncio.sleep(wait)
+
+    def _all_refused(self, failure: Failure) -> bool:
+        self._n_refused += failure.verdict == "request"
+        return self._n_refused >= MAX_REFUSED_AT_START and not self._any_answer
+
+    async def _open(self, entry: Entry) -> int | Recorded | None:
+        """An attempt's id, the answer if there is one by now, or None when the budget is spent."""
+        while True:
+            if recorded := self.ledger.recorded(entry.request_sha):
+                return recorded
+            try:
+                attempt = self.ledger.open_attempt(entry, self.backend, self.settings)
+                self._n_reserved += 1
+                return attempt
+            except OverBudget:
+                # What is in flight is reserved at its worst case; room appears as it settles.
+                if self._n_reserved == 0:
+                    return None
+            except InFlight:
+                pass
+            await asyncio.sleep(WAIT_FOR_OTHERS_SECONDS if self._n_reserved == 0 else 0.01)
+
+    async def _attempt(
+        self, client: Any, request: Request, params: dict[str, Any], attempt: int, worst_nano: int, n_failed: int
+    ) -> tuple[Outcome, Any, Failure | None]:
+        """One call and its row in the ledger. Whatever ends it, the attempt is closed."""
+        clock = time.monotonic()
+        outcome = Outcome("error", worst_nano, "interrupted")
+        value: Any = None
+        failure: Failure | None = None
+        try:
+            self.n_sent += 1
+            async with asyncio.timeout(self._limits.attempt_seconds):
+                message = await client.messages.create(**params)
+            usage = usage_of(message)
+            if usage is None:
+                shown = self._key.redact(message if isinstance(message, str) else repr(message))[:2000]
+                failure = Failure("retry", True, "200 without a message", 200)
+                outcome = Outcome("error", worst_nano, failure.detail, http_status=200, raw=shown)
+            else:
+                self._any_answer = True
+                reading = read_message(message, request.answer, self.settings.capabilities.structured)
+                retryable = (
+                    reading.status == "invalid" and not self.settings.capabilities.structured and n_failed + 1 < MAX_INVALID
+                )
+                value = reading.value
+                outcome = Outcome(
+                    reading.status, self.price.cost_nano(usage), self._key.redact(reading.detail), answers=not retryable,
+                    category=reading.category, http_status=200, raw=self._key.redact(reading.text),
+                    parsed=value.model_dump_json() if value is not None else None, usage=usage,
+                )  # fmt: skip
+        except Exception as error:
+            failure = failure_of(error)
+            failure = replace(failure, detail=self._key.redact(failure.detail))
+            outcome = Outcome("error", worst_nano if failure.billed else 0, failure.detail, http_status=failure.http_status)
+        finally:
+            # Also when this task is cancelled: then the answer may still be made, and is counted at its worst case.
+            self._n_reserved -= 1
+            self.ledger.close_attempt(attempt, replace(outcome, seconds=round(time.monotonic() - clock, 3)))
+        return outcome, value, failure
+
+    def _reply(self, sha: str, outcome: Outcome, value: Any = None) -> Reply:
+        nano, n_attempts = self.ledger.spending(sha)
+        return Reply(sha, outcome.status, value, outcome.category, outcome.detail, nano / NANO_PER_USD, n_attempts)
+
+
+def _from_ledger(request: Request, sha: str, recorded: Recorded) -> Reply:
+    value = request.answer.model_validate_json(recorded.parsed) if recorded.parsed is not None else None
+    cost_usd = recorded.cost_nano / NANO_PER_USD
+    return Reply(sha, recorded.status, value, recorded.category, recorded.detail, cost_usd, recorded.n_attempts, recorded=True)

@@ -1,0 +1,51 @@
+"""The API key: from the environment or a key file, kept out of every text that leaves this process.
+
+Whether there is a key is decided here, before any client is made: the client would otherwise go on looking for profiles on
+disk, and fail on the first call with an error that does not say what is missing.
+"""
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from sae_pipeline.errors import UserError
+
+VARIABLE = "ANTHROPIC_API_KEY"
+
+
+class Key:
+    """A secret string. Shows itself as `[key]`; `reveal()` is called only where a client is made."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+
+    def __repr__(self) -> str:
+        return "[key]"
+
+    def reveal(self) -> str:
+        """The secret itself."""
+        return self._secret
+
+    def redact(self, text: str) -> str:
+        """`text` with every occurrence of the secret replaced: servers and proxies may echo a request's headers."""
+        return text.replace(self._secret, "[key]")
+
+
+def find_key(key_file: str | None, environment: Mapping[str, str] | None = None) -> Key | None:
+    """The key from `key_file` (its first line) or from the environment; None when there is neither.
+
+    Raises `UserError` for a key file that is missing, empty or readable by others.
+    """
+    if key_file is not None:
+        path = Path(key_file).expanduser()
+        if not path.is_file():
+            raise UserError("judge.key_file", f"{path} does not exist", f"Write the key into it, or set {VARIABLE}.")
+        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise UserError("judge.key_file", f"{path} can be read by other users", f"Run `chmod 600 {path}`.")
+        lines = path.read_text(encoding="utf-8").split()
+        if not lines:
+            raise UserError("judge.key_file", f"{path} is empty", "Write the key into it.")
+        return Key(lines[0])
+    secret = (os.environ if environment is None else environment).get(VARIABLE, "").strip()
+    return Key(secret) if secret else None

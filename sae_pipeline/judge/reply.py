@@ -1,0 +1,101 @@
+"""Reading a reply: which of the statuses it is, and the validated value when it is `ok`.
+
+The order matters: a message with usage first (anything else is no answer and is never scored), then refusal, truncation,
+emptiness, and only then the strict parse. A refused or unreadable answer has no value: it never turns into a score.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
+
+Status = Literal["ok", "refusal", "truncated", "invalid", "error", "budget", "not_run"]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Billed tokens of one call. `input` excludes what was written to or read from the prompt cache."""
+
+    input: int = 0
+    output: int = 0
+    cache_write: int = 0
+    cache_read: int = 0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one message says."""
+
+    status: Status
+    text: str
+    value: BaseModel | None = None
+    category: str | None = None
+    """Refusal category, where the API names one."""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What became of one request. `value` is set exactly when `status` is `ok`; `cost_usd` is the sum over its attempts."""
+
+    request_sha: str
+    status: Status
+    value: Any = None
+    category: str | None = None
+    detail: str = ""
+    cost_usd: float = 0.0
+    n_attempts: int = 0
+    recorded: bool = False
+    """Taken from the ledger: nothing was sent for it in this run."""
+
+
+def usage_of(message: Any) -> Usage | None:
+    """The usage of a well-formed message; None for anything else (HTML under a 200, a message full of nulls)."""
+    from anthropic.types import Message
+
+    usage = message.usage if isinstance(message, Message) else None
+    if usage is None or not isinstance(usage.input_tokens, int) or not isinstance(usage.output_tokens, int):
+        return None
+    if not isinstance(message.content, list) or any(not isinstance(getattr(b, "type", None), str) for b in message.content):
+        return None
+    return Usage(
+        usage.input_tokens, usage.output_tokens, usage.cache_creation_input_tokens or 0, usage.cache_read_input_tokens or 0
+    )
+
+
+def read_message(message: Any, answer: type[BaseModel], structured: bool) -> Reading:
+    """Read a message that has passed `usage_of`. Endpoints without structured output may wrap the object in a code fence."""
+    # A thinking block may come first, so text is gathered by type and never by position.
+    text = "".join(block.text or "" for block in message.content if block.type == "text")
+    if message.stop_reason == "refusal":
+        category = message.stop_details.category if message.stop_details else None
+        return Reading("refusal", text, category=category, detail=f"refused ({category or 'no category'})")
+    if message.stop_reason in ("max_tokens", "model_context_window_exceeded"):
+        return Reading("truncated", text, detail=f"stopped by {message.stop_reason}")
+    if not text.strip():
+        return Reading("invalid", text, detail=f"no text (stop reason {message.stop_reason})")
+    said = text if structured else _without_fence(text)
+    try:
+        value = answer.model_validate_json(said, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "(answer)"
+        return Reading("invalid", text, detail=f"{where}: {first['msg']}")
+    # A validated value may still differ from what was said: `true` passes for the literal 1, and of two keys the last one wins.
+    if json.dumps(json.loads(said, object_pairs_hook=sorted)) != json.dumps(_pairs(value.model_dump(mode="json"))):
+        return Reading("invalid", text, detail="(answer): a value of another type, or a key twice")
+    return Reading("ok", text, value=value)
+
+
+def _pairs(value: Any) -> Any:
+    if isinstance(value, dict):
+        return sorted((name, _pairs(part)) for name, part in value.items())
+    return [_pairs(part) for part in value] if isinstance(value, list) else value
+
+
+def _without_fence(text: str) -> str:
+    text = text.strip()
+    if text.startswith("```") and text.endswith("```") and "\n" in text:
+        return text[text.index("\n") : -3]
+    return text
