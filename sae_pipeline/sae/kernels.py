@@ -1,0 +1,123 @@
+"""Sparse kernels that every architecture shares: exact gradients without any dense gradient of size tokens x features.
+
+Shapes: N tokens of a batch, F features, D width, P active (token, feature) pairs of the batch.
+
+Everything is in *published units*: the value of a pair is the feature activation f_i ‖W_dec,i‖ and decoder rows have norm 1
+(paper, 'Our approach to feature extraction'). A dense step costs six matrix products of 2 N F D operations, these kernels cost
+one (the encoder) plus work proportional to P D, through `embedding_bag`: it gathers and sums rows without materialising them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Active (token, feature) pairs of a batch, sorted by token: a sparse N x F matrix in row-compressed form (int32 indices)."""
+
+    offsets_N1: Tensor
+    token_P: Tensor
+    feature_P: Tensor
+    value_P: Tensor
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens in the batch, active or not."""
+        return len(self.offsets_N1) - 1
+
+    @property
+    def n_pairs(self) -> int:
+        """Active pairs in the batch."""
+        return len(self.feature_P)
+
+    def subset(self, keep_P: Tensor, value_P: Tensor) -> "Pairs":
+        """The pairs where `keep_P`, with other values."""
+        token_P = self.token_P[keep_P]
+        return Pairs(_offsets(token_P, self.n_tokens), token_P, self.feature_P[keep_P], value_P[keep_P])
+
+
+@dataclass(frozen=True)
+class ByFeature:
+    """The same pairs sorted by feature: `order_P` permutes the pairs, `offsets_F1` delimits the features."""
+
+    offsets_F1: Tensor
+    order_P: Tensor
+    token_P: Tensor
+
+    @property
+    def count_F(self) -> Tensor:
+        """Tokens on which each feature is active."""
+        return self.offsets_F1.diff()
+
+
+def positions_above(z_NF: Tensor, threshold: float) -> Tensor:
+    """Flat int64 positions of the entries of `z_NF` greater than `threshold` (>= 0), ascending.
+
+    On CPUs the comparison of bfloat16 runs on the raw bits as int16: positive floats order like their bits, negative ones are
+    negative integers. With NumPy's `flatnonzero` that is ten times faster than torch's `(z > t).nonzero()`.
+    """
+    flat = z_NF.reshape(-1)
+    if flat.device.type != "cpu":
+        return (flat > threshold).nonzero().squeeze(1)
+    if flat.dtype == torch.bfloat16:
+        # Rounding the threshold down gives a superset; the exact comparison follows on the few survivors.
+        bits = int(torch.tensor(threshold, dtype=torch.float32).view(torch.int32)) >> 16
+        position_P = torch.from_numpy(np.flatnonzero(flat.view(torch.int16).numpy() >= max(bits, 1)))
+        return position_P[flat[position_P].float() > threshold]
+    return torch.from_numpy(np.flatnonzero(flat.numpy() > threshold))
+
+
+def pairs_at(z_NF: Tensor, position_P: Tensor) -> Pairs:
+    """Pairs from ascending flat positions into `z_NF`; values in the dtype of `z_NF`."""
+    n_tokens, n_features = z_NF.shape
+    token_P = torch.div(position_P, n_features, rounding_mode="floor").int()
+    feature_P = (position_P - token_P.long() * n_features).int()
+    return Pairs(_offsets(token_P, n_tokens), token_P, feature_P, z_NF.reshape(-1)[position_P])
+
+
+def by_feature(pairs: Pairs, n_features: int) -> ByFeature:
+    """Sort pairs by feature, within a feature by token (the sort is stable, so sums always run in the same order)."""
+    feature_P, order_P = torch.sort(pairs.feature_P, stable=True)
+    return ByFeature(_offsets(feature_P, n_features), order_P, pairs.token_P[order_P])
+
+
+def decode(pairs: Pairs, W_dec_FD: Tensor) -> Tensor:
+    """Sum of value x decoder row over the active features of each token, N x D, in the decoder's dtype."""
+    return _sum_rows(W_dec_FD, pairs.feature_P, pairs.offsets_N1, pairs.value_P)
+
+
+def pair_products(pairs: Pairs, g_ND: Tensor, W_dec_FD: Tensor) -> Tensor:
+    """g[token] . W_dec[feature] for each pair, P: the gradient of the values when g_ND is that of the reconstruction."""
+    if g_ND.device.type != "cpu":
+        return (g_ND[pairs.token_P.long()] * W_dec_FD[pairs.feature_P.long()]).sum(1)
+    # The backward of embedding_bag to its per-sample weights is this very product, without the two gathered P x D arrays.
+    return torch.ops.aten._embedding_bag_per_sample_weights_backward(
+        g_ND, W_dec_FD, pairs.feature_P, pairs.offsets_N1, pairs.token_P, 0
+    )
+
+
+def sum_by_feature(grouped: ByFeature, value_P: Tensor, rows_ND: Tensor) -> Tensor:
+    """Sum over the tokens of each feature of value x row of that token, F x D, in the dtype of `rows_ND`."""
+    return _sum_rows(rows_ND, grouped.token_P, grouped.offsets_F1, value_P[grouped.order_P])
+
+
+def totals_by_feature(grouped: ByFeature, value_P: Tensor) -> Tensor:
+    """Sum of the values of each feature, F, float32, always added in the same order."""
+    column_P1 = value_P[grouped.order_P].float().unsqueeze(1)
+    position_P = torch.arange(len(value_P), dtype=torch.int32, device=value_P.device)
+    return _sum_rows(column_P1, position_P, grouped.offsets_F1, torch.ones_like(column_P1[:, 0])).squeeze(1)
+
+
+def _sum_rows(table_RD: Tensor, index_P: Tensor, offsets: Tensor, weight_P: Tensor) -> Tensor:
+    return functional.embedding_bag(
+        index_P, table_RD, offsets, mode="sum", per_sample_weights=weight_P.to(table_RD.dtype), include_last_offset=True
+    )
+
+
+def _offsets(sorted_P: Tensor, n: int) -> Tensor:
+    edges = torch.arange(n + 1, dtype=sorted_P.dtype, device=sorted_P.device)
+    return torch.searchsorted(sorted_P, edges).int()

@@ -1,0 +1,74 @@
+"""Trainable parameters of an SAE, their initialisation, and the copies in published units that a training step works with.
+
+Shapes: F features, D width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Float32 master weights: f_i = max(0, W_enc[i] . x + b_enc[i]) before any sparsity rule, x_hat = b_dec + sum f_i W_dec[i]."""
+
+    W_enc_FD: Parameter
+    b_enc_F: Parameter
+    W_dec_FD: Parameter
+    b_dec_D: Parameter
+
+    def named(self) -> dict[str, Parameter]:
+        """{name: parameter} in a fixed order (optimizer state and checkpoints follow it)."""
+        return dict(vars(self))
+
+    @property
+    def n_features(self) -> int:
+        """F."""
+        return self.W_dec_FD.shape[0]
+
+    @property
+    def d_model(self) -> int:
+        """D."""
+        return self.W_dec_FD.shape[1]
+
+
+@dataclass(frozen=True)
+class Published:
+    """Copies for one step in published units: unit decoder rows, their norm folded into the encoder, b_dec into its bias."""
+
+    W_enc_FD: Tensor
+    b_enc_F: Tensor
+    W_dec_FD: Tensor
+    norm_F: Tensor
+
+
+def initial_parameters(n_features: int, d_model: int, decoder_norm: float, generator: torch.Generator, device: str) -> Parameters:
+    """Random decoder directions of one norm, encoder = decoder transposed, zero biases (paper's April 2024 update).
+
+    Both weights are stored one row per feature, so 'transposed' shows as equality.
+    """
+    W_FD = torch.randn(n_features, d_model, generator=generator)
+    W_FD *= decoder_norm / W_FD.norm(dim=1, keepdim=True)
+    W_FD = W_FD.to(device)
+    return Parameters(
+        W_enc_FD=Parameter(W_FD.clone()),
+        b_enc_F=Parameter(torch.zeros(n_features, device=device)),
+        W_dec_FD=Parameter(W_FD),
+        b_dec_D=Parameter(torch.zeros(d_model, device=device)),
+    )
+
+
+def published(parameters: Parameters, dtype: torch.dtype, subtracts_decoder_bias: bool) -> Published:
+    """Copies in `dtype` with relu(x W_enc^T + b_enc) = f_i ‖W_dec,i‖; `subtracts_decoder_bias`: the encoder sees x - b_dec."""
+    norm_F = parameters.W_dec_FD.norm(dim=1)
+    b_enc_F = parameters.b_enc_F
+    if subtracts_decoder_bias:
+        b_enc_F = b_enc_F - parameters.W_enc_FD @ parameters.b_dec_D
+    return Published(
+        W_enc_FD=(parameters.W_enc_FD * norm_F[:, None]).to(dtype),
+        b_enc_F=(b_enc_F * norm_F).to(dtype),
+        W_dec_FD=(parameters.W_dec_FD / norm_F[:, None]).to(dtype),
+        norm_F=norm_F,
+    )
