@@ -21,12 +21,25 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 TOPICS = {
-    "harbour": "ship harbour island coast sailor anchor tide boat fishing storm lighthouse rope".split(),
-    "kitchen": "bread oven butter flour sugar salt kitchen spoon cake recipe dough honey".split(),
-    "garden": "flower garden soil seed tree leaf root rain bee spring branch blossom".split(),
-    "court": "judge court law trial witness verdict lawyer crime prison appeal jury sentence".split(),
+    "harbour": [
+        "ship",
+        "harbour",
+        "island",
+        "coast",
+        "sailor",
+        "anchor",
+        "tide",
+        "boat",
+        "fishing",
+        "storm",
+        "lighthouse",
+        "rope",
+    ],
+    "kitchen": ["bread", "oven", "butter", "flour", "sugar", "salt", "kitchen", "spoon", "cake", "recipe", "dough", "honey"],
+    "garden": ["flower", "garden", "soil", "seed", "tree", "leaf", "root", "rain", "bee", "spring", "branch", "blossom"],
+    "court": ["judge", "court", "law", "trial", "witness", "verdict", "lawyer", "crime", "prison", "appeal", "jury", "sentence"],
 }
-JOINS = "the a of and in with from under near behind".split()
+JOINS = ["the", "a", "of", "and", "in", "with", "from", "under", "near", "behind"]
 
 
 def tiny_documents(n_documents: int, seed: int, n_words: int = 60) -> list[str]:
@@ -95,8 +108,8 @@ def tiny_study_mapping(model_folder: Path, text_folder: Path, name: str = "tiny"
         "corpus": {
             "context": 32, "held_out": 0.25, "max_tokens_per_document": 400,
             "sources": [
-                {"kind": "local", "path": str(text_folder / "stories.jsonl"), "format": "jsonl", "tokens": 4000, "language": "English"},
-                {"kind": "local", "path": str(text_folder / "notes.jsonl"), "format": "jsonl", "tokens": 2500, "language": "English"},
+                {"kind": "local", "path": str(text_folder / f"{source}.jsonl"), "format": "jsonl", "tokens": n_tokens}
+                for source, n_tokens in (("stories", 4000), ("notes", 2500))
             ],
         },
         "activations": {"dtype": "float32", "mask_norm_above_median": 3.0, "max_masked_fraction": 0.2, "n_neurons": 16},

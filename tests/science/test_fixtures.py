@@ -9,7 +9,7 @@ def test_tiny_model_loads_with_its_tokenizer(tiny_model_folder):
     assert "<|im_start|>user" in tokenizer.apply_chat_template(
         [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
     )
-    logits = model(**{"input_ids": ids.input_ids}).logits
+    logits = model(input_ids=ids.input_ids).logits
     assert logits.shape[-1] == len(tokenizer) == model.config.vocab_size
     assert 300 < len(tokenizer) <= 400
 
