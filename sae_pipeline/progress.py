@@ -44,3 +44,10 @@ def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "
         for item in items:
             yield item
             progress.update(1)
+
+
+def say(line: str) -> None:
+    """One line on the watched terminal, above any bar. Without a watcher nothing is printed: Dagster's log has it."""
+    if _terminal is not None:
+        tqdm.write(line, file=_terminal)
+        _terminal.flush()

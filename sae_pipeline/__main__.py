@@ -1,0 +1,97 @@
+"""`sae-pipeline`: run, status, plan, ui, steer. Each command's help says what it does, what it writes, and what to try next."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sae_pipeline.errors import UserError
+
+app = typer.Typer(
+    help="Scaling Monosemanticity on any open language model: from raw text to steering evals.\n\n"
+    "Start with `sae-pipeline plan` (what would happen, how long, how much disk), then `sae-pipeline run`.",
+    no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode="markdown",
+)  # fmt: skip
+
+StudyOption = Annotated[
+    Path,
+    typer.Option("--study", envvar="SAE_PIPELINE_STUDY", help="The study file: it says everything that can change a result."),
+]
+DEFAULT_STUDY = Path("studies/demo.yaml")
+INTERRUPTED = 130
+
+
+@app.command()
+def run(
+    study: StudyOption = DEFAULT_STUDY,
+    size: Annotated[list[int] | None, typer.Option(help="Only this SAE size; repeat for several. Default: all.")] = None,
+    only: Annotated[str | None, typer.Option(metavar="STAGE", help="Only this stage, for example `steering_evals`.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Recompute even when digests say it is fresh.")] = False,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I,J,...",
+            help="Explain, score or steer just these features; together with --only explanations, specificity_scores or "
+            "steering_evals. The next plain run goes back to the study's own features.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda, cuda:N, mps or cpu.")] = "auto",
+    max_minutes: Annotated[float | None, typer.Option(help="Refuse to start when more time than this is expected.")] = None,
+) -> None:
+    """Materialize what is not fresh, print the results.
+
+    First a pre-flight checks model, hook, texts, disk and memory, and prints the plan. Then every stage runs whose inputs,
+    settings or code changed since it was built, or whose files did; a second run therefore has nothing to do. Runs appear in
+    `sae-pipeline ui`. Ctrl-C is safe: finished parts are kept, and the next run goes on from there.
+    """
+    from sae_pipeline.cli.run import RunOptions, run_command
+
+    options = RunOptions(
+        study_file=study, sizes=tuple(size or ()), only=only, force=force, features=features, device=device,
+        max_minutes=max_minutes,
+    )  # fmt: skip
+    raise typer.Exit(run_command(options))
+
+
+@app.command()
+def plan(study: StudyOption = DEFAULT_STUDY) -> None:
+    """Check everything and print what `run` would do: tokens, sizes, expected time, disk and dollars. Writes nothing."""
+    from sae_pipeline.cli.run import plan_command
+
+    plan_command(study)
+
+
+@app.command()
+def status(study: StudyOption = DEFAULT_STUDY) -> None:
+    """What is fresh, stale (and why), missing or damaged. Writes nothing; takes as long as reading the artefacts once."""
+    from sae_pipeline.cli.status import status_command
+
+    status_command(study)
+
+
+@app.command()
+def ui(
+    study: StudyOption = DEFAULT_STUDY,
+    port: Annotated[int, typer.Option(help="First port to try; the next free one is taken and printed.")] = 3000,
+) -> None:
+    """Open Dagster on this machine (127.0.0.1 only): graph, runs, metrics against size, checks, schedule."""
+    from sae_pipeline.cli.ui import ui_command
+
+    raise typer.Exit(ui_command(study, port))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point. A mistake that the user can mend is one line on stderr and exit code 2, never a traceback."""
+    try:
+        app(args=argv, prog_name="sae-pipeline")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nstopped; what was finished is kept", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""`sae-pipeline run` and `plan`: freshness first, then pre-flight, then Dagster, then the summary."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+
+from sae_pipeline import progress
+from sae_pipeline.errors import UserError
+from sae_pipeline.stages import STAGES, sizes_of
+from sae_pipeline.store import ArtifactStore
+from sae_pipeline.study import Study, load_study, parse_study
+
+SECTION_WITH_FEATURES = {"explanations": "explain", "specificity_scores": "score", "steering_evals": "steer"}
+OK, BUG, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The command line of `run`."""
+
+    study_file: Path
+    sizes: tuple[int, ...] = ()
+    only: str | None = None
+    force: bool = False
+    features: str | None = None
+    device: str = "auto"
+    max_minutes: float | None = None
+
+
+def run_command(options: RunOptions) -> int:
+    """Returns the exit code. Raises `UserError` for what is wrong before anything starts."""
+    clock = time.monotonic()
+    study = load_study(options.study_file)
+    _check_options(options, study)
+    wanted_study = with_features(study, options.only, options.features)
+    # A study changed on the command line differs from its file on purpose.
+    guarded_file = options.study_file if wanted_study == study else None
+    store = ArtifactStore(wanted_study, study_file=guarded_file)
+    with terminal() as stream:
+        console = Console(file=stream, highlight=False)
+        todo = _wanted_and_not_fresh(store, options)
+        if not todo and not options.force:
+            console.print(f"Nothing to recompute: all {_n_artefacts(store, options)} artefacts are fresh by their digests.")
+            _finish(store, console, clock)
+            return OK
+        _preflight(store, options, console)
+        report = _materialize(store, options, guarded_file)
+        for line in report.left_out:
+            console.print(f"left out: {line}")
+        if report.interrupted:
+            console.print("stopped; what was finished is kept, and the next run goes on from there")
+            return INTERRUPTED
+        for bug in report.bugs:
+            print(f"error: {bug}", file=sys.stderr)
+        for error in report.user_errors:
+            print(f"error: {error}", file=sys.stderr)
+        _finish(store, console, clock)
+        return BUG if report.bugs else USER_ERROR if report.user_errors else OK
+
+
+def plan_command(study_file: Path) -> None:
+    """Print the plan of a full run. Raises `UserError` for what would stop it."""
+    store = ArtifactStore(load_study(study_file), study_file=study_file)
+    _preflight(store, RunOptions(study_file), Console(highlight=False))
+
+
+def with_features(study: Study, only: str | None, features: str | None) -> Study:
+    """The study with `features` (`"5,9"`) in the section of stage `only`. Raises `UserError` when the two do not go together."""
+    if features is None:
+        return study
+    section = SECTION_WITH_FEATURES.get(only or "")
+    if section is None:
+        raise UserError("--features", f"goes with --only {', '.join(SECTION_WITH_FEATURES)}", "Add --only STAGE.")
+    try:
+        chosen = [int(part) for part in features.split(",")]
+    except ValueError as error:
+        raise UserError("--features", f"{features!r} is not a list of numbers", "Write it as 5,9,12.") from error
+    raw = study.model_dump(mode="json")
+    raw[section]["features"] = chosen
+    return parse_study(raw, where="--features")
+
+
+@contextmanager
+def terminal() -> Iterator[TextIO]:
+    """A copy of standard output that stays the terminal while Dagster captures descriptors 1 and 2, with progress sent to it."""
+    sys.stdout.flush()
+    try:
+        stream = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8", buffering=1)
+    except OSError:  # standard output has no descriptor (a notebook, a test's capture)
+        with progress.watch(sys.stdout):
+            yield sys.stdout
+        return
+    with stream, progress.watch(stream):
+        yield stream
+
+
+def _check_options(options: RunOptions, study: Study) -> None:
+    if unknown := sorted(set(options.sizes) - set(study.sae.sizes)):
+        raise UserError("--size", f"{unknown[0]} is not in sae.sizes {study.sae.sizes}", "Give one of these.")
+    if options.only and options.only not in STAGES:
+        raise UserError("--only", f"no stage {options.only!r}", f"Stages: {', '.join(STAGES)}.")
+
+
+def _sizes(store: ArtifactStore, stage: str, options: RunOptions) -> list[int | None]:
+    return [size for size in sizes_of(store.study, stage) if size is None or not options.sizes or size in options.sizes]
+
+
+def _artefacts(store: ArtifactStore, options: RunOptions) -> list[tuple[str, int | None]]:
+    stages = [options.only] if options.only else list(STAGES)
+    return [(stage, size) for stage in stages for size in _sizes(store, stage, options)]
+
+
+def _n_artefacts(store: ArtifactStore, options: RunOptions) -> int:
+    return len(_artefacts(store, options))
+
+
+def _wanted_and_not_fresh(store: ArtifactStore, options: RunOptions) -> list[tuple[str, int | None]]:
+    return [(stage, size) for stage, size in _artefacts(store, options) if store.freshness(stage, size).state != "fresh"]
+
+
+def _preflight(store: ArtifactStore, options: RunOptions, console: Console) -> None:
+    from sae_pipeline.plan import make_plan, show_plan
+    from sae_pipeline.preflight import check_plan
+
+    plan = make_plan(store, _artefacts(store, options), options.force)
+    show_plan(plan, console)
+    check_plan(store, plan, options.device, options.max_minutes)
+
+
+def _materialize(store: ArtifactStore, options: RunOptions, guarded_file: Path | None):
+    # Imported here: a run that has nothing to do never pays for Dagster.
+    from dagster import DagsterInstance
+
+    from resources.compute import Compute
+    from sae_pipeline.dagster_home import use_dagster_home
+    from sae_pipeline.definitions import build_defs
+    from sae_pipeline.runner import Wanted, run_pipeline
+
+    use_dagster_home(store.study.name, store.root.parent)
+    compute = {"compute": Compute(device=options.device)}
+    defs = build_defs(store.study, compute, root=store.root.parent, study_file=guarded_file)
+    with DagsterInstance.get() as instance:
+        return run_pipeline(defs, store, instance, Wanted(options.sizes or None, options.only, options.force))
+
+
+def _finish(store: ArtifactStore, console: Console, clock: float) -> None:
+    from sae_pipeline.summary import show_summary
+
+    show_summary(store, console)
+    console.print(f"{time.monotonic() - clock:.1f} s")

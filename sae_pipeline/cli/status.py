@@ -1,0 +1,25 @@
+"""`sae-pipeline status`."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from sae_pipeline.stages import STAGES, sizes_of
+from sae_pipeline.store import ArtifactStore
+from sae_pipeline.study import load_study
+
+STYLES = {"fresh": "green", "stale": "yellow", "missing": "dim", "corrupt": "red"}
+
+
+def status_command(study_file: Path) -> None:
+    """Print one row per artefact."""
+    store = ArtifactStore(load_study(study_file), study_file=study_file)
+    table = Table(title=f"Study {store.study.name} in {store.root}", title_justify="left")
+    for title in ("stage", "size", "state", "why"):
+        table.add_column(title, justify="right" if title == "size" else "left")
+    for stage in STAGES:
+        for size in sizes_of(store.study, stage):
+            now = store.freshness(stage, size)
+            table.add_row(stage, "" if size is None else str(size), f"[{STYLES[now.state]}]{now.state}[/]", now.why)
+    Console().print(table)

@@ -1,0 +1,211 @@
+"""What a run would do: time, disk and memory per stage, from the study and the model's configuration alone.
+
+A stage that has been built before is expected to take as long as it took then. Everything else is counted in floating-point
+operations and divided by a rate; the rates are measured on the demo study (bench/RESULTS.md) and scale with the cores.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sae_pipeline.stages import STAGES
+from sae_pipeline.store import ArtifactStore
+from sae_pipeline.study import Study
+
+# Floating-point operations per second that this code reaches on one core of a server CPU with bfloat16 instructions.
+MODEL_RATE_PER_CORE = 1.5e11
+SAE_RATE_PER_CORE = 5.0e10
+GENERATION_RATE_PER_CORE = 2.0e10  # key-value-cached steps of small batches are bound by memory, not arithmetic
+N_BYTES = {"bfloat16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the plan needs to know about a model."""
+
+    d_model: int
+    d_mlp: int
+    n_blocks: int
+    vocab_size: int
+
+    @property
+    def block_parameters(self) -> int:
+        """Parameters of one block (attention without grouping: an upper bound)."""
+        return 4 * self.d_model**2 + 3 * self.d_model * self.d_mlp
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the whole model."""
+        return self.n_blocks * self.block_parameters + self.vocab_size * self.d_model
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One artefact that would be looked at; `seconds` is 0 for one that is fresh."""
+
+    stage: str
+    size: int | None
+    state: str
+    seconds: float
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that the pre-flight prints and checks."""
+
+    study: Study
+    shape: Shape
+    rows: tuple[Estimate, ...]
+    memory_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """Expected time of the whole run."""
+        return sum(row.seconds for row in self.rows)
+
+    @property
+    def n_bytes(self) -> int:
+        """Disk that the run will fill."""
+        return sum(row.n_bytes for row in self.rows)
+
+
+def model_shape(study: Study) -> Shape:
+    """Read the model's configuration (no weights). Raises `UserError` for a missing model and for a hook that does not fit it."""
+    from sae_pipeline.language_model.origin import check_hook, n_blocks_of
+
+    config = check_hook(study.model, study.hook, study.corpus.context)
+    text: Any = config.get_text_config(decoder=True)
+    d_model = text.hidden_size
+    return Shape(d_model, getattr(text, "intermediate_size", None) or 4 * d_model, n_blocks_of(config), text.vocab_size)
+
+
+def make_plan(store: ArtifactStore, artefacts: Sequence[tuple[str, int | None]], force: bool = False) -> Plan:
+    """Estimate the artefacts that are not fresh, and what lies below them."""
+    study, shape = store.study, model_shape(store.study)
+    rows: list[Estimate] = []
+    rebuilt: set[str] = set()
+    for stage, size in artefacts:
+        state = "fresh" if not force and store.freshness(stage, size).state == "fresh" else "build"
+        if state == "fresh" and rebuilt & set(STAGES[stage].upstream):
+            state = "if changed"
+        if state != "fresh":
+            rebuilt.add(stage)
+        manifest = store.manifest(stage, size)
+        seconds = manifest.seconds if manifest else expected_seconds(study, shape, stage, size)
+        rows.append(
+            Estimate(
+                stage,
+                size,
+                state,
+                seconds if state == "build" else 0.0,
+                expected_bytes(study, shape, stage, size) if state == "build" else 0,
+            )
+        )
+    return Plan(study, shape, tuple(rows), expected_memory(study, shape))
+
+
+def expected_seconds(study: Study, shape: Shape, stage: str, size: int | None) -> float:
+    """Expected time of one artefact on this machine's CPU cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    tokens = n_tokens(study)
+    held_out = tokens * study.corpus.held_out
+    to_hook = 2.0 * shape.block_parameters * (study.hook.after_block + 1)
+    whole = 2.0 * shape.parameters
+    encode = 2.0 * shape.d_model * (size or 0)
+    steer = study.steer
+    generated = steer.max_new_tokens * steer.n_prompts * steer.samples_per_prompt * (len(steer.factors) + 1)
+    n_arms = 4 * study.n_steered(size) if size else 0  # the feature and its three controls
+    model_rate, sae_rate = MODEL_RATE_PER_CORE * cores, SAE_RATE_PER_CORE * cores
+    match stage:
+        case "corpus":
+            return 10 + tokens / 1e5
+        case "activations":
+            return 5 + (tokens * to_hook + 3 * study.metrics.splice_tokens * whole) / model_rate
+        case "sae":
+            return 2 + tokens * (1 - study.corpus.held_out) * study.sae.epochs * 3 * encode / sae_rate
+        case "sae_metrics":
+            return 3 + 2 * study.metrics.splice_tokens * whole / model_rate + held_out * 2 * encode / sae_rate
+        case "feature_stats":
+            return 5 + tokens * encode / sae_rate
+        case "steering_evals":
+            return 3 + n_arms * generated * whole / (GENERATION_RATE_PER_CORE * cores)
+        case "explanations" | "specificity_scores":
+            return 10
+        case _:
+            return 3
+
+
+def expected_bytes(study: Study, shape: Shape, stage: str, size: int | None) -> int:
+    """Expected size of one artefact on disk, generous."""
+    tokens = n_tokens(study)
+    per_value = N_BYTES[study.activations.dtype]
+    match stage:
+        case "corpus":
+            return tokens * 16
+        case "activations":
+            return int(tokens * 1.02 * (per_value * (shape.d_model + study.activations.n_neurons) + 16))
+        case "sae":
+            # Published weights, and the checkpoint while training: weights and two Adam moments.
+            return 4 * 2 * shape.d_model * (size or 0) * 4
+        case "feature_stats":
+            return tokens * (study.sae.k or 64) * 12
+        case _:
+            return 5_000_000
+
+
+def expected_memory(study: Study, shape: Shape) -> int:
+    """Most memory that any stage needs at once: the model, or the largest SAE with its gradients and moments."""
+    training = 4 * 4 * 2 * shape.d_model * max(study.sae.sizes)
+    batch = study.sae.batch * max(study.sae.sizes) * 4 * 2
+    return max(shape.parameters * 4, training + batch) + 1_000_000_000
+
+
+def n_tokens(study: Study) -> int:
+    """The token budget of the corpus."""
+    return sum(source.tokens for source in study.corpus.sources)
+
+
+def show_plan(plan: Plan, console: Console) -> None:
+    """Print the plan: what is studied, then one row per stage."""
+    study = plan.study
+    hook = f"{study.hook.site} after block {study.hook.after_block} of {plan.shape.n_blocks}, {plan.shape.d_model} dimensions"
+    sources = ", ".join(f"{source.label} {source.tokens:,}" for source in study.corpus.sources)
+    sae = study.sae
+    target = f"L1 {sae.l1 or 5:g}" if sae.architecture == "relu_l1" else f"k {sae.k or 32}"
+    console.print(f"[bold]Study {study.name}[/bold]")
+    console.print(f"  model   {_model(study)} ({plan.shape.parameters / 1e6:,.0f} M parameters)")
+    console.print(f"  hook    {hook}")
+    console.print(f"  tokens  {n_tokens(study):,} ({sources}); {study.corpus.held_out:.0%} of the documents held out")
+    console.print(
+        f"  SAEs    {sae.architecture}, {target}, {sae.epochs:g} epochs; sizes {', '.join(f'{size:,}' for size in sae.sizes)}"
+    )
+    table = Table(box=None, pad_edge=False)
+    for title, justify in (("  stage", "left"), ("to build", "left"), ("expected s", "right"), ("disk MB", "right")):
+        table.add_column(title, justify=justify)  # pyright: ignore[reportArgumentType]
+    for stage in dict.fromkeys(row.stage for row in plan.rows):
+        rows = [row for row in plan.rows if row.stage == stage]
+        build = [row for row in rows if row.state == "build"]
+        names = ", ".join(str(row.size) for row in build if row.size is not None) or ("yes" if build else rows[0].state)
+        seconds, n_bytes = sum(row.seconds for row in rows), sum(row.n_bytes for row in rows)
+        table.add_row(f"  {stage}", names, f"{seconds:.0f}" if build else "", f"{n_bytes / 1e6:,.0f}" if build else "")
+    console.print(table)
+    console.print(
+        f"  expected: {plan.seconds / 60:.1f} min, {plan.n_bytes / 1e9:.2f} GB of disk, {plan.memory_bytes / 1e9:.1f} GB of "
+        "memory, 0 dollars (no language-model judge)"
+    )
+
+
+def _model(study: Study) -> str:
+    model = study.model
+    match model.source:
+        case "hub":
+            return f"{model.id} (hub)"
+        case "folder":
+            return model.path
+        case "package":
+            return f"{model.file} (package {model.package})"

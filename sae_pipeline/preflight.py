@@ -1,0 +1,78 @@
+"""What is checked before anything long starts, beyond the study file itself. Each failure is one `UserError`."""
+
+import os
+import shutil
+from pathlib import Path
+
+from sae_pipeline.errors import UserError
+from sae_pipeline.inputs import external_inputs
+from sae_pipeline.plan import Plan
+from sae_pipeline.store import ArtifactStore
+
+DISK_MARGIN = 1.1
+
+
+def check_plan(store: ArtifactStore, plan: Plan, device: str = "auto", max_minutes: float | None = None) -> None:
+    """Refuse what cannot work: files, packages, folder, disk, device, memory, database, time.
+
+    The model and the hook have been checked when the plan was made: it reads the model's configuration.
+    """
+    to_build = [row for row in plan.rows if row.state == "build"]
+    for stage in dict.fromkeys(row.stage for row in to_build):
+        external_inputs(plan.study, stage)
+    _check_folder(store.root)
+    _check_disk(store.root, plan.n_bytes)
+    check_database(store.root / "analysis.duckdb")
+    _check_memory(plan.memory_bytes, device)
+    if max_minutes is not None and plan.seconds > 60 * max_minutes:
+        largest = max(to_build, key=lambda row: row.seconds)
+        raise UserError(
+            "--max-minutes", f"{plan.seconds / 60:.1f} minutes are expected, {max_minutes:g} allowed",
+            f"Lower the corpus's tokens, sae.epochs or sae.sizes; the longest stage is {largest.stage}.",
+        )  # fmt: skip
+
+
+def _check_folder(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(str(root), f"cannot be made ({error.strerror})", "Run where you may write, or mend the path.") from error
+    if not os.access(root, os.W_OK):
+        raise UserError(str(root), "is not writable", "Change its permissions, or run from another folder.")
+
+
+def _check_disk(root: Path, n_bytes: int) -> None:
+    free = shutil.disk_usage(root).free
+    if n_bytes * DISK_MARGIN > free:
+        raise UserError(
+            str(root), f"the plan needs {n_bytes * DISK_MARGIN / 1e9:.2f} GB of disk, {free / 1e9:.2f} GB are free",
+            "Free some space, lower the corpus's tokens, or set activations.dtype to bfloat16.",
+        )  # fmt: skip
+
+
+def _check_memory(n_bytes: int, device: str) -> None:
+    from sae_pipeline.device import choose_device
+
+    chosen = choose_device(device)
+    if n_bytes > chosen.memory_bytes:
+        raise UserError(
+            chosen.name, f"the plan needs {n_bytes / 1e9:.1f} GB of memory, {chosen.memory_bytes / 1e9:.1f} GB are free",
+            "Use a smaller sae.batch, fewer features in sae.sizes, or another device.",
+        )  # fmt: skip
+
+
+def check_database(path: Path) -> None:
+    """The analysis database must be absent, or one that this project made and nobody is writing. Raises `UserError`."""
+    if not path.exists():
+        return
+    import duckdb
+
+    try:
+        with duckdb.connect(str(path), read_only=True) as connection:
+            tables = {name for (name,) in connection.execute("select table_name from information_schema.tables").fetchall()}
+    except duckdb.Error as error:
+        if "lock" in str(error).lower():
+            raise UserError(str(path), "is open for writing in another program", "Close it there and run again.") from error
+        raise UserError(str(path), "is not a DuckDB database that can be read", "Move the file away and run again.") from error
+    if "lineage" not in tables:
+        raise UserError(str(path), "is a database of something else (no table lineage)", "Move the file away and run again.")
