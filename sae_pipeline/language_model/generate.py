@@ -1,0 +1,78 @@
+"""Batched generation with a KV cache and one random stream per row. Shapes: B rows, T tokens, V vocabulary."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    end_ids: frozenset[int],
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    temperature: float,
+    generator: torch.Generator,
+    on_token: Callable[[int, int], None] | None = None,
+) -> list[list[int]]:
+    """New tokens of each prompt, up to and without the end token. Prompts are padded on the left and masked."""
+    if not prompts or not all(prompts):
+        raise ValueError("every prompt needs at least one token")
+    device, n_rows = model.device, len(prompts)
+    width = max(map(len, prompts))
+    ids_BT = torch.zeros(n_rows, width, dtype=torch.int64)
+    mask_BT = torch.zeros(n_rows, width, dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        ids_BT[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask_BT[row, width - len(prompt) :] = 1
+    ids_BT, mask_BT = ids_BT.to(device), mask_BT.to(device)
+    uniform_BN = _uniform_rows(n_rows, max_new_tokens, generator).to(device)
+    accepted = inspect.signature(model.forward).parameters
+
+    rows: list[list[int]] = [[] for _ in prompts]
+    unfinished, past = set(range(n_rows)), None
+    for step in range(max_new_tokens):
+        arguments: dict[str, Any] = {"input_ids": ids_BT, "attention_mask": mask_BT, "past_key_values": past, "use_cache": True}
+        if "position_ids" in accepted:
+            arguments["position_ids"] = (mask_BT.cumsum(1) - 1).clamp(min=0)[:, -ids_BT.shape[1] :]
+        if "logits_to_keep" in accepted:
+            arguments["logits_to_keep"] = 1
+        output = model(**arguments)
+        past = output.past_key_values
+        chosen_B = pick(output.logits[:, -1].float(), temperature, uniform_BN[:, step])
+        for row, token_id in enumerate(chosen_B.tolist()):
+            if row not in unfinished:
+                continue
+            if token_id in end_ids:
+                unfinished.discard(row)
+                continue
+            rows[row].append(token_id)
+            if on_token:
+                on_token(row, token_id)
+        if not unfinished:
+            break
+        ids_BT = chosen_B[:, None]
+        mask_BT = torch.cat([mask_BT, mask_BT.new_ones(n_rows, 1)], dim=1)
+    return rows
+
+
+def pick(logits_BV: Tensor, temperature: float, uniform_B: Tensor) -> Tensor:
+    """One token per row: the likeliest at temperature 0, else by inverting the cumulative distribution at `uniform_B`."""
+    if temperature == 0:
+        return logits_BV.argmax(-1)
+    cumulative_BV = torch.softmax(logits_BV / temperature, dim=-1).cumsum(-1)
+    target_B = uniform_B.to(cumulative_BV.dtype) * cumulative_BV[:, -1]
+    chosen_B = torch.searchsorted(cumulative_BV, target_B[:, None], right=True).squeeze(1)
+    return chosen_B.clamp(max=logits_BV.shape[-1] - 1)
+
+
+def _uniform_rows(n_rows: int, n_columns: int, generator: torch.Generator) -> Tensor:
+    """Uniform numbers, a stream per row, so that row i is the same whatever the number of rows."""
+    streams = []
+    for _ in range(n_rows):
+        seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device).item())
+        streams.append(torch.rand(n_columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+    return torch.stack(streams)
