@@ -38,8 +38,8 @@ def save_tiny_llama(folder: Path, bos: bool = True, chat: bool = True, seed: int
     tokenizer = tiny_tokenizer(bos, chat)
     config = LlamaConfig(
         vocab_size=len(tokenizer) + 8, hidden_size=16, intermediate_size=40, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=None, initializer_range=0.2,
+        num_key_value_heads=2, max_position_embeddings=256, bos_token_id=0, eos_token_id=1, pad_token_id=None,
+        initializer_range=0.2,
     )  # fmt: skip
     return _save(LlamaForCausalLM, config, tokenizer, folder, seed)
 
@@ -49,7 +49,7 @@ def save_tiny_gpt2(folder: Path, seed: int = 0) -> Path:
     tokenizer = tiny_tokenizer()
     config = GPT2Config(
         vocab_size=len(tokenizer), n_embd=16, n_layer=3, n_head=2, n_positions=128, initializer_range=0.2,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=0, eos_token_id=1,
     )  # fmt: skip
     return _save(GPT2LMHeadModel, config, tokenizer, folder, seed)
 

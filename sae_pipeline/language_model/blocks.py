@@ -26,8 +26,8 @@ class Anatomy:
 
     path: str  # dotted name of the block list, such as `model.layers`
     blocks: nn.ModuleList
-    final_norm: nn.Module
-    head: nn.Module
+    final_norm: Any
+    head: Any
 
 
 def find_anatomy(model: Any, n_blocks: int) -> Anatomy:
@@ -149,8 +149,8 @@ def unembedding(anatomy: Anatomy) -> Tensor:
 
     The gain is measured, not read: architectures store it as g, as 1 + g, or not at all.
     """
-    norm: Any = copy.deepcopy(anatomy.final_norm).float().cpu()
-    W_VD: Tensor = anatomy.head.weight.detach().float()  # pyright: ignore[reportAssignmentType]
+    norm = copy.deepcopy(anatomy.final_norm).float().cpu()
+    W_VD: Tensor = anatomy.head.weight.detach().float()
     d_model = W_VD.shape[1]
     probe_D = torch.linspace(1, 2, d_model, dtype=torch.float64)
     probe_D[::2] *= -1

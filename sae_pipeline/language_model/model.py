@@ -40,7 +40,7 @@ class LanguageModel:
         self.bos_id, self.eos_id, self.special_ids = tokens.bos_id, tokens.eos_id, tokens.special_ids
         self.tokenize, self.chat, self.decode = tokens.tokenize, tokens.chat, tokens.decode
         self.n_blocks = len(anatomy.blocks)
-        self.vocab_size: int = anatomy.head.weight.shape[0]  # pyright: ignore
+        self.vocab_size: int = anatomy.head.weight.shape[0]
         self.d_model: int = model.config.get_text_config(decoder=True).hidden_size
         self.context_limit = context_limit(model.config)
         self._block = anatomy.blocks[hook.after_block]
@@ -52,7 +52,7 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.anatomy.head.weight.device  # pyright: ignore
+        return self.anatomy.head.weight.device
 
     @property
     def dtype(self) -> torch.dtype:

@@ -4,8 +4,9 @@ Only configuration files are read here, no weights: the pre-flight uses `check_h
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from functools import lru_cache
+from io import StringIO
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -39,7 +40,9 @@ def loading(model: Model) -> Iterator[None]:
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        yield
+        # The bar of the GGUF reader obeys no setting.
+        with redirect_stderr(StringIO()) if model.source == "package" else nullcontext():
+            yield
     except (OSError, ValueError, KeyError) as error:
         causes = _chain(error)
         if any(type(cause).__name__ == "GatedRepoError" for cause in causes):

@@ -84,7 +84,7 @@ class Tokens:
         return texts + [f"<unused {token_id}>" for token_id in range(len(texts), self.vocab_size)]
 
 
-def load_tokens(model: Model) -> Tokens:
+def load_tokenizer(model: Model) -> Tokens:
     """The tokenizer of a study's model; no weights are read. Raises `UserError`."""
     name, arguments = pretrained_arguments(model)
     with loading(model):

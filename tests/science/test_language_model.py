@@ -1,13 +1,15 @@
 """The truncated forward, the resumed forward and interventions against the plain forward of transformers."""
 
+from typing import Any, Literal
+
 import pytest
 import torch
-from tests.tiny_models import save_tiny_gpt2, save_tiny_llama
 
 from sae_pipeline.errors import UserError
 from sae_pipeline.language_model.load import load_language_model
 from sae_pipeline.language_model.origin import check_hook
 from sae_pipeline.study import FolderModel, Hook, HubModel, PackageModel
+from tests.tiny_models import save_tiny_gpt2, save_tiny_llama
 
 SAVE = {"llama": save_tiny_llama, "gpt2": save_tiny_gpt2}
 
@@ -22,8 +24,10 @@ def folder(request, folders):
     return folders[request.param]
 
 
-def load(folder, after_block=1, site="residual"):
-    return load_language_model(FolderModel(source="folder", path=str(folder)), Hook(site=site, after_block=after_block), dtype="float32")
+def load(folder, after_block=1, site: Literal["residual", "mlp_output"] = "residual") -> Any:
+    return load_language_model(
+        FolderModel(source="folder", path=str(folder)), Hook(site=site, after_block=after_block), dtype="float32"
+    )
 
 
 @pytest.fixture(scope="module", params=[0, 1, "last"])
@@ -81,6 +85,7 @@ def test_logits_from_the_residual_equal_full_logits(lm):
 def test_logits_from_runs_only_later_blocks(folder):
     lm = load(folder, after_block=1)
     residual, ran = lm.residual(some_ids()), []
+    lm.logits_from(residual, some_ids())
     for index, block in enumerate(lm.anatomy.blocks):
         block.register_forward_hook(lambda module, args, output, index=index: ran.append(index))
     lm.logits_from(residual, some_ids())
@@ -181,7 +186,9 @@ def test_greedy_generation_equals_uncached_argmax_and_streams(folder):
     def edit(residual, token_ids, offset):
         return residual + shift
 
-    (new,) = lm.generate([prompt], 6, 0, torch.Generator(), edit=edit, on_token=lambda row, token_id: streamed.append((row, token_id)))
+    (new,) = lm.generate(
+        [prompt], 6, 0, torch.Generator(), edit=edit, on_token=lambda row, token_id: streamed.append((row, token_id))
+    )
     ids = list(prompt)
     for _ in range(6):
         at = torch.tensor([ids])
@@ -212,7 +219,8 @@ def test_unembedding_gives_the_logit_difference_of_a_small_step(folder):
     norm, head = norm.double(), head.double()
     with torch.no_grad():
         difference = (head(norm(base + 1e-4 * step)) - head(norm(base - 1e-4 * step))) / 2e-4
-    norm.float(), head.float()
+    norm.float()
+    head.float()
     torch.testing.assert_close((step.float() @ lm.unembedding_DV), difference.float(), atol=2e-3, rtol=2e-3)
 
 
@@ -240,20 +248,13 @@ def test_gated_hub_model(monkeypatch):
 
     def gated(*args, **kwargs):
         try:
-            raise GatedRepoError("403 Client Error", response=_Response())  # pyright: ignore[reportArgumentType]
+            raise GatedRepoError.__new__(GatedRepoError)  # its constructor wants a live HTTP response
         except GatedRepoError as error:
             raise OSError("You are trying to access a gated repo.") from error
 
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", gated)
     with pytest.raises(UserError, match=r"big/gated is gated.*HF_TOKEN"):
         check_hook(HubModel(source="hub", id="big/gated"), Hook(after_block=0))
-
-
-class _Response:
-    headers = {}
-    request = None
-    status_code = 403
-    text = ""
 
 
 def test_missing_folder_and_file(tmp_path):
@@ -270,5 +271,7 @@ def test_unknown_architecture_names_what_was_looked_for(tmp_path):
 
     model = MambaForCausalLM(MambaConfig(vocab_size=40, hidden_size=8, num_hidden_layers=2, state_size=4))
     assert find_anatomy(model, 2).path == "backbone.layers"
-    with pytest.raises(UserError, match=r"MambaForCausalLM is an unknown architecture: looked for one list of 5 .*backbone.layers \(2\)"):
+    with pytest.raises(
+        UserError, match=r"MambaForCausalLM is an unknown architecture: looked for one list of 5 .*backbone.layers \(2\)"
+    ):
         find_anatomy(model, 5)
