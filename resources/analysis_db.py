@@ -32,7 +32,7 @@ class AnalysisDb(dg.ConfigurableResource):
         try:
             connection = duckdb.connect(self.path, read_only=True)
         except duckdb.Error as error:
-            if "lock" in str(error).lower():
+            if "could not set lock" in str(error).lower():
                 raise UserError(self.path, "is open for writing in another program", "Close it there and try again.") from error
             raise UserError(
                 self.path, "is not a DuckDB database of this version", "Move the file away; the next run writes a new one."

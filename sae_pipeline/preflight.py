@@ -71,7 +71,7 @@ def check_database(path: Path) -> None:
         with duckdb.connect(str(path), read_only=True) as connection:
             tables = {name for (name,) in connection.execute("select table_name from information_schema.tables").fetchall()}
     except duckdb.Error as error:
-        if "lock" in str(error).lower():
+        if "could not set lock" in str(error).lower():
             raise UserError(str(path), "is open for writing in another program", "Close it there and run again.") from error
         raise UserError(str(path), "is not a DuckDB database that can be read", "Move the file away and run again.") from error
     if "lineage" not in tables:

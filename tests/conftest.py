@@ -83,10 +83,11 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(folder)
 
+    bos, eos = bpe.token_to_id("<s>"), bpe.token_to_id("</s>")
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id, initializer_range=0.3,
+        num_key_value_heads=2, max_position_embeddings=256, bos_token_id=bos, eos_token_id=eos, pad_token_id=eos,
+        initializer_range=0.3,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
     # Own generator: the weights depend on nothing that ran before.

@@ -5,7 +5,7 @@ import shutil
 import dagster as dg
 
 from sae_pipeline.stages import STAGES
-from tests.assets.fake_graph import FILE
+from tests.assembly.fake_graph import FILE
 
 ALL = [(stage, size) for stage, spec in STAGES.items() for size in ((32, 64) if spec.per_size else (None,))]
 PER_SIZE = [stage for stage, spec in STAGES.items() if spec.per_size]

@@ -11,7 +11,7 @@ from sae_pipeline.definitions import build_defs
 from sae_pipeline.runner import Report, Wanted, run_pipeline
 from sae_pipeline.store import ArtifactStore
 from sae_pipeline.study import load_study
-from tests.assets.fake_graph import Fake
+from tests.assembly.fake_graph import Fake
 from tests.conftest import tiny_study_mapping
 
 
