@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -20,8 +21,7 @@ class AcceleratorCompute(Compute):
 
 def _hold(folder: str, marker: str) -> None:
     with AcceleratorCompute(lock_folder=folder).lease(print):
-        with open(marker, "w", encoding="utf-8") as file:
-            file.write("held")
+        Path(marker).write_text("held", encoding="utf-8")
         time.sleep(60)
 
 
@@ -35,7 +35,9 @@ def test_auto_is_cpu_here_and_says_why(monkeypatch):
     assert choose_device("cpu", memory_gb=0.5).memory_bytes == 500_000_000
 
 
-@pytest.mark.parametrize(("wanted", "words"), [("cuda:7", "is not on this machine"), ("tpu", "unknown device"), ("cpu:1", "unknown")])
+@pytest.mark.parametrize(
+    ("wanted", "words"), [("cuda:7", "is not on this machine"), ("tpu", "unknown device"), ("cpu:1", "unknown")]
+)
 def test_impossible_devices_are_user_errors(monkeypatch, wanted, words):
     import torch
 
