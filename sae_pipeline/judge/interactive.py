@@ -12,7 +12,7 @@ from typing import Any
 
 from sae_pipeline.errors import UserError
 from sae_pipeline.judge.key import Key
-from sae_pipeline.judge.ledger import Entry, InFlight, Ledger, Outcome, OverBudget, Recorded
+from sae_pipeline.judge.ledger import Entry, InFlight, Ledger, Outcome, OverBudget, Recorded, reply_from
 from sae_pipeline.judge.prices import NANO_PER_USD, Price
 from sae_pipeline.judge.reply import Reply, read_message, usage_of
 from sae_pipeline.judge.request import Request, Settings, wire_bytes
@@ -102,9 +102,9 @@ class InteractiveJudge:
                 return self._reply(sha, Outcome("error", 0, "stopped before it was sent"))
             attempt = await self._open(entry)
             if isinstance(attempt, Recorded):
-                return _from_ledger(request, sha, attempt)
-            if attempt is None:
-                return self._reply(sha, Outcome("budget", 0, "the next call's worst case does not fit under the spending cap"))
+                return reply_from(attempt, sha, request.answer)
+            if isinstance(attempt, Outcome):
+                return self._reply(sha, attempt)
             outcome, value, failure = await self._attempt(client, request, params, attempt, entry.reserved_nano, n_failed)
             if failure is None and outcome.answers:
                 return self._reply(sha, outcome, value)
@@ -127,8 +127,9 @@ class InteractiveJudge:
         self._n_refused += failure.verdict == "request"
         return self._n_refused >= MAX_REFUSED_AT_START and not self._any_answer
 
-    async def _open(self, entry: Entry) -> int | Recorded | None:
-        """An attempt's id, the answer if there is one by now, or None when the budget is spent."""
+    async def _open(self, entry: Entry) -> int | Recorded | Outcome:
+        """An attempt's id, the answer if there is one by now, or why there can be no attempt."""
+        deadline = time.monotonic() + self._limits.deadline_seconds
         while True:
             if recorded := self.ledger.recorded(entry.request_sha):
                 return recorded
@@ -139,10 +140,14 @@ class InteractiveJudge:
             except OverBudget:
                 # What is in flight is reserved at its worst case; room appears as it settles.
                 if self._n_reserved == 0:
-                    return None
-            except InFlight:
-                pass
-            await asyncio.sleep(WAIT_FOR_OTHERS_SECONDS if self._n_reserved == 0 else 0.01)
+                    return Outcome("budget", 0, "the next call's worst case does not fit under the spending cap")
+                await asyncio.sleep(0.01)
+            except InFlight as other:
+                if other.in_batch:
+                    return Outcome("not_run", 0, "it is in a batch that has not ended; `backend: anthropic-batch` collects it")
+                if time.monotonic() > deadline:
+                    return Outcome("error", 0, "another process has been asking this for too long")
+                await asyncio.sleep(WAIT_FOR_OTHERS_SECONDS)
 
     async def _attempt(
         self, client: Any, request: Request, params: dict[str, Any], attempt: int, worst_nano: int, n_failed: int
@@ -186,9 +191,3 @@ class InteractiveJudge:
     def _reply(self, sha: str, outcome: Outcome, value: Any = None) -> Reply:
         nano, n_attempts = self.ledger.spending(sha)
         return Reply(sha, outcome.status, value, outcome.category, outcome.detail, nano / NANO_PER_USD, n_attempts)
-
-
-def _from_ledger(request: Request, sha: str, recorded: Recorded) -> Reply:
-    value = request.answer.model_validate_json(recorded.parsed) if recorded.parsed is not None else None
-    cost_usd = recorded.cost_nano / NANO_PER_USD
-    return Reply(sha, recorded.status, value, recorded.category, recorded.detail, cost_usd, recorded.n_attempts, recorded=True)

@@ -7,7 +7,7 @@ the spending cap holds under any concurrency, and what a killed process had in f
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,9 +15,10 @@ from pathlib import Path
 
 import psutil
 from filelock import FileLock
+from pydantic import BaseModel
 
 from sae_pipeline.judge.prices import NANO_PER_USD
-from sae_pipeline.judge.reply import Status, Usage
+from sae_pipeline.judge.reply import Reply, Status, Usage
 from sae_pipeline.judge.request import Request, Settings
 
 LEDGER = "ledger.sqlite"
@@ -75,6 +76,10 @@ class OverBudget(Exception):
 class InFlight(Exception):
     """Another live process, or a batch that has not ended, is asking this, or has just answered it."""
 
+    def __init__(self, in_batch: bool) -> None:
+        self.in_batch = in_batch
+        super().__init__("in a batch" if in_batch else "in another process")
+
 
 class Ledger:
     """One process's connection to a study's ledger. Not for use by two threads at once."""
@@ -83,7 +88,7 @@ class Ledger:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / LEDGER
         self.run_id, self.caps = run_id, caps
-        self._me = (os.getpid(), psutil.Process().create_time())
+        self.me = (os.getpid(), psutil.Process().create_time())
         self._db = sqlite3.connect(self.path, isolation_level=None, timeout=60, check_same_thread=False)
         # Turning WAL on does not wait for a second process that does the same, hence a lock around the set-up.
         with FileLock(folder / ".ledger.lock"):
@@ -135,8 +140,8 @@ class Ledger:
     def open_attempt(self, entry: Entry, backend: str, settings: Settings) -> int:
         """Reserve an attempt's worst case and return its id. Raises `OverBudget` or `InFlight`; then nothing is written."""
         with self.transaction():
-            if self._taken(entry.request_sha):
-                raise InFlight
+            if (taken := self._taken(entry.request_sha)) is not None:
+                raise InFlight(in_batch=taken)
             if not self._fits(entry.reserved_nano):
                 raise OverBudget
             return self._insert(entry, backend, settings, None)
@@ -165,19 +170,19 @@ class Ledger:
             taken: list[Entry] = []
             total = 0
             for entry in entries:
-                if self._taken(entry.request_sha):
+                if self._taken(entry.request_sha) is not None:
                     continue
                 if not self._fits(total + entry.reserved_nano):
                     break
                 total += entry.reserved_nano
                 taken.append(entry)
             if not taken:
-                if any(not self._taken(entry.request_sha) for entry in entries):
+                if any(self._taken(entry.request_sha) is None for entry in entries):
                     raise OverBudget
-                raise InFlight
+                raise InFlight(in_batch=True)
             cursor = self._db.execute(
                 "INSERT INTO submission (n_requests, pid, pid_started, opened) VALUES (?, ?, ?, ?)",
-                (len(taken), *self._me, now()),
+                (len(taken), *self.me, now()),
             )
             assert cursor.lastrowid is not None
             for entry in taken:
@@ -196,9 +201,9 @@ class Ledger:
             raise
         self._db.execute("COMMIT")
 
-    def execute(self, sql: str, values: Iterable[object] = ()) -> list[tuple]:
+    def execute(self, sql: str, values: Sequence[str | int | float | None] = ()) -> list[tuple]:
         """Run one statement (for `sae_pipeline.judge.submissions`, which shares this connection)."""
-        return self._db.execute(sql, tuple(values)).fetchall()  # pyright: ignore[reportArgumentType]
+        return self._db.execute(sql, values).fetchall()
 
     # --- helpers
 
@@ -206,9 +211,10 @@ class Ledger:
         request = entry.request
         cursor = self._db.execute(
             """INSERT INTO attempt (request_sha, run_id, backend, model, base_url, stage, subject, prompt, prompt_sha, vote,
-               reserved_nano, submission_id, pid, pid_started, opened) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)""",
+               answer, reserved_nano, submission_id, pid, pid_started, opened) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)""",
             (entry.request_sha, self.run_id, backend, settings.model, settings.base_url, request.stage, request.subject,
-             request.prompt, request.prompt_sha, request.vote, entry.reserved_nano, submission_id, *self._me, now()),
+             request.prompt, request.prompt_sha, request.vote,
+             f"{request.answer.__module__}:{request.answer.__qualname__}", entry.reserved_nano, submission_id, *self.me, now()),
         )  # fmt: skip
         assert cursor.lastrowid is not None
         return cursor.lastrowid
@@ -220,15 +226,14 @@ class Ledger:
                 return False
         return True
 
-    def _taken(self, request_sha: str) -> bool:
-        """Whether the request has an open attempt or, by now, its answer."""
-        return bool(
-            self._db.execute(
-                """SELECT 1 FROM attempt LEFT JOIN outcome USING (attempt_id)
-                   WHERE request_sha = ? AND (outcome.attempt_id IS NULL OR answers)""",
-                (request_sha,),
-            ).fetchone()
-        )
+    def _taken(self, request_sha: str) -> bool | None:
+        """None when the request has neither an open attempt nor an answer; else whether it is open inside a batch."""
+        row = self._db.execute(
+            """SELECT outcome.attempt_id IS NULL AND submission_id IS NOT NULL FROM attempt LEFT JOIN outcome USING (attempt_id)
+               WHERE request_sha = ? AND (outcome.attempt_id IS NULL OR answers)""",
+            (request_sha,),
+        ).fetchone()
+        return bool(row[0]) if row else None
 
     def _close_lost(self) -> None:
         """Close what dead processes had in flight, at its worst case: the answer may have been made and billed."""
@@ -240,6 +245,15 @@ class Ledger:
             for attempt_id, reserved_nano, pid, pid_started in rows:
                 if not is_alive(pid, pid_started):
                     self.close_within(attempt_id, Outcome("error", reserved_nano, "the process ended before the answer came"))
+
+
+def reply_from(recorded: Recorded, request_sha: str, answer: type[BaseModel]) -> Reply:
+    """The reply that the ledger holds."""
+    value = answer.model_validate_json(recorded.parsed) if recorded.parsed is not None else None
+    return Reply(
+        request_sha, recorded.status, value, recorded.category, recorded.detail, recorded.cost_nano / NANO_PER_USD,
+        recorded.n_attempts, recorded=True,
+    )  # fmt: skip
 
 
 def is_alive(pid: int, started: float) -> bool:

@@ -11,6 +11,7 @@ CREATE TABLE IF NOT EXISTS attempt (
     prompt TEXT NOT NULL,
     prompt_sha TEXT NOT NULL,
     vote INTEGER NOT NULL,
+    answer TEXT NOT NULL,               -- module:class that reads the reply
     reserved_nano INTEGER NOT NULL,
     submission_id INTEGER,              -- set for batched attempts
     pid INTEGER NOT NULL,

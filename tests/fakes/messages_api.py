@@ -87,6 +87,10 @@ class FakeMessagesApi:
         self.delay, self.structured = delay, structured
         self.script: list[Fault | None] = []
         self.answer: Callable[[dict[str, Any]], Any] | None = None
+        self.on_arrival: Callable[[str, str], None] | None = None
+        """Called with method and path when a request has arrived, before anything is done with it."""
+        self.on_done: Callable[[str, str], None] | None = None
+        """Called when a request has been carried out (and billed), before the reply is sent."""
         self.log: list[tuple[str, str, dict[str, Any] | None]] = []
         self.headers: list[dict[str, str]] = []
         self.billed: Counter[str] = Counter()
@@ -121,6 +125,8 @@ class FakeMessagesApi:
         self._in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self._in_flight)
         try:
+            if self.on_arrival is not None:
+                self.on_arrival(request.method, request.url.path)
             fault = self.script.pop(0) if self.script else None
             if fault is not None:
                 await asyncio.sleep(fault.delay)
@@ -131,7 +137,10 @@ class FakeMessagesApi:
                     await _faulty(fault)(scope, receive, send)
                     return
             await asyncio.sleep(self.delay)
-            await self._respond(request, body)(scope, receive, send)
+            response = self._respond(request, body)
+            if self.on_done is not None:
+                self.on_done(request.method, request.url.path)
+            await response(scope, receive, send)
         finally:
             self._in_flight -= 1
 

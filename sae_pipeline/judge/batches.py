@@ -1,0 +1,265 @@
+"""Asking through Message Batches at half the price: submit, leave, come back. The `anthropic-batch` backend.
+
+`ask` returns when everything is answered; while batches are running it waits a bounded time and then raises
+`BatchesPending`. Whoever asks again, in whichever process, finds the batches in the ledger and goes on from there.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from pydoc import locate
+from typing import Any, TypeVar
+
+from sae_pipeline.errors import UserError
+from sae_pipeline.judge.key import Key
+from sae_pipeline.judge.ledger import Entry, InFlight, Ledger, Outcome, OverBudget, reply_from
+from sae_pipeline.judge.prices import NANO_PER_USD, Price
+from sae_pipeline.judge.reply import Reply, read_message, usage_of
+from sae_pipeline.judge.request import Request, Settings, wire_bytes
+from sae_pipeline.judge.retry import Failure, Limits, failure_of
+from sae_pipeline.judge.submissions import Submission, Submissions
+from sae_pipeline.progress import bar
+
+T = TypeVar("T")
+# The API's limits are 100,000 requests and 256 MB; smaller batches end sooner and fit under a cap more easily.
+MAX_REQUESTS, MAX_BYTES = 10_000, 64_000_000
+CLOCK_SKEW = timedelta(minutes=5)
+
+
+class BatchesPending(UserError):
+    """Answers are still being made elsewhere; nothing has to stay open for them."""
+
+    def __init__(self, n_requests: int, batch_ids: list[str]) -> None:
+        self.n_requests, self.batch_ids = n_requests, batch_ids
+        super().__init__(
+            "judge (anthropic-batch)", f"{n_requests} answers are still being made in {', '.join(batch_ids)}",
+            "Run again later: finished batches are collected and nothing is asked or paid twice.",
+        )  # fmt: skip
+
+
+class BatchJudge:
+    """A judge over Message Batches; same interface as `InteractiveJudge`."""
+
+    backend = "anthropic-batch"
+
+    def __init__(
+        self, settings: Settings, price: Price, ledger: Ledger, key: Key, wait_seconds: float, poll_seconds: float = 30.0,
+        grace_seconds: float = 60.0, limits: Limits | None = None,
+    ) -> None:  # fmt: skip
+        self.settings, self.price, self.ledger = settings, price, ledger
+        self.n_sent = 0
+        """Requests submitted by this object, resubmissions included."""
+        self._key, self._wait_seconds, self._poll_seconds, self._grace = key, wait_seconds, poll_seconds, grace_seconds
+        self._limits = limits or Limits()
+        self._submissions = Submissions(ledger)
+        self._jitter = random.Random()
+
+    @property
+    def model(self) -> str:
+        """The model asked."""
+        return self.settings.model
+
+    def ask(self, requests: Iterable[Request], what: str = "judge") -> list[Reply]:
+        """Answer every request, in order. Raises `BatchesPending`, and `UserError` when the server refuses a batch as a whole."""
+        requests = list(requests)
+        shas = [request.sha(self.settings) for request in requests]
+        by_sha = dict(zip(shas, requests, strict=True))
+        deadline = time.monotonic() + self._wait_seconds
+        with self._client() as client, bar(what, len(by_sha), "calls") as progress:
+            while True:
+                n_unsettled = self._advance(client)
+                waiting, todo = self._sort(by_sha)
+                progress.update(len(by_sha) - len(waiting) - len(todo) - progress.n)
+                over_budget = self._submit(client, todo, by_sha) if todo else set()
+                if len(over_budget) < len(todo):
+                    continue
+                if not waiting:
+                    break
+                if time.monotonic() >= deadline:
+                    batch_ids = [each.batch_id or "a batch not yet found" for each in self._submissions.unsettled()]
+                    raise BatchesPending(len(waiting) + len(todo), batch_ids)
+                time.sleep(self._poll_seconds if n_unsettled else min(self._poll_seconds, 1.0))
+        return [self._reply(sha, by_sha[sha], sha in over_budget) for sha in shas]
+
+    def advance(self) -> int:
+        """Adopt orphans and collect what has ended; the number of submissions still running."""
+        with self._client() as client:
+            return self._advance(client)
+
+    # --- one round
+
+    def _advance(self, client: Any) -> int:
+        n_running = 0
+        for submission in self._submissions.unsettled():
+            if submission.batch_id is None:
+                n_running += not self._adopt(client, submission)
+            elif not self._collect(client, submission):
+                n_running += 1
+        return n_running
+
+    def _sort(self, by_sha: dict[str, Request]) -> tuple[list[str], list[str]]:
+        """(in a batch or asked by another process, to be submitted); the rest is answered or given up."""
+        waiting: list[str] = []
+        todo: list[str] = []
+        for sha in by_sha:
+            if self.ledger.recorded(sha):
+                continue
+            n_attempts, is_open, was_wrong = self._submissions.history(sha)
+            if is_open:
+                waiting.append(sha)
+            elif not was_wrong and n_attempts < self._limits.max_attempts:
+                todo.append(sha)
+        return waiting, todo
+
+    def _submit(self, client: Any, todo: list[str], by_sha: dict[str, Request]) -> set[str]:
+        """Submit as much as the caps allow; returns what did not fit."""
+        left = set(todo)
+        entries: list[Entry] = []
+        params: dict[str, dict[str, Any]] = {}
+        n_bytes = 0
+        for sha in todo:
+            wire = by_sha[sha].wire(self.settings)
+            size = wire_bytes(wire)
+            if len(entries) == MAX_REQUESTS or n_bytes + size > MAX_BYTES:
+                break
+            n_bytes += size
+            params[sha] = wire
+            worst = self.price.worst_case_nano(size, by_sha[sha].max_tokens, batch=True)
+            entries.append(Entry(by_sha[sha], sha, worst))
+        try:
+            submission_id, taken = self.ledger.open_submission(entries, self.backend, self.settings)
+        except OverBudget:
+            return left
+        except InFlight:
+            return set()
+        try:
+            batch = client.messages.batches.create(
+                requests=[{"custom_id": entry.request_sha, "params": params[entry.request_sha]} for entry in taken]
+            )
+            self._submissions.note(submission_id, "created", batch.id)
+            self.n_sent += len(taken)
+        except Exception as error:
+            self._not_created(submission_id, failure_of(error))
+        return left - {entry.request_sha for entry in taken}
+
+    def _not_created(self, submission_id: int, failure: Failure) -> None:
+        detail = self._key.redact(failure.detail)
+        if failure.verdict == "retry" and failure.http_status != 429:
+            # The batch may exist all the same: `_adopt` finds out before anything is submitted again.
+            time.sleep(self._limits.wait(1, failure.retry_after, self._jitter.random()))
+            return
+        self._submissions.never_created(submission_id, detail, failure.http_status)
+        if failure.verdict == "retry":
+            time.sleep(self._limits.wait(1, failure.retry_after, self._jitter.random()))
+            return
+        raise UserError(
+            "judge (anthropic-batch)", detail, "Mend the key, the model, the judge's settings or the account."
+        ) from None
+
+    def _adopt(self, client: Any, submission: Submission) -> bool:
+        """Find the batch of an intent whose reply was lost. True when the submission is settled as never created."""
+        age = datetime.now(UTC) - submission.opened
+        if submission.owner_alive and not submission.mine and age < timedelta(seconds=self._limits.attempt_seconds + self._grace):
+            return False  # its own process is at it
+        claimed = self._submissions.claimed(submission.submission_id)
+        members = {member.request_sha for member in self._submissions.members(submission.submission_id)}
+        for batch in reversed(self._get(lambda: _batches_since(client, submission.opened - CLOCK_SKEW))):
+            counts = batch.request_counts
+            n = counts.processing + counts.succeeded + counts.errored + counts.expired + counts.canceled
+            if batch.id in claimed or n != submission.n_requests:
+                continue
+            # A running batch does not tell its ids: it is taken on trust, and disowned if its results turn out to be foreign.
+            if batch.processing_status != "ended" or members & {line.custom_id for line in self._lines(client, batch.id, n)}:
+                self._submissions.note(submission.submission_id, "adopted", batch.id)
+                return False
+        if age < timedelta(seconds=self._grace):
+            return False  # it may still appear
+        self._submissions.never_created(submission.submission_id, "the batch was never created")
+        return True
+
+    def _collect(self, client: Any, submission: Submission) -> bool:
+        """Write the results of an ended batch. True when it was settled."""
+        batch = self._get(lambda: client.messages.batches.retrieve(submission.batch_id))
+        if batch.processing_status != "ended":
+            return False
+        answers = {member.request_sha: member for member in self._submissions.members(submission.submission_id)}
+        outcomes: dict[str, Outcome] = {}
+        for line in self._lines(client, batch.id, submission.n_requests):
+            member = answers.get(line.custom_id)
+            if member is not None and line.custom_id not in outcomes:  # of duplicated results the first counts
+                outcomes[line.custom_id] = self._outcome(line.result, member.answer, member.reserved_nano)
+        return self._submissions.settle(submission, outcomes)
+
+    def _outcome(self, result: Any, answer: str, worst_nano: int) -> Outcome:
+        if result.type == "errored":
+            problem = result.error.error
+            wrong = problem.type == "invalid_request_error"
+            return Outcome(
+                "error", 0, self._key.redact(f"{problem.type}: {problem.message}")[:500], http_status=400 if wrong else None
+            )
+        if result.type != "succeeded":
+            return Outcome("error", 0, f"the batch {result.type} it")
+        usage = usage_of(result.message)
+        model = locate(answer.replace(":", "."))
+        if usage is None or model is None:
+            return Outcome("error", worst_nano, "a result without a message", raw=self._key.redact(repr(result))[:2000])
+        reading = read_message(result.message, model, self.settings.capabilities.structured)  # pyright: ignore[reportArgumentType]
+        return Outcome(
+            reading.status, self.price.cost_nano(usage, batch=True), self._key.redact(reading.detail), answers=True,
+            category=reading.category, http_status=200, raw=self._key.redact(reading.text),
+            parsed=reading.value.model_dump_json() if reading.value is not None else None, usage=usage,
+        )  # fmt: skip
+
+    # --- helpers
+
+    def _lines(self, client: Any, batch_id: str, n_expected: int) -> list[Any]:
+        """All results of an ended batch. A download that stops early is repeated; what is then still missing is missing."""
+        lines: list[Any] = []
+        for _ in range(3):
+            lines = self._get(lambda: list(client.messages.batches.results(batch_id)))
+            if len({line.custom_id for line in lines}) >= n_expected:
+                break
+        return lines
+
+    def _get(self, call: Callable[[], T]) -> T:
+        """A read-only call with the bounded retry loop."""
+        n_failed = 0
+        while True:
+            try:
+                return call()
+            except Exception as error:
+                failure = failure_of(error)
+            n_failed += 1
+            if failure.verdict != "retry" or n_failed >= self._limits.max_attempts:
+                detail = self._key.redact(failure.detail)
+                raise UserError("judge (anthropic-batch)", detail, "Run again: submitted batches are not lost.") from None
+            time.sleep(self._limits.wait(n_failed, failure.retry_after, self._jitter.random()))
+
+    def _reply(self, sha: str, request: Request, over_budget: bool) -> Reply:
+        recorded = self.ledger.recorded(sha)
+        if recorded:
+            return reply_from(recorded, sha, request.answer)
+        nano, n_attempts = self.ledger.spending(sha)
+        if over_budget:
+            detail = "the request's worst case does not fit under the spending cap"
+            return Reply(sha, "budget", detail=detail, cost_usd=nano / NANO_PER_USD, n_attempts=n_attempts)
+        return Reply(sha, "error", detail="no answer after all tries", cost_usd=nano / NANO_PER_USD, n_attempts=n_attempts)
+
+    def _client(self) -> Any:
+        import anthropic
+
+        return anthropic.Anthropic(
+            api_key=self._key.reveal(), base_url=self.settings.base_url, max_retries=0, timeout=self._limits.attempt_seconds,
+            open_telemetry=False,
+        )  # fmt: skip
+
+
+def _batches_since(client: Any, since: datetime) -> list[Any]:
+    """Batches created after `since`, newest first."""
+    found: list[Any] = []
+    for batch in client.messages.batches.list(limit=100):
+        if batch.created_at < since:
+            break
+        found.append(batch)
+    return found

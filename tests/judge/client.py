@@ -1,0 +1,27 @@
+"""A judge in a process of its own, to be killed: `python -m tests.judge.client <backend> <url> <ledger folder> <n>`."""
+
+import sys
+from pathlib import Path
+
+from sae_pipeline.judge.batches import BatchJudge
+from sae_pipeline.judge.interactive import InteractiveJudge
+from sae_pipeline.judge.key import Key
+from sae_pipeline.judge.ledger import Caps, Ledger
+from sae_pipeline.judge.prices import price_of
+from sae_pipeline.judge.request import Settings
+from tests.judge.conftest import HOSTED, MODEL, QUICK, question
+
+
+def ask(backend: str, url: str, folder: Path, n: int):
+    """Ask `n` questions."""
+    settings, price = Settings(MODEL, HOSTED, url), price_of(MODEL)
+    with Ledger(folder, "run", Caps(1.0)) as ledger:
+        if backend == "anthropic":
+            judge = InteractiveJudge(backend, settings, price, ledger, Key("sk-test"), 3, QUICK)
+        else:
+            judge = BatchJudge(settings, price, ledger, Key("sk-test"), 20, 0.01, grace_seconds=0.0, limits=QUICK)
+        return judge.ask([question(i) for i in range(n)])
+
+
+if __name__ == "__main__":
+    ask(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))

@@ -1,0 +1,88 @@
+"""SIGKILL in the middle of a run, then another run: nothing that was answered is asked again, nothing is paid twice."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sae_pipeline.judge.ledger import Ledger, read_calls
+from tests.judge.client import ask
+
+N = 12
+MESSAGES, BATCHES = ("POST", "/v1/messages"), ("POST", "/v1/messages/batches")
+
+
+def results(path: str) -> bool:
+    return path.endswith("/results")
+
+
+def killed_at(api, tmp_path: Path, backend: str, hook: str, where, count: int) -> None:
+    """Run the client and kill it when `hook` sees the `count`-th request that `where` accepts."""
+    seen = 0
+    client = subprocess.Popen([sys.executable, "-m", "tests.judge.client", backend, api.url, str(tmp_path), str(N)])
+
+    def kill(method: str, path: str) -> None:
+        nonlocal seen
+        seen += where(method, path)
+        if seen == count and client.poll() is None:
+            client.send_signal(signal.SIGKILL)
+            client.wait()
+
+    setattr(api, hook, kill)
+    assert client.wait(timeout=60) == -signal.SIGKILL
+    api.on_arrival = api.on_done = None
+
+
+POINTS = [
+    ("anthropic", "on_arrival", lambda m, p: (m, p) == MESSAGES, 1),
+    ("anthropic", "on_arrival", lambda m, p: (m, p) == MESSAGES, 5),
+    ("anthropic", "on_done", lambda m, p: (m, p) == MESSAGES, 7),
+    ("anthropic", "on_done", lambda m, p: (m, p) == MESSAGES, N),
+    ("anthropic-batch", "on_arrival", lambda m, p: (m, p) == BATCHES, 1),
+    ("anthropic-batch", "on_done", lambda m, p: (m, p) == BATCHES, 1),
+    ("anthropic-batch", "on_arrival", lambda m, p: m == "GET" and not results(p), 1),
+    ("anthropic-batch", "on_done", lambda m, p: m == "GET" and not results(p), 2),
+    ("anthropic-batch", "on_arrival", lambda m, p: results(p), 1),
+    ("anthropic-batch", "on_done", lambda m, p: results(p), 1),
+]
+QUICK_POINTS = (2, 5, 9)
+
+
+@pytest.mark.parametrize(
+    "point", [pytest.param(n, marks=() if n in QUICK_POINTS else pytest.mark.long) for n in range(len(POINTS))]
+)  # fmt: skip
+def test_killed_and_run_again(api, tmp_path, point):
+    backend, hook, where, count = POINTS[point]
+    killed_at(api, tmp_path, backend, hook, where, count)
+    before = read_calls(tmp_path)
+    answered = set(before.filter(status="ok")["request_sha"])
+    in_flight = set(before.filter(status="not_run")["request_sha"])
+    assert len(answered) + len(in_flight) <= N
+    n_before = len(api.sent())
+
+    replies = ask(backend, api.url, tmp_path, N)
+    assert [reply.status for reply in replies] == ["ok"] * N
+    assert {reply.request_sha for reply in replies if reply.recorded} >= answered
+    if backend == "anthropic":
+        assert len(api.sent()) - n_before == N - len(answered)
+        # What was in flight may have been billed, so it stays counted at its worst case.
+        lost = read_calls(tmp_path).filter(status="error")
+        assert set(lost["request_sha"]) == in_flight and (lost["cost_usd"] == lost["reserved_usd"]).all()
+        assert len(in_flight) <= 3
+    else:
+        assert len(api.batches.made) == 1 and set(api.billed.values()) == {1}
+
+    uninterrupted = ask(backend, api.url, tmp_path / "another", N)
+    assert [reply.value for reply in replies] == [reply.value for reply in uninterrupted]
+
+
+def test_the_ledger_only_grows(api, tmp_path):
+    ask("anthropic", api.url, tmp_path, 1)
+    from sae_pipeline.judge.ledger import Caps
+
+    with Ledger(tmp_path, "run", Caps(1.0)) as ledger:
+        for statement in ("UPDATE outcome SET cost_nano = 0", "DELETE FROM attempt"):
+            with pytest.raises(Exception, match="only grows"):
+                ledger.execute(statement)
