@@ -1,0 +1,128 @@
+"""What is refused before anything starts, each with where, what and mend."""
+
+import shutil
+
+import pytest
+
+from sae_pipeline import plan as plan_module
+from sae_pipeline import preflight
+from sae_pipeline.device import Device
+from sae_pipeline.errors import UserError
+from sae_pipeline.plan import make_plan
+from sae_pipeline.preflight import check_plan
+from sae_pipeline.stages import STAGES, sizes_of
+from sae_pipeline.store import ArtifactStore
+from sae_pipeline.study import load_study
+
+
+def everything(store):
+    return [(stage, size) for stage in STAGES for size in sizes_of(store.study, stage)]
+
+
+def checked(pipeline, **options):
+    store = pipeline.store
+    check_plan(store, make_plan(store, everything(store)), **options)
+
+
+def refused(pipeline, **options) -> UserError:
+    with pytest.raises(UserError) as caught:
+        checked(pipeline, **options)
+    assert not pipeline.root.exists() or not [path for path in pipeline.root.rglob("*") if path.is_file()]
+    return caught.value
+
+
+def test_a_sound_study_passes(pipeline):
+    checked(pipeline)
+
+
+def test_hook_past_the_last_block(pipeline):
+    pipeline.mapping["hook"]["after_block"] = 3
+    pipeline.write()
+    error = refused(pipeline)
+    assert error.where == "hook.after_block" and "blocks 0 to 2" in error.what and "Choose 0 to 2" in error.mend
+
+
+def test_context_longer_than_the_model_can_read(pipeline):
+    pipeline.mapping["corpus"]["context"] = 512
+    pipeline.write()
+    assert refused(pipeline).where == "corpus.context"
+
+
+def test_missing_model_folder(pipeline, tmp_path):
+    pipeline.mapping["model"]["path"] = str(tmp_path / "nowhere")
+    pipeline.write()
+    assert "has no config.json" in refused(pipeline).what
+
+
+def test_hub_model_that_cannot_be_reached(pipeline):
+    pipeline.mapping["model"] = {"source": "hub", "id": "nobody/no-such-model"}
+    pipeline.write()
+    error = refused(pipeline)
+    assert error.where == "model.id" and "nobody/no-such-model" in error.what
+
+
+def test_package_that_is_not_installed(pipeline):
+    pipeline.mapping["model"] = {"source": "package", "package": "no_such_package", "file": "x.gguf"}
+    pipeline.write()
+    error = refused(pipeline)
+    assert "no_such_package is not installed" in error.what and "install" in error.mend
+
+
+def test_corpus_file_that_does_not_exist(pipeline, tmp_path):
+    pipeline.mapping["corpus"]["sources"][0]["path"] = str(tmp_path / "*.jsonl")
+    pipeline.write()
+    assert "no file matches" in refused(pipeline).what
+
+
+def test_disk_too_small_for_the_plan(pipeline, monkeypatch):
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    error = refused(pipeline)
+    assert "GB of disk" in error.what and "Free some space" in error.mend
+
+
+def test_memory_too_small_for_the_plan(pipeline, monkeypatch):
+    monkeypatch.setattr("sae_pipeline.device.choose_device", lambda *_: Device("cpu", "a test", 1000))
+    assert "GB of memory" in refused(pipeline).what
+
+
+def test_device_that_is_not_there(pipeline):
+    assert refused(pipeline, device="cuda:99").where == "compute.device"
+
+
+def test_more_time_than_allowed_names_the_longest_stage(pipeline, monkeypatch):
+    monkeypatch.setattr(plan_module, "SAE_RATE_PER_CORE", 1.0)
+    error = refused(pipeline, max_minutes=1)
+    assert error.where == "--max-minutes" and "longest stage is sae" in error.mend
+    checked(pipeline, max_minutes=1e9)
+
+
+def test_foreign_database_is_refused_and_kept(pipeline):
+    database = pipeline.store.root / "analysis.duckdb"
+    database.parent.mkdir(parents=True)
+    database.write_text("my own notes", encoding="utf-8")
+    with pytest.raises(UserError, match="is not a DuckDB database"):
+        checked(pipeline)
+    assert database.read_text(encoding="utf-8") == "my own notes"
+
+
+def test_folder_that_cannot_be_made(pipeline, tmp_path):
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    store = ArtifactStore(load_study(pipeline.file), tmp_path / "file")
+    with pytest.raises(UserError, match="cannot be made"):
+        check_plan(store, make_plan(store, [("corpus", None)]))
+
+
+def test_plan_counts_what_is_fresh_and_what_may_change(pipeline):
+    pipeline.run()
+    store = pipeline.store
+    fresh = make_plan(store, everything(store))
+    assert {row.state for row in fresh.rows} == {"fresh"} and fresh.seconds == 0 == fresh.n_bytes
+    pipeline.mapping["steer"]["factors"] = [0, 1, 3]
+    pipeline.write()
+    store = pipeline.store
+    states = {(row.stage, row.size): row.state for row in make_plan(store, everything(store)).rows}
+    assert {name for name, state in states.items() if state == "build"} == {("steering_evals", 32), ("steering_evals", 64)}
+    assert {name for name, state in states.items() if state == "if changed"} == {
+        ("analysis_tables", None), ("size_comparison", None), ("report", None),
+    }  # fmt: skip
