@@ -1,0 +1,214 @@
+"""Stage `specificity_scores`: the paper's 0-3 rubric by activation interval, here in its proxy reading, with its controls."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from sae_pipeline.activations.reader import ActivationReader
+from sae_pipeline.corpus.reader import CorpusReader
+from sae_pipeline.interpret.arms import scored_columns, units_of
+from sae_pipeline.interpret.bootstrap import paired_difference
+from sae_pipeline.interpret.embedding import SentenceEmbedder
+from sae_pipeline.interpret.explanation_scores import top_token_rule
+from sae_pipeline.interpret.protocols import ARM_OF_UNIT, Control, Explanation, Score
+from sae_pipeline.interpret.proxy import METHOD, ProxyScorer, calibrate, parts_of
+from sae_pipeline.interpret.rules import RuleIndex
+from sae_pipeline.interpret.sentences import quote
+from sae_pipeline.interpret.tokens import TokenTable
+from sae_pipeline.interpret.units import Units
+from sae_pipeline.interpret.windows import Example, active_examples, decoys, derangement, generator
+from sae_pipeline.progress import bar
+from sae_pipeline.store import Outcome
+from sae_pipeline.study import Score as ScoreSettings
+from sae_pipeline.tables.columns import N_INTERVALS
+from sae_pipeline.tables.schemas import conform
+
+N_DECOYS = 3  # of each of the two kinds
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """Explanations to score on the windows of some columns; `explanations[i]` belongs to `columns[i]`."""
+
+    control: Control
+    units: Units
+    columns: list[int]
+    explanations: list[Explanation]
+
+
+def build_specificity_scores(
+    *, size: int, score: ScoreSettings, corpus: Path, activations: Path, feature_stats: Path, explanations: Path,
+    embedder: SentenceEmbedder, work: Path,
+) -> Outcome:  # fmt: skip
+    """Write `specificity_scores.parquet` and `calibration.json` to `work`. The folders are published artefacts."""
+    reader = ActivationReader.open(activations)
+    tokens = TokenTable.of(CorpusReader.open(corpus), reader)
+    index = RuleIndex(tokens)
+    arms = _arms(index, units_of(feature_stats, reader, score), read_explanations(explanations), score)
+    windows = {id(units): _examples(tokens, units, columns, score) for units, columns in _windowed(arms)}
+    features = arms[0]
+    calibration = calibrate(index, embedder, _train_windows(tokens, features, score))
+    calibration.write(work / "calibration.json")
+    shown = [each.window(tokens.context) for by_column in windows.values() for mine in by_column.values() for each in mine]
+    embedder.windows([parts_of(index, window) for window in shown])  # all at once, in batches of like length
+    scorer = ProxyScorer(index, embedder, calibration)
+    first_id = _first_ids(windows)
+    frames = []
+    with bar(f"specificity {size}", sum(len(arm.columns) for arm in arms), "units") as progress:
+        for arm in arms:
+            for column, explanation in zip(arm.columns, arm.explanations, strict=True):
+                examples = windows[id(arm.units)][column]
+                results = scorer.score(explanation, [example.window(tokens.context) for example in examples])
+                frames.append(_rows(size, arm, column, examples, results, first_id[id(arm.units), column]))
+                progress.update(1)
+    table = conform("specificity_scores", pl.concat(frames))
+    table.write_parquet(work / "specificity_scores.parquet")
+    return Outcome(metadata=summary(table, score.seed))
+
+
+def read_explanations(folder: Path) -> dict[tuple[str, int], Explanation]:
+    """Explanations of an `explanations/<size>/` artefact by (unit, unit id)."""
+    rows = pl.read_parquet(folder / "explanations.parquet").drop("size", "feature", "control").iter_rows(named=True)
+    return {(row["unit"], row["unit_id"]): Explanation(**row) for row in rows}
+
+
+def _arms(
+    index: RuleIndex, all_units: Sequence[Units], known: dict[tuple[str, int], Explanation], score: ScoreSettings
+) -> list[_Arm]:
+    features, *controls = all_units
+    columns = scored_columns(features, score)
+    own = {column: _explanation_of(known, features, column) for column in columns}
+    explained = [column for column in columns if own[column].status == "ok"]
+    arms = [_Arm("none", features, columns, [own[column] for column in columns])]
+    if len(explained) > 1:
+        other = derangement(explained, score.seed)
+        some = explained[: score.n_controls]
+        arms.append(_Arm("shuffled", features, some, [own[other[column]] for column in some]))
+    baseline = [_top_token_explanation(index, features, column, own[column]) for column in explained]
+    arms.append(_Arm("baseline", features, explained, baseline))
+    for units in controls:
+        columns = units.explained.tolist()
+        arms.append(_Arm(ARM_OF_UNIT[units.unit], units, columns, [_explanation_of(known, units, column) for column in columns]))
+    return arms
+
+
+def _explanation_of(known: dict[tuple[str, int], Explanation], units: Units, column: int) -> Explanation:
+    unit_id = int(units.ids[column])
+    # A study may explain some features and score others: those have not been explained, which is a status.
+    missing = Explanation(units.unit, unit_id, "token-stats", None, None, None, "not_run", 0)
+    return known.get((units.unit, unit_id), missing)
+
+
+def _top_token_explanation(index: RuleIndex, units: Units, column: int, own: Explanation) -> Explanation:
+    rule = top_token_rule(index, units, column)
+    return replace(own, text=f"Fires on {quote(index.tokens.token_text[rule.cells[0]])}.", rule=rule.to_json(), kind="token")
+
+
+def _windowed(arms: Sequence[_Arm]) -> list[tuple[Units, list[int]]]:
+    """The arms that bring windows of their own: shuffled and baseline explanations are scored on the features' windows."""
+    return [(arm.units, arm.columns) for arm in arms if arm.control == ARM_OF_UNIT[arm.units.unit]]
+
+
+def _examples(tokens: TokenTable, units: Units, columns: Sequence[int], score: ScoreSettings) -> dict[int, list[Example]]:
+    result = {}
+    for column in columns:
+        random = generator(score.seed, "specificity", units, column)
+        result[column] = active_examples(units, column, score.examples_per_interval, random)
+        result[column] += decoys(tokens, units, column, N_DECOYS, random)
+    return result
+
+
+def _train_windows(tokens: TokenTable, features: _Arm, score: ScoreSettings):
+    """For calibration: train windows of the scored features, one per activation interval."""
+    return [
+        (explanation, [
+            example.window(tokens.context)
+            for example in active_examples(
+                features.units, column, 1, generator(score.seed, "calibration", features.units, column), "train"
+            )
+        ])
+        for column, explanation in zip(features.columns, features.explanations, strict=True)
+        if explanation.status == "ok"
+    ]  # fmt: skip
+
+
+def _first_ids(windows: dict[int, dict[int, list[Example]]]) -> dict[tuple[int, int], int]:
+    result, next_id = {}, 0
+    for units, by_column in windows.items():
+        for column, examples in by_column.items():
+            result[units, column] = next_id
+            next_id += len(examples)
+    return result
+
+
+def _rows(size: int, arm: _Arm, column: int, examples: Sequence[Example], scores: Sequence[Score], first_id: int) -> pl.DataFrame:
+    n, unit_id = len(examples), int(arm.units.ids[column])
+    return pl.DataFrame(
+        {
+            "size": [size] * n,
+            "unit": [arm.units.unit] * n,
+            "unit_id": [unit_id] * n,
+            "feature": [unit_id if arm.units.unit == "sae_feature" else None] * n,
+            "example_id": range(first_id, first_id + n),
+            "kind": [example.kind for example in examples],
+            "interval": [example.interval for example in examples],
+            "activation": [example.activation for example in examples],
+            "token_index": [example.token_index for example in examples],
+            "control": [arm.control] * n,
+            "method": [METHOD] * n,
+            "model": [None] * n,
+            "score": [each.value for each in scores],
+            "status": [each.status for each in scores],
+            "evidence": [each.evidence for each in scores],
+            "cost_usd": [each.cost_usd for each in scores],
+        },
+        schema=_TYPES,
+    )
+
+
+_TYPES: dict[str, Any] = {
+    "size": pl.Int32, "unit": pl.String, "unit_id": pl.Int32, "feature": pl.Int32, "example_id": pl.Int64, "kind": pl.String,
+    "interval": pl.Int8, "activation": pl.Float32, "token_index": pl.Int64, "control": pl.String, "method": pl.String,
+    "model": pl.String, "score": pl.Int8, "status": pl.String, "evidence": pl.String, "cost_usd": pl.Float64,
+}  # fmt: skip
+
+
+def summary(table: pl.DataFrame, seed: int) -> dict[str, Any]:
+    """Means by arm and kind, and matched minus shuffled per interval and overall, with 95 % bootstrap intervals by feature."""
+    ok = table.filter(pl.col("status") == "ok")
+    own = table.filter(pl.col("control") == "none")
+    metadata: dict[str, Any] = {
+        "method": "proxy: no language model",
+        "features scored": own.filter(pl.col("status") == "ok")["unit_id"].n_unique(),
+        "features attempted": own["unit_id"].n_unique(),
+    }
+    means = ok.group_by("control", "kind").agg(pl.col("score").mean()).sort("control", "kind")
+    metadata |= {f"mean score, {row['control']}, {row['kind']}": row["score"] for row in means.iter_rows(named=True)}
+    active = ok.filter(pl.col("kind") == "active")
+    pairs = active.filter(pl.col("control") == "none").join(
+        active.filter(pl.col("control") == "shuffled").select("example_id", shuffled="score"), on="example_id"
+    )
+    for interval in [None, *range(1, N_INTERVALS + 1)]:
+        chosen = pairs if interval is None else pairs.filter(pl.col("interval") == interval)
+        if chosen.height:
+            matched, shuffled, unit = (chosen[name].to_numpy() for name in ("score", "shuffled", "unit_id"))
+            mean, low, high, n = paired_difference(matched, shuffled, unit, seed)
+            name = "matched minus shuffled" + ("" if interval is None else f", interval {interval}")
+            metadata[name] = {"mean": mean, "low": low, "high": high, "n features": n, "n windows": chosen.height}
+    counts = ok.group_by("score").len().sort("score")
+    metadata["windows by score"] = {str(score): n for score, n in counts.iter_rows()}
+    metadata["single-token share of level 3"] = _single_token_share(active)
+    return metadata
+
+
+def _single_token_share(active: pl.DataFrame) -> float:
+    """Of the active windows that the full explanation gives a 3, the share that the top-1-token baseline gives a 3 as well."""
+    pairs = active.filter(pl.col("control") == "none").join(
+        active.filter(pl.col("control") == "baseline").select("example_id", baseline="score"), on="example_id"
+    )
+    three = pairs.filter(pl.col("score") == 3)
+    return float(np.mean(three["baseline"].to_numpy() == 3)) if three.height else 0.0

@@ -1,0 +1,104 @@
+"""What is explained and scored: SAE features, and beside them MLP neurons and random directions, all as sparse activations.
+
+Legend: N tokens, D model width, C control units.
+
+A dense unit (a neuron, a direction) is made sparse like a feature: it counts as active above the threshold that gives it, on
+train tokens, the density of one live feature; its activation is what exceeds the threshold. A neuron of a gated MLP has no
+preferred sign: it is read in the direction in which its train activations are more skewed, which is its more selective side.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from sae_pipeline.activations.reader import ActivationReader
+from sae_pipeline.features.sparse import SparseActivations
+from sae_pipeline.interpret.protocols import UnitKind
+
+BATCH_TOKENS = 16_384
+
+
+@dataclass(frozen=True)
+class Units:
+    """One kind of unit. Column j of `train` and `held_out` belongs to unit `ids[j]`; `explained` are the columns to explain."""
+
+    unit: UnitKind
+    ids: np.ndarray
+    train: SparseActivations
+    held_out: SparseActivations
+    explained: np.ndarray
+
+
+def sae_features(folder: Path) -> Units:
+    """The features of a `feature_stats/<size>/` artefact; every live one is explained."""
+    features = pl.read_parquet(folder / "features.parquet", columns=["feature", "alive"])
+    alive = features.filter("alive")["feature"].sort().to_numpy()
+    train = SparseActivations.open(folder / "activations_train.parquet")
+    held_out = SparseActivations.open(folder / "activations_held_out.parquet")
+    return Units("sae_feature", np.arange(train.n_units), train, held_out, alive)
+
+
+def random_directions(reader: ActivationReader, n_matched_train: np.ndarray, seed: int) -> Units:
+    """One random unit vector in scaled space per entry of `n_matched_train`, the train activations of the matched feature."""
+    generator = torch.Generator().manual_seed(seed)
+    directions_CD = torch.randn(len(n_matched_train), reader.d_model, generator=generator)
+    directions_CD /= directions_CD.norm(dim=1, keepdim=True)
+
+    def project(r_ND: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        return reader.scaled(r_ND) @ directions_CD.T
+
+    return _sparse(reader, "random_direction", np.arange(len(n_matched_train)), project, n_matched_train, neurons=False)
+
+
+def mlp_neurons(reader: ActivationReader, n_matched_train: np.ndarray, seed: int) -> Units:
+    """Seeded sample of the stored neurons, at most one per entry of `n_matched_train`; `ids` are the model's neuron numbers."""
+    n = min(len(n_matched_train), reader.n_neurons)
+    columns = np.sort(np.random.default_rng(seed).choice(reader.n_neurons, n, replace=False))
+
+    def pick(_: torch.Tensor, neurons_NM: torch.Tensor) -> torch.Tensor:
+        return neurons_NM[:, torch.from_numpy(columns)].float()
+
+    ids = np.asarray(reader.neuron_ids)[columns]
+    return _sparse(reader, "mlp_neuron", ids, pick, n_matched_train[:n], neurons=True)
+
+
+def _sparse(
+    reader: ActivationReader,
+    unit: UnitKind,
+    ids: np.ndarray,
+    values_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    n_active_C: np.ndarray,
+    neurons: bool,
+) -> Units:
+    train_token, train_CN = _dense(reader, "train", values_of, neurons)
+    held_out_token, held_out_CN = _dense(reader, "held_out", values_of, neurons)
+    if unit == "mlp_neuron":
+        centred = train_CN - train_CN.mean(axis=1, keepdims=True)
+        sign = np.where((centred**3).mean(axis=1) < 0, -1, 1).astype(np.float32)[:, None]
+        train_CN, held_out_CN = sign * train_CN, sign * held_out_CN
+    threshold_C = np.array([np.partition(row, -n - 1)[-n - 1] for row, n in zip(train_CN, n_active_C, strict=True)])
+    columns = np.arange(len(ids))
+    return Units(
+        unit, ids, _above(train_CN, train_token, threshold_C), _above(held_out_CN, held_out_token, threshold_C), columns
+    )  # fmt: skip
+
+
+def _dense(
+    reader: ActivationReader, split: str, values_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], neurons: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """(token index N, values C x N): a few dozen units, so this is far below the size of the activations."""
+    token, values = [], []
+    for batch in reader.stream(split, BATCH_TOKENS, neurons=neurons):
+        token.append(batch[0].numpy())
+        values.append(values_of(batch[1], batch[-1]).numpy())
+    return np.concatenate(token), np.ascontiguousarray(np.concatenate(values).T)
+
+
+def _above(values_CN: np.ndarray, token: np.ndarray, threshold_C: np.ndarray) -> SparseActivations:
+    over_CN = values_CN - threshold_C[:, None]
+    unit, column = np.nonzero(over_CN > 0)
+    return SparseActivations.from_arrays(unit, token[column], over_CN[unit, column], len(values_CN))
