@@ -27,9 +27,10 @@ SINGLE_TOKEN = 0.5  # precision and recall from which one token is said to expla
 
 def build_explanations(
     *, size: int, explain: Explain, score: Score, corpus: Path, activations: Path, feature_stats: Path,
-    embedder: SentenceEmbedder, work: Path,
+    work: Path, embedder: SentenceEmbedder | None = None,
 ) -> Outcome:  # fmt: skip
     """Write `explanations.parquet` and `explanation_scores.parquet` to `work`. The folders are published artefacts."""
+    embedder = embedder or SentenceEmbedder()
     reader = ActivationReader.open(activations)
     index = RuleIndex(TokenTable.of(CorpusReader.open(corpus), reader))
     promoted = _promoted(feature_stats)
@@ -106,9 +107,10 @@ def _metadata(explained: pl.DataFrame, scored: pl.DataFrame) -> dict[str, Any]:
         .agg((pl.col("value") >= SINGLE_TOKEN).all() & (pl.len() == 2))["value"]
     )
     metadata: dict[str, Any] = {
-        "features explained": features.filter(pl.col("status") == "ok").height,
-        "features with too few examples": features.filter(pl.col("status") == "too_few_examples").height,
-        "share of features that a single token explains": float(single.mean()) if len(single) else 0.0,  # pyright: ignore[reportArgumentType]
+        "method": f"{METHOD} (no language model)",
+        "n_features_explained": features.filter(pl.col("status") == "ok").height,
+        "n_features_too_few_examples": features.filter(pl.col("status") == "too_few_examples").height,
+        "single_token_share": float(single.mean()) if len(single) else 0.0,  # pyright: ignore[reportArgumentType]
     }
-    metadata |= {f"{row['metric']}, {row['control']}": row["value"] for row in mean.iter_rows(named=True)}
+    metadata |= {f"{row['metric']}_{row['control']}": row["value"] for row in mean.iter_rows(named=True)}
     return metadata

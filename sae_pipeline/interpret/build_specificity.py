@@ -24,7 +24,6 @@ from sae_pipeline.interpret.windows import Example, active_examples, decoys, der
 from sae_pipeline.progress import bar
 from sae_pipeline.store import Outcome
 from sae_pipeline.study import Score as ScoreSettings
-from sae_pipeline.tables.columns import N_INTERVALS
 from sae_pipeline.tables.schemas import conform
 
 N_DECOYS = 3  # of each of the two kinds
@@ -42,9 +41,10 @@ class _Arm:
 
 def build_specificity_scores(
     *, size: int, score: ScoreSettings, corpus: Path, activations: Path, feature_stats: Path, explanations: Path,
-    embedder: SentenceEmbedder, work: Path,
+    work: Path, embedder: SentenceEmbedder | None = None,
 ) -> Outcome:  # fmt: skip
     """Write `specificity_scores.parquet` and `calibration.json` to `work`. The folders are published artefacts."""
+    embedder = embedder or SentenceEmbedder()
     reader = ActivationReader.open(activations)
     tokens = TokenTable.of(CorpusReader.open(corpus), reader)
     index = RuleIndex(tokens)
@@ -182,27 +182,36 @@ def summary(table: pl.DataFrame, seed: int) -> dict[str, Any]:
     ok = table.filter(pl.col("status") == "ok")
     own = table.filter(pl.col("control") == "none")
     metadata: dict[str, Any] = {
-        "method": "proxy: no language model",
-        "features scored": own.filter(pl.col("status") == "ok")["unit_id"].n_unique(),
-        "features attempted": own["unit_id"].n_unique(),
+        "method": "proxy (no language model)",
+        "n_features_scored": own.filter(pl.col("status") == "ok")["unit_id"].n_unique(),
+        "n_features_attempted": own["unit_id"].n_unique(),
+        "n_windows_scored": ok["example_id"].n_unique(),
     }
-    means = ok.group_by("control", "kind").agg(pl.col("score").mean()).sort("control", "kind")
-    metadata |= {f"mean score, {row['control']}, {row['kind']}": row["score"] for row in means.iter_rows(named=True)}
     active = ok.filter(pl.col("kind") == "active")
     pairs = active.filter(pl.col("control") == "none").join(
         active.filter(pl.col("control") == "shuffled").select("example_id", shuffled="score"), on="example_id"
     )
-    for interval in [None, *range(1, N_INTERVALS + 1)]:
-        chosen = pairs if interval is None else pairs.filter(pl.col("interval") == interval)
-        if chosen.height:
-            matched, shuffled, unit = (chosen[name].to_numpy() for name in ("score", "shuffled", "unit_id"))
-            mean, low, high, n = paired_difference(matched, shuffled, unit, seed)
-            name = "matched minus shuffled" + ("" if interval is None else f", interval {interval}")
-            metadata[name] = {"mean": mean, "low": low, "high": high, "n features": n, "n windows": chosen.height}
-    counts = ok.group_by("score").len().sort("score")
-    metadata["windows by score"] = {str(score): n for score, n in counts.iter_rows()}
-    metadata["single-token share of level 3"] = _single_token_share(active)
+    if pairs.height:
+        overall = _difference(pairs, seed)
+        metadata |= {f"matched_minus_shuffled{suffix}": overall[key] for suffix, key in _SUFFIXES}
+        metadata["matched_minus_shuffled_by_interval"] = [
+            {"interval": interval, **_difference(pairs.filter(pl.col("interval") == interval), seed)}
+            for interval in sorted(pairs["interval"].unique())
+        ]
+    means = ok.group_by("control", "kind").agg(pl.col("score").mean()).sort("control", "kind")
+    metadata |= {f"mean_{row['control']}_{row['kind']}": row["score"] for row in means.iter_rows(named=True)}
+    metadata["n_by_score"] = {str(score): n for score, n in ok.group_by("score").len().sort("score").iter_rows()}
+    metadata["single_token_share_of_level_3"] = _single_token_share(active)
     return metadata
+
+
+_SUFFIXES = (("", "mean"), ("_low", "low"), ("_high", "high"), ("_n_features", "n_features"))
+
+
+def _difference(pairs: pl.DataFrame, seed: int) -> dict[str, Any]:
+    matched, shuffled, unit = (pairs[name].to_numpy() for name in ("score", "shuffled", "unit_id"))
+    mean, low, high, n_features = paired_difference(matched, shuffled, unit, seed)
+    return {"mean": mean, "low": low, "high": high, "n_features": n_features, "n_windows": pairs.height}
 
 
 def _single_token_share(active: pl.DataFrame) -> float:
