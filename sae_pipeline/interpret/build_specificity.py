@@ -14,7 +14,7 @@ from sae_pipeline.interpret.arms import scored_columns, units_of
 from sae_pipeline.interpret.bootstrap import paired_difference
 from sae_pipeline.interpret.embedding import SentenceEmbedder
 from sae_pipeline.interpret.explanation_scores import top_token_rule
-from sae_pipeline.interpret.protocols import ARM_OF_UNIT, Control, Explanation, Score
+from sae_pipeline.interpret.protocols import ARM_OF_UNIT, Control, Explanation, Score, ScoredWindow
 from sae_pipeline.interpret.proxy import METHOD, ProxyScorer, calibrate, parts_of
 from sae_pipeline.interpret.rules import RuleIndex
 from sae_pipeline.interpret.sentences import quote
@@ -27,6 +27,7 @@ from sae_pipeline.study import Score as ScoreSettings
 from sae_pipeline.tables.schemas import conform
 
 N_DECOYS = 3  # of each of the two kinds
+N_CALIBRATION_FEATURES = 60
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,10 @@ def build_specificity_scores(
     reader = ActivationReader.open(activations)
     tokens = TokenTable.of(CorpusReader.open(corpus), reader)
     index = RuleIndex(tokens)
-    arms = _arms(index, units_of(feature_stats, reader, score), read_explanations(explanations), score)
+    known = read_explanations(explanations)
+    arms = _arms(index, units_of(feature_stats, reader, score), known, score)
     windows = {id(units): _examples(tokens, units, columns, score) for units, columns in _windowed(arms)}
-    features = arms[0]
-    calibration = calibrate(index, embedder, _train_windows(tokens, features, score))
+    calibration = calibrate(index, embedder, _train_windows(tokens, arms[0].units, known, score))
     calibration.write(work / "calibration.json")
     shown = [each.window(tokens.context) for by_column in windows.values() for mine in by_column.values() for each in mine]
     embedder.windows([parts_of(index, window) for window in shown])  # all at once, in batches of like length
@@ -122,18 +123,19 @@ def _examples(tokens: TokenTable, units: Units, columns: Sequence[int], score: S
     return result
 
 
-def _train_windows(tokens: TokenTable, features: _Arm, score: ScoreSettings):
-    """For calibration: train windows of the scored features, one per activation interval."""
-    return [
-        (explanation, [
-            example.window(tokens.context)
-            for example in active_examples(
-                features.units, column, 1, generator(score.seed, "calibration", features.units, column), "train"
-            )
-        ])
-        for column, explanation in zip(features.columns, features.explanations, strict=True)
-        if explanation.status == "ok"
-    ]  # fmt: skip
+def _train_windows(
+    tokens: TokenTable, features: Units, known: dict[tuple[str, int], Explanation], score: ScoreSettings
+) -> list[tuple[Explanation, list[ScoredWindow]]]:
+    """For calibration: train windows of a seeded sample of explained features, one per activation interval."""
+    explained = [key[1] for key, each in known.items() if key[0] == features.unit and each.status == "ok"]
+    n = min(N_CALIBRATION_FEATURES, len(explained))
+    chosen = np.sort(np.random.default_rng([score.seed, 4]).choice(explained, n, replace=False)).tolist()
+    result = []
+    for column in chosen:
+        random = generator(score.seed, "calibration", features, column)
+        windows = [each.window(tokens.context) for each in active_examples(features, column, 1, random, "train")]
+        result.append((known[features.unit, column], windows))
+    return result
 
 
 def _first_ids(windows: dict[int, dict[int, list[Example]]]) -> dict[tuple[int, int], int]:

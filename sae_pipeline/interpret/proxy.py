@@ -74,8 +74,10 @@ def calibrate(
     rates, thresholds = [], []
     for vectors_WH in (near_WH, whole_WH):
         cosine_WE = vectors_WH @ texts_EH.T
-        thresholds.append(float(np.quantile(cosine_WE[~matched_WE], 1 - ALPHA)))
-        rates.append(float((cosine_WE[matched_WE] > thresholds[-1]).mean()))
+        shuffled, matched = cosine_WE[~matched_WE], cosine_WE[matched_WE]
+        # With a single explanation there is nothing to compare with: no cosine counts as similar then.
+        thresholds.append(float(np.quantile(shuffled, 1 - ALPHA)) if len(shuffled) else 1.0)
+        rates.append(float((matched > thresholds[-1]).mean()) if len(matched) else 0.0)
     return Calibration(
         cosine_near=thresholds[0],
         cosine_window=thresholds[1],

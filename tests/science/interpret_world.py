@@ -15,9 +15,9 @@ from sae_pipeline.features.sparse import SparseActivations
 from sae_pipeline.interpret.tokens import TokenTable
 from sae_pipeline.interpret.units import Units
 
-SEA = "island coast harbour sailor tide anchor".split()
-LAW = "judge court verdict lawyer jury appeal".split()
-COMMON = "the a of and in armed forces near by old big red".split()
+SEA = ["island", "coast", "harbour", "sailor", "tide", "anchor"]
+LAW = ["judge", "court", "verdict", "lawyer", "jury", "appeal"]
+COMMON = ["the", "a", "of", "and", "in", "armed", "forces", "near", "by", "old", "big", "red"]
 TEXTS = ["<s>", "\n", *(f" {word}" for word in SEA + LAW + COMMON), *(f" {n}" for n in range(10)), "isl", "ands"]
 CONTEXT = 32
 PLANTED = ("token", "bigram", "near", "class_in", "rare", "position", "noise", "previous", "dead")
@@ -108,9 +108,9 @@ def write_artefacts(folder: Path, tokens: TokenTable, units: Units, n_neurons: i
         schema_overrides={"token_ids": pl.Array(pl.Int32, CONTEXT), "doc_ids": pl.Array(pl.Int32, CONTEXT)},
     ).write_parquet(folders.corpus / "blocks.parquet")
     source = [tokens.group_names[group] for group in tokens.group_N[::CONTEXT]]
-    pl.DataFrame(
-        {"doc_id": range(n_blocks), "source": source, "language": ["english"] * n_blocks, "split": split}
-    ).write_parquet(folders.corpus / "documents.parquet")
+    pl.DataFrame({"doc_id": range(n_blocks), "source": source, "language": ["english"] * n_blocks, "split": split}).write_parquet(
+        folders.corpus / "documents.parquet"
+    )
     pl.DataFrame(
         {"token_id": range(len(TEXTS)), "text": TEXTS, "is_special": tokens.special_V, "starts_word": tokens.starts_word_V}
     ).write_parquet(folders.corpus / "vocabulary.parquet")
@@ -131,7 +131,13 @@ def write_artefacts(folder: Path, tokens: TokenTable, units: Units, n_neurons: i
         folders.activations / "mask.safetensors",
     )
     save_file({"mean_D": torch.zeros(d_model), "std_D": torch.ones(d_model)}, folders.activations / "statistics.safetensors")
-    facts = {"d_model": d_model, "neuron_ids": list(range(10, 10 + n_neurons)), "scale": 1.0, "centered": True, "context": CONTEXT}
+    facts = {
+        "d_model": d_model,
+        "neuron_ids": list(range(10, 10 + n_neurons)),
+        "scale": 1.0,
+        "centered": True,
+        "context": CONTEXT,
+    }
     (folders.activations / "statistics.json").write_text(json.dumps(facts), encoding="utf-8")
 
     for name, activations in (("train", units.train), ("held_out", units.held_out)):
@@ -142,7 +148,6 @@ def write_artefacts(folder: Path, tokens: TokenTable, units: Units, n_neurons: i
     pl.DataFrame({"feature": range(units.train.n_units), "alive": units.held_out.count_U > 0}).write_parquet(
         folders.feature_stats / "features.parquet"
     )
-    pl.DataFrame(
-        {"feature": [0, 0, 0, 1], "sign": ["+", "+", "-", "+"], "rank": [2, 1, 1, 1], "token": [" sea", " coast", " law", " army"]}
-    ).write_parquet(folders.feature_stats / "feature_logits.parquet")
+    logits = {"feature": [0, 0, 0], "sign": ["+", "+", "-"], "rank": [2, 1, 1], "token": [" sea", " coast", " law"]}
+    pl.DataFrame(logits).write_parquet(folders.feature_stats / "feature_logits.parquet")
     return folders

@@ -69,8 +69,9 @@ def test_rules_survive_json(index: RuleIndex) -> None:
 def test_counts_of_many_rules_equal_counting_one_by_one(index: RuleIndex) -> None:
     units = make_units(index.tokens)
     rules: list[Rule | None] = [
-        Rule("token", (token(" island"),)), Rule("bigram", ((token(" armed"), token(" forces")),)), Rule("near", ("verdict",), 16),
-        Rule("class_in", (("sea", "numbers"),)), None, Rule("position", ((1, 1), (2, 3))), Rule("token", (10_000,)),
+        Rule("token", (token(" island"),)), Rule("bigram", ((token(" armed"), token(" forces")),)),
+        Rule("near", ("verdict",), 16), Rule("class_in", (("sea", "numbers"),)), None, Rule("position", ((1, 1), (2, 3))),
+        Rule("token", (10_000,)),
         Rule("previous", (token(" the"), token(" a"))), Rule("token", (token(" of"),)),
     ]  # fmt: skip
     n_held, n_hit, mass = index.count(rules, units.held_out, index.tokens.test_N)
