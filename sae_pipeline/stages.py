@@ -49,7 +49,7 @@ STAGES: dict[str, Stage] = {
             "explanations",
             "interpretation",
             ("corpus", "activations", "feature_stats"),
-            ("explain", "score.seed", "score.n_controls"),
+            ("explain", "score.seed", "score.n_controls", "score.n_features", "score.features"),
         ),
         Stage(
             "specificity_scores",
