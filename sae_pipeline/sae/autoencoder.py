@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sae_pipeline.errors import UserError
+from sae_pipeline.language_model.precision import choose_dtype
 from sae_pipeline.sae import kernels
 from sae_pipeline.sae.kernels import Pairs
 from sae_pipeline.sae.parameters import Parameters, published
-from sae_pipeline.sae.precision import product_dtype
 from sae_pipeline.sae.topk import largest_of_each_row
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
@@ -60,7 +60,7 @@ class SparseAutoencoder:
         )
         self.config = config
         self.scale = float(config["scale"])
-        self._selection_dtype = product_dtype(self.W_enc_FD.device)[0]
+        self._selection_dtype = choose_dtype(self.W_enc_FD.device, "auto")[0]
         self._W_enc_low_FD: Tensor | None = None
 
     # --- where it comes from

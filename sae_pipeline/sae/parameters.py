@@ -12,7 +12,7 @@ from torch.nn import Parameter
 
 @dataclass(frozen=True)
 class Parameters:
-    """Float32 master weights: f_i = max(0, W_enc[i] . x + b_enc[i]) before any sparsity rule, x_hat = b_dec + sum f_i W_dec[i]."""
+    """Float32 masters: f_i = max(0, W_enc[i] . x + b_enc[i]) before any sparsity rule, x_hat = b_dec + sum f_i W_dec[i]."""
 
     W_enc_FD: Parameter
     b_enc_F: Parameter

@@ -88,6 +88,7 @@ def test_finite_differences_agree_with_the_penalised_loss(monkeypatch):
     before = float(step(batch(), 1.7).loss)
     slope = sum(float(value.grad.square().sum()) for value in made.named().values() if value.grad is not None)
     for value in made.named().values():
+        assert value.grad is not None
         value.data -= h / slope * value.grad
     assert (before - float(step(batch(), 1.7).loss)) / h == pytest.approx(1.0, abs=0.1)
 

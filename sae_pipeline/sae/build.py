@@ -1,0 +1,98 @@
+"""Builder of the `sae` stage: trains one size and leaves weights, configuration and history in the work folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sae_pipeline.errors import UserError
+from sae_pipeline.language_model.precision import choose_dtype
+from sae_pipeline.sae import checkpoint as checkpoints
+from sae_pipeline.sae.autoencoder import SparseAutoencoder
+from sae_pipeline.sae.batch_topk import BatchTopK
+from sae_pipeline.sae.history import read_history
+from sae_pipeline.sae.relu_l1 import ReluL1
+from sae_pipeline.sae.source import CachedActivations
+from sae_pipeline.sae.step import Architecture
+from sae_pipeline.sae.topk import TopK
+from sae_pipeline.sae.trainer import CLIP_NORM, Trainer, TrainingPlan
+from sae_pipeline.store import Outcome
+
+if TYPE_CHECKING:
+    from sae_pipeline.activations.reader import ActivationReader
+    from sae_pipeline.study import Sae
+
+# Share of the steps over which the learning rate falls to 0.
+DECAY_SHARE = 0.2
+
+
+def build_sae(
+    activations: "ActivationReader",
+    sae: "Sae",
+    size: int,
+    work: Path,
+    origin: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+) -> Outcome:
+    """Train the SAE of `size` features on the unmasked training tokens of `activations`.
+
+    `origin`: what else `config.json` should say about where the activations come from (model, hook, BOS policy). A run that died
+    is taken up from its last checkpoint in `work`; none is left there at the end.
+    """
+    source = CachedActivations(activations)
+    n_steps = int(source.n_tokens * sae.epochs) // sae.batch
+    if n_steps < 1:
+        raise UserError(
+            "sae.batch", f"{sae.batch} tokens exceed the {int(source.n_tokens * sae.epochs)} training tokens (epochs counted)",
+            "Lower sae.batch, or raise sae.epochs or the corpus budgets.",
+        )  # fmt: skip
+    plan = TrainingPlan(
+        n_features=size, n_steps=n_steps, batch=sae.batch, learning_rate=sae.learning_rate, decay_share=DECAY_SHARE,
+        checkpoint_every_steps=sae.checkpoint_every_steps, seed=sae.seed,
+    )  # fmt: skip
+    center_share = _center_share(activations)
+    sparsity = {"l1": sae.l1_coefficient} if sae.architecture == "relu_l1" else {"k": sae.n_active}
+    settings = {
+        "architecture": sae.architecture, **sparsity, "n_features": size, "d_model": source.d_model, "scale": activations.scale,
+        "center_share": center_share, "epochs": sae.epochs, "batch": sae.batch, "learning_rate": sae.learning_rate,
+        "seed": sae.seed, "n_tokens_train": source.n_tokens,
+    }  # fmt: skip
+    dtype, why_dtype = choose_dtype(torch.device(device), "auto")
+    architecture = make_architecture(sae, center_share)
+    trainer = Trainer(source, architecture, plan, settings, work, dtype, device)
+    trainer.run()
+
+    config = {
+        **settings, "n_steps": n_steps, "n_tokens_trained": n_steps * sae.batch,
+        "product_dtype": str(dtype).removeprefix("torch."), "decay_share": DECAY_SHARE, "clip_norm": CLIP_NORM,
+        "threshold_norm": activations.threshold_norm, "context": activations.context, **(origin or {}),
+    }  # fmt: skip
+    SparseAutoencoder.from_parameters(
+        trainer.parameters, architecture.subtracts_decoder_bias, architecture.inference_threshold(), activations.mean_D, config
+    ).save(work)
+    checkpoints.remove(work)
+    last = read_history(work).row(-1, named=True)
+    return Outcome(
+        metadata={
+            "n_features": size, "architecture": sae.architecture, "n_steps": n_steps, "n_tokens_trained": n_steps * sae.batch,
+            "explained_variance_batch": last["explained_variance_batch"], "l0_batch": last["l0"],
+            "dead_fraction": last["dead_fraction"], "precision": why_dtype,
+            "resumed_at_step": trainer.resumed_at_step,
+        }
+    )  # fmt: skip
+
+
+def make_architecture(sae: "Sae", center_share: float) -> Architecture:
+    """The architecture that the study asks for; `center_share` is m of `ReluL1`."""
+    if sae.architecture == "relu_l1":
+        return ReluL1(sae.l1_coefficient, center_share)
+    if sae.architecture == "topk":
+        return TopK(sae.n_active)
+    return BatchTopK(sae.n_active)
+
+
+def _center_share(activations: "ActivationReader") -> float:
+    """m = ‖mu‖² / E‖r‖² over unmasked training tokens, 0 when not centred; the scaling makes E‖r - mu‖² = D / s²."""
+    centre = float(activations.mean_D.double().square().sum())
+    return centre / (centre + activations.d_model / activations.scale**2)

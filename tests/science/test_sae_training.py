@@ -1,0 +1,194 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+
+from sae_pipeline.digests import file_digest
+from sae_pipeline.errors import UserError
+from sae_pipeline.sae.autoencoder import SparseAutoencoder
+from sae_pipeline.sae.build import build_sae
+from sae_pipeline.sae.history import read_history
+from sae_pipeline.sae.source import ShuffledOrder
+from sae_pipeline.study import Sae
+from tests.science.planted import PlantedActivations
+
+SIZE = 96
+FILES = ("weights.safetensors", "config.json", "history.parquet")
+
+
+def section(architecture: str = "batch_topk", **changes) -> Sae:
+    sparsity = {"l1": 0.4} if architecture == "relu_l1" else {"k": 3}
+    fields = {"sizes": [SIZE], "epochs": 20, "batch": 256, "learning_rate": 5e-3, "checkpoint_every_steps": 20}
+    return Sae(architecture=architecture, **sparsity, **(fields | changes))  # pyright: ignore[reportArgumentType]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {name: file_digest(folder / name) for name in FILES}
+
+
+@pytest.fixture(scope="module")
+def planted() -> PlantedActivations:
+    return PlantedActivations()
+
+
+@pytest.fixture(scope="module")
+def trained(planted: PlantedActivations, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    work = tmp_path_factory.mktemp("trained")
+    build_sae(planted, section(), SIZE, work, {"hook": "planted"})  # pyright: ignore[reportArgumentType]
+    return work
+
+
+@pytest.mark.parametrize("architecture", ["relu_l1", "topk", "batch_topk"])
+def test_a_planted_dictionary_is_found(planted, tmp_path, architecture):
+    build_sae(planted, section(architecture), SIZE, tmp_path)
+    sae = SparseAutoencoder.load(tmp_path)
+    r_ND = planted.gather(planted.token_index("held_out")).float()
+    residual = (r_ND - sae.reconstruct(r_ND)).square().sum()
+    explained = 1 - residual / (r_ND - r_ND.mean(0)).square().sum()
+    similarity_Q = (planted.direction_QD @ sae.W_dec_FD.T).max(dim=1).values
+    assert explained > 0.8
+    assert (similarity_Q > 0.9).float().mean() > 0.7
+
+
+def test_what_is_written(trained, planted):
+    sae = SparseAutoencoder.load(trained)
+    n_tokens = len(planted.token_index("train"))
+    n_steps = 20 * n_tokens // 256
+    assert sorted(file.name for file in trained.iterdir()) == sorted(FILES)  # no checkpoint stays behind
+    assert sae.config["n_tokens_trained"] == n_steps * 256 and sae.config["hook"] == "planted"
+    assert sae.scale == planted.scale and torch.equal(sae.mean_D, planted.mean_D)
+    history = pl.read_parquet(trained / "history.parquet")
+    assert history["step"].to_list() == list(range(n_steps))
+    assert history["l0"].to_list() == pytest.approx([3.0] * n_steps)
+    assert history["learning_rate"][0] == 5e-3 and history["learning_rate"][-1] < 2e-4
+    assert history["explained_variance_batch"][-1] > history["explained_variance_batch"][0] + 0.3
+
+
+def test_l0_on_held_out_tokens_is_k_at_the_stored_threshold(trained, planted):
+    sae = SparseAutoencoder.load(trained)
+    codes = sae.encode_sparse(planted.gather(planted.token_index("held_out")))
+    assert len(codes.feature) / (len(codes.offsets) - 1) == pytest.approx(3.0, abs=0.3)
+
+
+def test_equal_seeds_give_equal_bytes_and_another_seed_others(trained, planted, tmp_path):
+    for name, seed in (("again", 0), ("other", 1)):
+        (tmp_path / name).mkdir()
+        build_sae(planted, section(seed=seed), SIZE, tmp_path / name, {"hook": "planted"})
+    assert digests(tmp_path / "again") == digests(trained)
+    assert digests(tmp_path / "other")["weights.safetensors"] != digests(trained)["weights.safetensors"]
+
+
+TRAIN = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from sae_pipeline.sae.build import build_sae
+from tests.science.planted import PlantedActivations
+from tests.science.test_sae_training import SIZE, section
+build_sae(PlantedActivations(), section(), SIZE, Path(sys.argv[1]), {"hook": "planted"})
+"""
+
+
+def start(work: Path) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", TRAIN, str(work)], env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def reported_step(work: Path) -> int:
+    """The last step that the live history shows."""
+    history = read_history(work)
+    return history["step"][-1] if history.height else -1
+
+
+def kill_when(process: subprocess.Popen, work: Path, step: int) -> int:
+    deadline = time.monotonic() + 60
+    while (seen := reported_step(work)) < step:
+        assert process.poll() is None, "training ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return seen
+
+
+def test_killed_twice_and_resumed_the_bytes_are_those_of_an_uninterrupted_run(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    assert start(whole).wait(timeout=120) == 0
+    for step in (30, 130):
+        seen = kill_when(start(killed), killed, step)
+        kept = json.loads((killed / "checkpoint.json").read_text(encoding="utf-8"))["step"]
+        assert kept > seen - 20 - 5  # at most one checkpoint interval (and one rewrite of the history) is done again
+    assert start(killed).wait(timeout=120) == 0
+    assert digests(killed) == digests(whole)
+
+
+def interrupted(planted, work: Path) -> Path:
+    """A work folder with a checkpoint at step 20, as an exception leaves it."""
+
+    class Enough(Exception):
+        pass
+
+    class Failing(PlantedActivations):
+        n_batches = 0
+
+        def scaled(self, r_ND):
+            self.n_batches += 1
+            if self.n_batches > 25:
+                raise Enough
+            return super().scaled(r_ND)
+
+    work.mkdir()
+    with pytest.raises(Enough):
+        build_sae(Failing(), section(), SIZE, work, {"hook": "planted"})  # pyright: ignore[reportArgumentType]
+    return work
+
+
+def test_a_truncated_checkpoint_is_noticed_and_training_starts_over(planted, trained, tmp_path, caplog):
+    work = interrupted(planted, tmp_path / "work")
+    file = work / "checkpoint-00000020.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    outcome = build_sae(planted, section(), SIZE, work, {"hook": "planted"})
+    assert "starts over" in caplog.text and file.name in caplog.text
+    assert outcome.metadata["resumed_at_step"] == 0
+    assert digests(work)["weights.safetensors"] == digests(trained)["weights.safetensors"]
+
+
+def test_a_checkpoint_of_other_settings_is_refused(planted, tmp_path):
+    work = interrupted(planted, tmp_path / "work")
+    with pytest.raises(UserError, match=r"checkpoint\.json: is of a run with another learning_rate"):
+        build_sae(planted, section(learning_rate=1e-3), SIZE, work)
+
+
+def test_a_batch_larger_than_the_data_and_a_diverging_run_are_user_errors(planted, tmp_path):
+    with pytest.raises(UserError, match=r"sae\.batch"):
+        build_sae(planted, section(batch=10**6), SIZE, tmp_path)
+    with pytest.raises(UserError, match="training diverged"):
+        build_sae(planted, section(learning_rate=1e30), SIZE, tmp_path)
+
+
+def test_order_covers_every_token_once_per_epoch_and_resumes():
+    order = ShuffledOrder(10, 4, torch.Generator().manual_seed(0))
+    stream = [order.next() for _ in range(2)]
+    before, cursor = order.state()
+    stream += [order.next() for _ in range(3)]
+    flat = torch.cat(stream).tolist()
+    assert sorted(flat[:10]) == sorted(flat[10:]) == list(range(10)) and flat[:10] != flat[10:]
+    again = ShuffledOrder(10, 4, torch.Generator().manual_seed(99))
+    again.load_state(before, cursor)
+    assert torch.cat([again.next() for _ in range(3)]).tolist() == flat[8:]
+
+
+def test_published_center_share_is_that_of_the_data(trained, planted):
+    train_ND = planted.gather(planted.token_index("train")).double()
+    expected = train_ND.mean(0).square().sum() / train_ND.square().sum(1).mean()
+    config = json.loads((trained / "config.json").read_text(encoding="utf-8"))
+    assert config["center_share"] == pytest.approx(float(expected), rel=1e-5)
