@@ -155,7 +155,9 @@ def test_manifest_lists_every_file_with_its_digest(tmp_path: Path) -> None:
     ("change", "touched"),
     [
         ({"steer": {"factors": [0, 1]}}, {"steering_evals"}),
-        ({"score": {"n_features": 7}}, {"specificity_scores"}),
+        ({"score": {"examples_per_interval": 7}}, {"specificity_scores"}),
+        # The explanations are scored on the same sample of features.
+        ({"score": {"n_features": 7}}, {"explanations", "specificity_scores"}),
         ({"sae": {"sizes": [64, 128], "epochs": 2}}, {"sae"}),
         ({"sae": {"sizes": [64, 128, 256]}}, {"analysis_tables"}),
         ({"hook": {"after_block": 0}}, {"activations"}),
