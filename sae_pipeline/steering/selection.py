@@ -1,0 +1,168 @@
+"""Which features are steered: drawn before anything is generated, with a seed, from concept-like features.
+
+Eligible: active in training with a density from 1e-4 to 1e-2, in at least 5 documents. Concept-like: its training contexts give
+at least 3 concept terms that cover at least half of its activation mass. Half of the features are the first of a random order,
+half are the best logit-output scores among later ones in the same order; the control features lie between the two.
+
+Shape legend: F features, D model width, V vocabulary, T prompt tokens.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from sae_pipeline.errors import UserError
+from sae_pipeline.features.sparse import SparseActivations
+from sae_pipeline.language_model.model import LanguageModel
+from sae_pipeline.progress import track
+from sae_pipeline.sae.autoencoder import SparseAutoencoder
+from sae_pipeline.steering.concepts import Concept, CorpusWords
+from sae_pipeline.steering.interventions import Intervention, Push
+from sae_pipeline.steering.prompts import output_score_text
+
+DENSITY = (1e-4, 1e-2)
+MIN_DOCUMENTS = 5
+MIN_TERMS, MIN_COVERAGE, N_TERMS = 3, 0.5, 8
+N_SCORED = 192  # candidates whose logit-output score is computed
+OUTPUT_SCORE_FACTOR, OUTPUT_SCORE_TOKENS = 2.0, 20
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A feature to steer (or to steer as a control)."""
+
+    feature: int
+    selected_by: Literal["random", "output_score", "requested"]
+    concept: Concept
+    maximum: float
+    density: float
+    output_score: float | None = None
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is steered. `lifted`: features that do not meet every condition, taken because too few do."""
+
+    targets: list[Drawn]
+    controls: list[Drawn]
+    lifted: int
+
+
+def draw_features(
+    features: pl.DataFrame,
+    activations: SparseActivations,
+    words: CorpusWords,
+    lm: LanguageModel,
+    sae: SparseAutoencoder,
+    n_targets: int,
+    n_controls: int,
+    requested: Sequence[int] | None,
+    seed: int,
+) -> Draw:
+    """Draw targets and control features. `features`: rows of features.parquet; `activations`: the training split's.
+
+    Raises `UserError` when a requested feature was never active, or no feature is.
+    """
+    facts = {row["feature"]: row for row in features.iter_rows(named=True)}
+
+    def drawn(feature: int, selected_by: Literal["random", "output_score", "requested"]) -> Drawn:
+        token_index, value = activations.of(feature)
+        row = facts[feature]
+        return Drawn(feature, selected_by, words.concept(token_index, value, N_TERMS), row["max_activation"], row["density"])
+
+    if requested:
+        for feature in requested:
+            if feature not in facts or not facts[feature]["max_activation"] > 0:
+                raise UserError("steer.features", f"feature {feature} was never active in training", "Name another feature.")
+    candidates = _candidates(facts, activations, words, seed)
+    n_random = 0 if requested else n_targets - n_targets // 2
+    random = [drawn(feature, "random") for feature, _ in _take(candidates, n_random)]
+    avoid = set(requested or ())
+    controls = [drawn(feature, "random") for feature, _ in _take(candidates, n_controls, avoid)]
+    if requested:
+        return Draw([drawn(feature, "requested") for feature in requested], controls, 0)
+    pool = [feature for feature, _ in _take(track(candidates, "concept words", unit="features"), N_SCORED)]
+    scores = output_scores(lm, sae, pool, [facts[feature]["max_activation"] for feature in pool])
+    best = sorted(range(len(pool)), key=lambda i: -scores[i])[: n_targets // 2]
+    scored = [drawn(pool[i], "output_score") for i in best]
+    scored_of = dict(zip(pool, scores, strict=True))
+    own = output_scores(lm, sae, [each.feature for each in random], [each.maximum for each in random])
+    scored_of |= {each.feature: score for each, score in zip(random, own, strict=True)}
+    targets = [_with_score(each, scored_of[each.feature]) for each in (*random, *scored)]
+    if not targets or not controls:
+        raise UserError("steering_evals", "too few features were ever active", "Train the SAE on more tokens.")
+    lifted = sum(not _fits(facts[each.feature], each.concept) for each in (*targets, *controls))
+    return Draw(targets, controls, lifted)
+
+
+def _candidates(
+    facts: dict[int, dict], activations: SparseActivations, words: CorpusWords, seed: int
+) -> Iterator[tuple[int, Concept]]:
+    """Features in a seeded random order: those that meet every condition first, then the rest of those ever active."""
+    active = sorted(feature for feature, row in facts.items() if row["max_activation"] > 0)
+    order = [active[i] for i in np.random.default_rng(seed).permutation(len(active))]
+    rest: list[tuple[int, Concept]] = []
+    for feature in order:
+        if not _eligible(facts[feature]):
+            rest.append((feature, Concept((), 0.0)))
+            continue
+        concept = words.concept(*activations.of(feature), N_TERMS)
+        if _fits(facts[feature], concept):
+            yield feature, concept
+        else:
+            rest.append((feature, concept))
+    yield from rest
+
+
+def _take(candidates: Iterator[tuple[int, Concept]], n: int, avoid: set[int] | None = None) -> Iterator[tuple[int, Concept]]:
+    taken = 0
+    while taken < n and (candidate := next(candidates, None)) is not None:
+        if not avoid or candidate[0] not in avoid:
+            taken += 1
+            yield candidate
+
+
+def _eligible(row: dict) -> bool:
+    return DENSITY[0] <= row["density"] <= DENSITY[1] and row["n_documents_train"] >= MIN_DOCUMENTS
+
+
+def _fits(row: dict, concept: Concept) -> bool:
+    return _eligible(row) and len(concept.terms) >= MIN_TERMS and concept.coverage >= MIN_COVERAGE
+
+
+def _with_score(drawn: Drawn, score: float) -> Drawn:
+    return Drawn(drawn.feature, drawn.selected_by, drawn.concept, drawn.maximum, drawn.density, score)
+
+
+@torch.no_grad()
+def output_scores(
+    lm: LanguageModel, sae: SparseAutoencoder, features: Sequence[int], maxima: Sequence[float], batch_rows: int = 64
+) -> list[float]:
+    """Logit-output score of each feature, 0..1 (Arad et al. 2025): does turning it up make the model say what it writes?
+
+    S = P (1 - R / V). The feature is clamped to twice its training maximum (the paper's 10 breaks small models) while the model
+    reads a neutral opening; P is the largest probability of the next token among the feature's 20 logit-lens tokens
+    (W_dec @ unembedding), R the best rank of any of them, from 0.
+    """
+    ids_T = lm.tokenize(output_score_text(), bos=lm.bos_id is not None)
+    ids_1T = torch.tensor([ids_T])
+    r_1TD = lm.residual(ids_1T)
+    scores: list[float] = []
+    for start in range(0, len(features), batch_rows):
+        batch = list(features[start : start + batch_rows])
+        rows = [[Push(OUTPUT_SCORE_FACTOR * maxima[start + i], "clamp", feature)] for i, feature in enumerate(batch)]
+        edit = Intervention(sae, rows, sae.config["threshold_norm"], device=lm.device)
+        r_BTD = edit(r_1TD.expand(len(batch), -1, -1), None, 0)
+        logits_BV: Tensor = lm.logits_from(r_BTD, ids_1T.expand(len(batch), -1))[:, -1].float()
+        effect_BV = sae.W_dec_FD[batch].float().to(lm.device) @ lm.unembedding_DV.to(lm.device)
+        lens_BK = effect_BV[:, : logits_BV.shape[1]].topk(min(OUTPUT_SCORE_TOKENS, effect_BV.shape[1]), dim=1).indices
+        probability_BK = logits_BV.softmax(1).gather(1, lens_BK)
+        best_B = logits_BV.gather(1, lens_BK).max(1).values
+        rank_B = (logits_BV > best_B[:, None]).sum(1)
+        scores += (probability_BK.max(1).values * (1 - rank_B / logits_BV.shape[1])).tolist()
+    return scores
