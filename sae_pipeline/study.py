@@ -231,7 +231,10 @@ class Steer(Section):
     factors: list[float] = Field(default=[0, 0.5, 1, 2, 4], min_length=1)
     max_new_tokens: int = Field(default=24, gt=0)
     n_prompts: int = Field(default=16, ge=4, description="neutral prompts; half choose the factor, half report")
-    samples_per_prompt: int = Field(default=2, gt=0)
+    samples_per_prompt: int = Field(default=5, gt=0, description="completions per reporting prompt at the chosen factor")
+    choose_samples: int = Field(default=6, gt=0, description="completions per factor on the choosing prompts")
+    dose_samples: int = Field(default=4, gt=0, description="completions per other factor on the reporting prompts")
+    n_controls: int = Field(default=8, gt=0, description="control features and random directions, each a pool for all features")
     temperature: float = Field(default=0.7, ge=0)
     positions: Literal["not_massive", "all", "response"] = "not_massive"
     seed: int = Field(default=0, description="of every random choice of this section")

@@ -59,7 +59,8 @@ class Evals:
             for unit, direction_D in enumerate(self.directions_UD)
         ]
 
-    def chosen_among(self, mode: Mode) -> list[float]:
+    @property
+    def choices(self) -> list[float]:
         """Factors that may be chosen: above zero (a concept is asked for, not avoided); all when there is none."""
         return [factor for factor in self.factors if factor > 0] or self.factors
 
@@ -78,9 +79,9 @@ class Evals:
             for arm in plan.prompt_arms(drawn):
                 requests += plan.spread(arm, prompts, n, per_prompt, first=i)
             for mode in self.modes:
-                for factor in self.chosen_among(mode):
+                for factor in self.choices:
                     requests += plan.spread(plan.feature_arm(drawn, mode, factor), prompts, n, per_prompt, first=i)
-        for factor in self.chosen_among("add"):
+        for factor in self.choices:
             requests += plan.pool_requests(self.arms("random_direction", "add", factor), prompts, n)
             for mode in self.modes:
                 requests += plan.pool_requests(self.arms("random_feature", mode, factor), prompts, n)
@@ -189,7 +190,7 @@ def choose(evals: Evals, texts: pl.DataFrame) -> Chosen:
             for control in ("none", "random_feature", "random_direction"):
                 read = {
                     each: Texts.of(evals.rows(texts, "choose", control, mode, drawn, each), drawn.concept)
-                    for each in evals.chosen_among(mode)
+                    for each in evals.choices
                 }
                 best = factor[control, mode, drawn.feature] = scores.choose_factor(read)
                 if control == "none" and mode == "clamp" and read[best].hit_N.sum() >= plan.PROMISING_HITS:
