@@ -1,7 +1,7 @@
 """Batched generation with a KV cache and one random stream per row. Shapes: B rows, T tokens, V vocabulary."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,16 +15,23 @@ def generate(
     prompts: list[list[int]],
     max_new_tokens: int,
     temperature: float,
-    generator: torch.Generator,
+    generator: torch.Generator | Sequence[int],
     on_token: Callable[[int, int], None] | None = None,
+    repeats: Sequence[int] | None = None,
 ) -> list[list[int]]:
-    """New tokens of each prompt, up to and without the end token. Prompts are padded on the left and masked."""
+    """New tokens of each prompt, up to and without the end token. Prompts are padded on the left and masked.
+
+    `repeats[i]`: how many continuations prompt i gets; it is read once, and its rows follow each other. `generator`: the source
+    of every row's own stream, or the streams' seeds, one per row.
+    """
     if not prompts or not all(prompts):
         raise ValueError("every prompt needs at least one token")
-    device, n_rows = model.device, len(prompts)
+    device, n_prompts = model.device, len(prompts)
+    prompt_of_row = torch.repeat_interleave(torch.arange(n_prompts), torch.tensor(repeats or [1] * n_prompts)).to(device)
+    n_rows = len(prompt_of_row)
     width = max(map(len, prompts))
-    ids_BT = torch.zeros(n_rows, width, dtype=torch.int64)
-    mask_BT = torch.zeros(n_rows, width, dtype=torch.int64)
+    ids_BT = torch.zeros(n_prompts, width, dtype=torch.int64)
+    mask_BT = torch.zeros(n_prompts, width, dtype=torch.int64)
     for row, prompt in enumerate(prompts):
         ids_BT[row, width - len(prompt) :] = torch.tensor(prompt)
         mask_BT[row, width - len(prompt) :] = 1
@@ -32,7 +39,7 @@ def generate(
     uniform_BN = _uniform_rows(n_rows, max_new_tokens, generator).to(device)
     accepted = inspect.signature(model.forward).parameters
 
-    rows: list[list[int]] = [[] for _ in prompts]
+    rows: list[list[int]] = [[] for _ in range(n_rows)]
     unfinished, past = set(range(n_rows)), None
     for step in range(max_new_tokens):
         arguments: dict[str, Any] = {"input_ids": ids_BT, "attention_mask": mask_BT, "past_key_values": past, "use_cache": True}
@@ -41,8 +48,11 @@ def generate(
         if "logits_to_keep" in accepted:
             arguments["logits_to_keep"] = 1
         output = model(**arguments)
-        past = output.past_key_values
-        chosen_B = pick(output.logits[:, -1].float(), temperature, uniform_BN[:, step])
+        past, logits_BV = output.past_key_values, output.logits[:, -1].float()
+        if step == 0 and n_rows != n_prompts:
+            past.batch_select_indices(prompt_of_row)
+            logits_BV, mask_BT = logits_BV[prompt_of_row], mask_BT[prompt_of_row]
+        chosen_B = pick(logits_BV, temperature, uniform_BN[:, step])
         for row, token_id in enumerate(chosen_B.tolist()):
             if row not in unfinished:
                 continue
@@ -69,10 +79,13 @@ def pick(logits_BV: Tensor, temperature: float, uniform_B: Tensor) -> Tensor:
     return chosen_B.clamp(max=logits_BV.shape[-1] - 1)
 
 
-def _uniform_rows(n_rows: int, n_columns: int, generator: torch.Generator) -> Tensor:
+def _uniform_rows(n_rows: int, n_columns: int, generator: torch.Generator | Sequence[int]) -> Tensor:
     """Uniform numbers, a stream per row, so that row i is the same whatever the number of rows."""
-    streams = []
-    for _ in range(n_rows):
-        seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device).item())
-        streams.append(torch.rand(n_columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+    if isinstance(generator, torch.Generator):
+        seeds = [int(torch.randint(2**62, (1,), generator=generator, device=generator.device).item()) for _ in range(n_rows)]
+    else:
+        seeds = list(generator)
+    if len(seeds) != n_rows:
+        raise ValueError(f"{len(seeds)} seeds for {n_rows} rows")
+    streams = [torch.rand(n_columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds]
     return torch.stack(streams)

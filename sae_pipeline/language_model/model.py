@@ -4,8 +4,8 @@ Shapes: B rows, T tokens, D width at the hook, M neurons, V vocabulary. "Residua
 whichever site that is. Model dtype throughout, unless a docstring says otherwise.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -158,19 +158,20 @@ class LanguageModel:
         prompts: list[list[int]],
         max_new_tokens: int,
         temperature: float,
-        generator: torch.Generator,
+        generator: torch.Generator | Sequence[int],
         edit: Edit | None = None,
         on_token: Callable[[int, int], None] | None = None,
+        repeats: Sequence[int] | None = None,
     ) -> list[list[int]]:
         """New tokens of each prompt, up to and without the end token; the prompts form one batch.
 
-        Every row has its own random stream, drawn from `generator` in row order: what a row says does not depend on the text of
-        the others. `temperature` 0 is greedy. `on_token(row, token_id)` is called as tokens come.
+        Every row has its own random stream, drawn from `generator` in row order (or seeded by it, one seed per row): what a row
+        says does not depend on the text of the others. `temperature` 0 is greedy. `on_token(row, token_id)` is called as tokens
+        come. `repeats[i]`: continuations of prompt i, which is read once (`edit` then sees one row per prompt, and one per
+        continuation afterwards).
         """
-        if edit is None:
-            return generate(self.model, self._end_ids, prompts, max_new_tokens, temperature, generator, on_token)
-        with self.edited(edit):
-            return generate(self.model, self._end_ids, prompts, max_new_tokens, temperature, generator, on_token)
+        with self.edited(edit) if edit else nullcontext():
+            return generate(self.model, self._end_ids, prompts, max_new_tokens, temperature, generator, on_token, repeats)
 
     @cached_property
     def _end_ids(self) -> frozenset[int]:

@@ -16,7 +16,7 @@ import numpy as np
 from sae_pipeline.steering.prompts import excluded_words, words_of
 
 TOKENS_BACK, TOKENS_AHEAD = 2, 6
-PRIOR_WORDS = 500.0  # strength of the prior, in words
+PRIOR_WORDS = 50.0  # strength of the prior, in words
 MIN_Z = 2.0
 MIN_DOCUMENTS = 3
 MIN_TERM_SHARE = 0.05  # of the feature's activation mass, within whose windows a term must occur
@@ -62,22 +62,23 @@ class CorpusWords:
         """Cut every block into words. `token_text` by token id: a token that starts with a letter continues a word."""
         # `\\xe2`: a piece of a character; scripts without a token of their own are made of these.
         continues_V = np.array([bool(text) and (text[0].isalpha() or text.startswith("\\x")) for text in token_text], bool)
-        n_blocks, context = token_ids_BT.shape
+        context = token_ids_BT.shape[1]
         ids_N, doc_N = token_ids_BT.reshape(-1), doc_ids_BT.reshape(-1)
         first_N = ~continues_V[ids_N]
         first_N[::context] = True
         first_N[1:] |= doc_N[1:] != doc_N[:-1]
         starts = np.flatnonzero(first_N)
+        ends = np.append(starts[1:], len(ids_N))
         known: dict[bytes, int] = {}
         words: dict[str, int] = {}
         word_of_group = np.empty(len(starts), np.int32)
-        for group, (start, end) in enumerate(zip(starts, [*starts[1:], len(ids_N)], strict=True)):
+        for group, (start, end) in enumerate(zip(starts, ends, strict=True)):
             key = ids_N[start:end].tobytes()
             if key not in known:
                 found = words_of(decode(ids_N[start:end].tolist()))
                 known[key] = words.setdefault(found[0], len(words)) if found else -1
             word_of_group[group] = known[key]
-        word_N = np.repeat(word_of_group, np.diff([*starts, len(ids_N)]))
+        word_N = np.repeat(word_of_group, ends - starts)
         return cls(word_N, first_N, list(words), doc_N, context, ~held_out_B)
 
     def concept(self, token_index_A: np.ndarray, value_A: np.ndarray, n_terms: int) -> Concept:

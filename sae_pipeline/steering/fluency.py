@@ -76,6 +76,4 @@ def is_fluent(cross_entropy: float | None, repeated: float, baseline_cross_entro
     """Within 1 nat and 0.1 of the unsteered texts' means; an empty text is not fluent."""
     if cross_entropy is None:
         return False
-    return (
-        cross_entropy <= baseline_cross_entropy + MAX_EXTRA_NATS and repeated <= baseline_repetition + MAX_EXTRA_REPETITION
-    )
+    return cross_entropy <= baseline_cross_entropy + MAX_EXTRA_NATS and repeated <= baseline_repetition + MAX_EXTRA_REPETITION

@@ -6,7 +6,6 @@ most one batch; a request's random numbers come from its own name and not from i
 """
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -73,7 +72,7 @@ class Generator:
     positions: Positions
     seed: int
     what: str
-    batch_rows: int = 256
+    batch_rows: int
 
     def run(self, name: str, requests: Sequence[Request]) -> pl.DataFrame:
         """Rows of `requests`, generated or read from finished batches called `name`, in the order of `requests`."""
@@ -87,7 +86,7 @@ class Generator:
                     frame = self._generate(batch, progress)
                     partial = file.with_suffix(".partial")
                     frame.write_parquet(partial)
-                    os.replace(partial, file)
+                    partial.replace(file)
                 else:
                     progress.update(len(batch) * self.max_new_tokens)
                 frames.append(frame)
@@ -120,7 +119,8 @@ class Generator:
 def _key(request: Request) -> tuple:
     arm, prompt = request.arm, request.prompt
     return (
-        arm.feature, arm.unit_id, arm.target_feature, arm.control, arm.mode, arm.factor, prompt.half, prompt.prompt_id, request.sample,
+        arm.feature, arm.unit_id, arm.target_feature, arm.control, arm.mode, arm.factor,
+        prompt.half, prompt.prompt_id, request.sample,
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Which texts are generated: how many per arm, on which prompts.
 
 On the choosing half every arm sees every factor a few times; on the reporting half the chosen factor is measured, and the other
-factors of the features themselves lightly, for the dose curve. What looks hopeless on the choosing half is measured with fewer texts.
+factors of the features themselves lightly, for the dose curve. What looks hopeless on the choosing half gets fewer texts.
 
 Control features and random directions are pools: their texts are shared by all features of a size, and read for each feature's
 own concept terms.
@@ -9,11 +9,14 @@ own concept terms.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import lcm
+
+from torch import Tensor
 
 from sae_pipeline.steering.generation import Arm, Request
 from sae_pipeline.steering.interventions import Mode, Push
 from sae_pipeline.steering.prompts import Half, Prompt, instructions
-from sae_pipeline.steering.selection import Drawn
+from sae_pipeline.steering.selection import Draw, Drawn
 
 CHOOSE_PER_PROMPT = 2  # samples of one prompt share its reading
 THIN_SAMPLES = 2  # per reporting prompt: hopeless features, addition, prompt-only
@@ -37,10 +40,12 @@ def feature_arm(drawn: Drawn, mode: Mode, factor: float) -> Arm:
 
 def control_arm(drawn: Drawn, mode: Mode, factor: float) -> Arm:
     """The same for a control feature, which stands beside every steered feature of the size."""
-    return Arm("random_feature", mode, drawn.feature, drawn.feature, None, factor, Push(factor * drawn.maximum, mode, drawn.feature))
+    return Arm(
+        "random_feature", mode, drawn.feature, drawn.feature, None, factor, Push(factor * drawn.maximum, mode, drawn.feature)
+    )
 
 
-def direction_arm(unit: int, direction_D, maximum: float, factor: float) -> Arm:
+def direction_arm(unit: int, direction_D: Tensor, maximum: float, factor: float) -> Arm:
     """A random direction pushed as far as a steered feature with training maximum `maximum` would be."""
     return Arm("random_direction", "add", unit, None, None, factor, Push(factor * maximum, "add", direction_D=direction_D))
 
@@ -50,7 +55,9 @@ def prompt_arms(drawn: Drawn) -> list[Arm]:
     terms = ", ".join(drawn.concept.terms[:3])
     if not terms:
         return []
-    return [Arm("prompt_only", "none", i, None, drawn.feature, template=text, terms=terms) for i, text in enumerate(instructions())]
+    return [
+        Arm("prompt_only", "none", i, None, drawn.feature, template=text, terms=terms) for i, text in enumerate(instructions())
+    ]
 
 
 def of_half(prompts: Sequence[Prompt], half: Half) -> list[Prompt]:
@@ -70,12 +77,102 @@ def spread(arm: Arm, prompts: Sequence[Prompt], n_texts: int, per_prompt: int, f
 
 
 def pool_requests(arms: Sequence[Arm], prompts: Sequence[Prompt], n_texts: int) -> list[Request]:
-    """`n_texts` requests over a pool of units, so that every prompt gets equally many texts and no two the same unit and prompt."""
+    """`n_texts` requests over a pool of units: every prompt gets equally many, from units in turn."""
     requests: list[Request] = []
     taken: dict[tuple[int, int], int] = {}
     for i in range(n_texts):
-        # Prompts in turn; the unit moves on by one with every prompt and by one more with every round.
-        unit, at = (i + i // len(prompts)) % len(arms), i % len(prompts)
+        # Prompts and units in turn; after a full round of pairs the units move on by one.
+        unit, at = (i + i // lcm(len(arms), len(prompts))) % len(arms), i % len(prompts)
         requests.append(Request(arms[unit], prompts[at], taken.setdefault((unit, at), 0)))
         taken[unit, at] += 1
     return sorted(requests, key=lambda request: (request.arm.unit_id or 0, request.prompt.prompt_id, request.sample))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the choosing half decided: factor by (control, mode, target), instruction by target, targets worth measuring fully."""
+
+    factor: dict[tuple[str, str, int], float]
+    template: dict[int, int]
+    promising: frozenset[int]
+
+    def factors_of(self, control: str, mode: str) -> list[float]:
+        """The factors that any feature chose for this control."""
+        return sorted({factor for (kind, its_mode, _), factor in self.factor.items() if (kind, its_mode) == (control, mode)})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run: what was drawn, the prompts, and how much of everything."""
+
+    draw: Draw
+    prompts: list[Prompt]
+    modes: list[Mode]
+    factors: list[float]
+    amounts: Amounts
+    directions_UD: Tensor
+
+    # --- arms
+
+    def arms(self, control: str, mode: Mode, factor: float) -> list[Arm]:
+        """The shared arms of a control kind at one factor."""
+        if control == "random_feature":
+            return [control_arm(drawn, mode, factor) for drawn in self.draw.controls]
+        targets = self.draw.targets
+        return [
+            direction_arm(unit, direction_D, targets[unit % len(targets)].maximum, factor)
+            for unit, direction_D in enumerate(self.directions_UD)
+        ]
+
+    @property
+    def choices(self) -> list[float]:
+        """Factors that may be chosen: above zero (a concept is asked for, not avoided); all when there is none."""
+        return [factor for factor in self.factors if factor > 0] or self.factors
+
+    # --- requests
+
+    def baseline_requests(self) -> list[Request]:
+        """Unsteered texts of both halves."""
+        per_prompt = {"choose": CHOOSE_PER_PROMPT, "report": self.amounts.samples_per_prompt}
+        return [Request(Arm("baseline"), prompt, i) for prompt in self.prompts for i in range(per_prompt[prompt.half])]
+
+    def choosing_requests(self) -> list[Request]:
+        """Every arm at every factor that may be chosen."""
+        prompts, n, per_prompt = of_half(self.prompts, "choose"), self.amounts.choose_samples, CHOOSE_PER_PROMPT
+        requests: list[Request] = []
+        for i, drawn in enumerate(self.draw.targets):
+            for arm in prompt_arms(drawn):
+                requests += spread(arm, prompts, n, per_prompt, first=i)
+            for mode in self.modes:
+                for factor in self.choices:
+                    requests += spread(feature_arm(drawn, mode, factor), prompts, n, per_prompt, first=i)
+        for factor in self.choices:
+            requests += pool_requests(self.arms("random_direction", "add", factor), prompts, n)
+            for mode in self.modes:
+                requests += pool_requests(self.arms("random_feature", mode, factor), prompts, n)
+        return requests
+
+    def reporting_requests(self, chosen: Chosen) -> list[Request]:
+        """Every arm at the factor chosen for it; clamped features at the other factors too."""
+        prompts, amounts = of_half(self.prompts, "report"), self.amounts
+        n_full, n_thin = amounts.samples_per_prompt * len(prompts), THIN_SAMPLES * len(prompts)
+        requests: list[Request] = []
+        for i, drawn in enumerate(self.draw.targets):
+            if (template := chosen.template.get(drawn.feature)) is not None:
+                requests += spread(prompt_arms(drawn)[template], prompts, n_thin, THIN_SAMPLES, first=i)
+            for mode in self.modes:
+                best = chosen.factor["none", mode, drawn.feature]
+                full = mode == "clamp" and (drawn.feature in chosen.promising or drawn.selected_by == "requested")
+                per_prompt = amounts.samples_per_prompt if full else min(THIN_SAMPLES, amounts.samples_per_prompt)
+                arm = feature_arm(drawn, mode, best)
+                requests += spread(arm, prompts, per_prompt * len(prompts), per_prompt, first=i)
+                for factor in self.factors:
+                    if mode == "clamp" and factor != best:
+                        requests += spread(feature_arm(drawn, mode, factor), prompts, amounts.dose_samples, 1, first=i)
+        for mode in self.modes:
+            for factor in chosen.factors_of("random_feature", mode):
+                requests += pool_requests(self.arms("random_feature", mode, factor), prompts, n_full)
+        wanted = {factor for mode in self.modes for factor in chosen.factors_of("random_direction", mode)}
+        for factor in sorted(wanted):
+            requests += pool_requests(self.arms("random_direction", "add", factor), prompts, n_thin)
+        return requests

@@ -1,4 +1,6 @@
-"""Metrics of steered texts without a language-model judge, the choice of a factor, and intervals. docs/metrics.md has the formulas.
+"""Metrics of steered texts without a language-model judge, the choice of a factor, and intervals.
+
+Formulas: docs/metrics.md.
 
 Shape legend: N texts, P prompts, S texts per prompt, R resamples.
 """
@@ -14,7 +16,6 @@ from sae_pipeline.steering.fluency import distinct
 
 N_RESAMPLES = 1000
 MIN_RATIO, MIN_DIFFERENCE, MIN_TEXTS = 3.0, 0.10, 40
-RATES = ("concept_rate", "fluent_concept_rate", "fluency")
 
 
 @dataclass(frozen=True)
@@ -69,23 +70,22 @@ class Texts:
 
     def metrics(self, seed: int) -> dict[str, Interval]:
         """Every metric of `steering_scores` with its interval."""
-        hits = int(self.hit_N.sum())
-        low, high = bootstrap_interval(self.hit_N, self.prompt_N, seed)
-        fluent_hit_N = self.hit_N & self.fluent_N
-        values = {
+        result: dict[str, Interval] = {}
+        for name, hit_N in {"concept_rate": self.hit_N, "fluent_concept_rate": self.hit_N & self.fluent_N}.items():
+            low, high = bootstrap_interval(hit_N, self.prompt_N, seed)
+            result[name] = Interval(smoothed(int(hit_N.sum()), self.n), low, high, self.n)
+        rate = result["concept_rate"]
+        ends = [None if end is None else log_odds(end * self.n, self.n) for end in (rate.low, rate.high)]
+        result["log_odds"] = Interval(log_odds(int(self.hit_N.sum()), self.n), ends[0], ends[1], self.n)
+        means = {
             "fluency": self.fluent_N, "cross_entropy": self.cross_entropy_N, "repetition": self.repetition_N,
             "distinct_2": self.distinct_2_N,
         }  # fmt: skip
-        rates = {"concept_rate": (hits, low, high), "fluent_concept_rate": (int(fluent_hit_N.sum()), *bootstrap_interval(
-            fluent_hit_N, self.prompt_N, seed))}  # fmt: skip
-        result = {name: Interval(smoothed(count, self.n), low, high, self.n) for name, (count, low, high) in rates.items()}
-        result["log_odds"] = Interval(
-            log_odds(hits, self.n), *(None if rate is None else log_odds(rate * self.n, self.n) for rate in (low, high)), self.n
-        )
-        for name, value_N in values.items():
-            known = ~np.isnan(value_N.astype(np.float64))
-            mean = float(value_N[known].mean()) if known.any() else None
-            result[name] = Interval(mean, *bootstrap_interval(value_N[known], self.prompt_N[known], seed), int(known.sum()))
+        for name, value_N in means.items():
+            known_N = ~np.isnan(value_N.astype(np.float64))
+            low, high = bootstrap_interval(value_N[known_N], self.prompt_N[known_N], seed)
+            mean = float(value_N[known_N].mean()) if known_N.any() else None
+            result[name] = Interval(mean, low, high, int(known_N.sum()))
         return result
 
 

@@ -46,11 +46,12 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Draw:
-    """What is steered. `lifted`: features that do not meet every condition, taken because too few do."""
+    """What is steered. `n_lifted`: how many of the features do not meet every condition; they were taken because too
+    few do."""
 
     targets: list[Drawn]
     controls: list[Drawn]
-    lifted: int
+    n_lifted: int
 
 
 def draw_features(
@@ -96,8 +97,8 @@ def draw_features(
     targets = [_with_score(each, scored_of[each.feature]) for each in (*random, *scored)]
     if not targets or not controls:
         raise UserError("steering_evals", "too few features were ever active", "Train the SAE on more tokens.")
-    lifted = sum(not _fits(facts[each.feature], each.concept) for each in (*targets, *controls))
-    return Draw(targets, controls, lifted)
+    n_lifted = sum(not _fits(facts[each.feature], each.concept) for each in (*targets, *controls))
+    return Draw(targets, controls, n_lifted)
 
 
 def _candidates(
