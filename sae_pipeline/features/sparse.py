@@ -25,8 +25,13 @@ class SparseActivations:
         if len(unit) and (unit.min() < 0 or unit.max() >= n_units):
             raise ValueError(f"units run from {unit.min()} to {unit.max()}, but there are {n_units} of them")
         order = np.lexsort((token_index, unit))
+        return cls.from_sorted(unit[order], token_index[order].astype(np.int64), value[order].astype(np.float32), n_units)
+
+    @classmethod
+    def from_sorted(cls, unit: np.ndarray, token_index: np.ndarray, value: np.ndarray, n_units: int) -> Self:
+        """From coordinates that are sorted by unit and token already; no copies."""
         counts = np.bincount(unit, minlength=n_units)
-        return cls(_offsets(counts), token_index[order].astype(np.int64), value[order].astype(np.float32))
+        return cls(np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)]), token_index, value)
 
     @classmethod
     def open(cls, path: Path | str, unit_column: str = "feature") -> Self:
@@ -42,8 +47,7 @@ class SparseActivations:
         unit = columns[unit_column].to_numpy()
         if np.any(np.diff(unit) < 0):
             raise ValueError(f"{path}: not sorted by {unit_column}")
-        counts = np.bincount(unit, minlength=int(n_units))
-        return cls(_offsets(counts), columns["token_index"].to_numpy(), columns["value"].to_numpy())
+        return cls.from_sorted(unit, columns["token_index"].to_numpy(), columns["value"].to_numpy(), int(n_units))
 
     @property
     def n_units(self) -> int:
@@ -54,6 +58,11 @@ class SparseActivations:
     def count_U(self) -> np.ndarray:
         """Number of activations of each unit, int64."""
         return np.diff(self.offsets)
+
+    @property
+    def unit_Z(self) -> np.ndarray:
+        """The unit of each activation, int64."""
+        return np.repeat(np.arange(self.n_units), self.count_U)
 
     @property
     def max_U(self) -> np.ndarray:
@@ -68,7 +77,3 @@ class SparseActivations:
         """(token_index, value) of one unit, in token order; views, not copies."""
         run = slice(self.offsets[unit], self.offsets[unit + 1])
         return self.token_index[run], self.value[run]
-
-
-def _offsets(counts: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])

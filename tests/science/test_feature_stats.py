@@ -1,0 +1,272 @@
+"""Every number of the stage against brute force over the dense matrix."""
+
+import tracemalloc
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from sae_pipeline.features.logits import GROUP, largest
+from sae_pipeline.features.selection import sample_priority
+from sae_pipeline.features.sparse import SparseActivations
+from sae_pipeline.features.write import write_feature_stats
+from sae_pipeline.study import Features
+from sae_pipeline.tables.schemas import check
+
+CONTEXT, N_BLOCKS, D, F, V = 16, 30, 12, 40, 600
+SETTINGS = Features(n_top=5, n_per_interval=3, window=4, n_logits=6, seed=11)
+
+
+class Corpus:
+    def __init__(self):
+        generator = np.random.default_rng(0)
+        self.context = CONTEXT
+        self.token_ids_BT = generator.integers(0, V, (N_BLOCKS, CONTEXT)).astype(np.int32) // 7
+        document = np.cumsum(generator.random((N_BLOCKS, CONTEXT)) < 0.1) - 0
+        self.doc_ids_BT = document.reshape(N_BLOCKS, CONTEXT).astype(np.int32)
+        self.doc_ids_BT[:, 0] = -1
+        self.token_text = [f"t{i // 2}" for i in range(V)]  # two ids may read the same
+
+
+class Activations:
+    def __init__(self):
+        generator = torch.Generator().manual_seed(1)
+        self.r_ND = torch.randn(N_BLOCKS * CONTEXT, D, generator=generator)
+        position = torch.arange(N_BLOCKS * CONTEXT) % CONTEXT
+        self.masked_N = (position == 0) | (torch.rand(N_BLOCKS * CONTEXT, generator=generator) < 0.05)
+        self.held_out_N = torch.arange(N_BLOCKS * CONTEXT) // CONTEXT % 3 == 1
+
+    def token_index(self, split):
+        return ((self.held_out_N == (split == "held_out")) & ~self.masked_N).nonzero().squeeze(1)
+
+    def stream(self, split, batch_tokens):
+        for index_N in self.token_index(split).split(37):
+            yield index_N, self.r_ND[index_N]
+
+
+class Sae:
+    """Feature 7 never fires; feature 8 fires on every token; feature 9 fires on held-out tokens only; the last one never."""
+
+    n_features = F
+
+    def __init__(self, activations):
+        generator = torch.Generator().manual_seed(2)
+        self.W_dec_FD = torch.nn.functional.normalize(torch.randn(F, D, generator=generator), dim=1)
+        dense = (activations.r_ND @ self.W_dec_FD.T - 0.8).clamp_min(0)
+        dense[:, [7, F - 1]] = 0
+        dense[:, 8] += 0.5
+        dense[~activations.held_out_N, 9] = 0
+        dense[:, 10] = (dense[:, 10] * 4).round() / 4  # ties
+        self.dense_NF, self._r_ND = dense, activations.r_ND
+
+    def encode_sparse(self, r_ND):
+        row = (r_ND[:, None] == self._r_ND[None]).all(2).int().argmax(1)
+        f_NF = self.dense_NF[row]
+        token, feature = f_NF.nonzero(as_tuple=True)
+        offsets = torch.cat([torch.zeros(1, dtype=torch.long), (f_NF > 0).sum(1).cumsum(0)])
+        return SimpleNamespace(offsets=offsets, feature=feature, value=f_NF[token, feature])
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    corpus, activations = Corpus(), Activations()
+    sae = Sae(activations)
+    work = tmp_path_factory.mktemp("stats")
+    (work / "features.parquet").write_text("half a file of a killed pass")
+    unembedding_DV = torch.randn(D, V, generator=torch.Generator().manual_seed(3))
+    outcome = write_feature_stats(corpus, activations, sae, unembedding_DV, SETTINGS, 64, work, chunk_rows=300)  # pyright: ignore[reportArgumentType]
+    # Brute force: the dense matrix with masked tokens at zero.
+    dense_NF = sae.dense_NF.numpy() * ~activations.masked_N.numpy()[:, None]
+    split_N = np.where(activations.held_out_N.numpy(), "held_out", "train")
+    return SimpleNamespace(
+        corpus=corpus, activations=activations, sae=sae, unembedding_DV=unembedding_DV, work=work, outcome=outcome,
+        dense_NF=dense_NF, split_N=split_N, token_id_N=corpus.token_ids_BT.reshape(-1), document_N=corpus.doc_ids_BT.reshape(-1),
+        maximum_F=dense_NF[split_N == "train"].max(0),
+    )  # fmt: skip
+
+
+def read(case, name):
+    return check(name, pl.read_parquet(case.work / f"{name}.parquet"))
+
+
+def brute_interval(value, maximum):
+    return next((i for i in range(1, 10) if maximum > 0 and value <= np.float64(maximum) * i / 10), 10)
+
+
+def test_nothing_but_the_tables_is_left(case):
+    assert sorted(path.name for path in case.work.iterdir()) == [
+        "activations_held_out.parquet", "activations_train.parquet", "feature_examples.parquet", "feature_intervals.parquet",
+        "feature_logits.parquet", "features.parquet",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_sparse_cache_is_the_dense_matrix(case, split):
+    sparse = SparseActivations.open(case.work / f"activations_{split}.parquet")
+    check("feature_activations", pl.read_parquet(case.work / f"activations_{split}.parquet"))
+    dense = case.dense_NF * (case.split_N == split)[:, None]
+    assert sparse.n_units == F
+    for feature in range(F):
+        tokens, values = sparse.of(feature)
+        np.testing.assert_array_equal(tokens, np.flatnonzero(dense[:, feature]))
+        np.testing.assert_array_equal(values, dense[tokens, feature])
+
+
+def test_statistics(case):
+    features = read(case, "features")
+    assert features["feature"].to_list() == list(range(F)) and features["size"].unique().to_list() == [64]
+    n_train, n_held_out = (len(case.activations.token_index(split)) for split in ("train", "held_out"))
+    for row in features.iter_rows(named=True):
+        column = case.dense_NF[:, row["feature"]].astype(np.float64)
+        train, held_out = column[case.split_N == "train"], column[case.split_N == "held_out"]
+        assert row["alive"] == bool((held_out > 0).any())
+        assert row["n_active_train"] == (train > 0).sum() and row["n_active_held_out"] == (held_out > 0).sum()
+        assert row["density"] == pytest.approx((train > 0).sum() / n_train)
+        assert row["density_held_out"] == pytest.approx((held_out > 0).sum() / n_held_out)
+        assert row["max_activation"] == train.max()
+        active = (column > 0) & (case.split_N == "train")
+        assert row["n_documents_train"] == len(set(case.document_N[active]))
+        if not active.any():
+            assert row["mean_activation"] == 0 and row["top_token"] is None and row["top_token_share"] is None
+            continue
+        assert row["mean_activation"] == pytest.approx(column[active].mean())
+        mass = {t: column[active & (case.token_id_N == t)].sum() for t in set(case.token_id_N[active])}
+        best = max(mass, key=lambda t: (mass[t], -t))
+        assert row["top_token"] == case.corpus.token_text[best]
+        assert row["top_token_share"] == pytest.approx(mass[best] / column[active].sum())
+    assert case.outcome.metadata["n_alive"] == features["alive"].sum()
+    assert not features["alive"][7] and features["alive"][9] and features["max_activation"][9] == 0
+
+
+def test_interval_populations(case):
+    expected = {}
+    for token, feature in zip(*np.nonzero(case.dense_NF), strict=True):
+        interval = brute_interval(case.dense_NF[token, feature], case.maximum_F[feature])
+        key = (feature, case.split_N[token], interval)
+        expected[key] = expected.get(key, 0) + 1
+    rows = read(case, "feature_intervals")
+    assert {(r["feature"], r["split"], r["interval"]): r["n"] for r in rows.iter_rows(named=True)} == expected
+
+
+def test_top_examples_are_the_strongest_of_distinct_documents_in_training(case):
+    top = read(case, "feature_examples").filter(kind="top")
+    assert set(top["split"]) == {"train"}
+    for feature in range(F):
+        active = [t for t in np.flatnonzero(case.dense_NF[:, feature]) if case.split_N[t] == "train"]
+        best = {}
+        for token in sorted(active, key=lambda t: (-case.dense_NF[t, feature], t)):
+            best.setdefault(case.document_N[token], token)
+        rows = top.filter(feature=feature)
+        assert rows["token_index"].to_list() == list(best.values())[: SETTINGS.n_top]
+        assert rows["rank"].to_list() == list(range(1, len(rows) + 1))
+
+
+def test_interval_samples_are_the_lowest_priorities_of_their_interval(case):
+    samples = read(case, "feature_examples").filter(kind="interval")
+    groups = {}
+    for token, feature in zip(*np.nonzero(case.dense_NF), strict=True):
+        interval = brute_interval(case.dense_NF[token, feature], case.maximum_F[feature])
+        priority = sample_priority(np.array([feature]), np.array([token]), SETTINGS.seed)[0]
+        groups.setdefault((feature, case.split_N[token], interval), []).append((priority, token))
+    expected = {key: [t for _, t in sorted(members)[: SETTINGS.n_per_interval]] for key, members in groups.items()}
+    found = {}
+    for row in samples.iter_rows(named=True):
+        found.setdefault((row["feature"], row["split"], row["interval"]), []).append(row["token_index"])
+    assert found == expected
+
+
+def test_windows_hold_the_tokens_and_activations_around_the_center(case):
+    examples = read(case, "feature_examples")
+    assert len(examples) > 500 and examples["feature"].is_sorted()
+    for row in examples.iter_rows(named=True):
+        token, feature = row["token_index"], row["feature"]
+        block = token // CONTEXT
+        window = range(max(token - 4, block * CONTEXT), min(token + 5, (block + 1) * CONTEXT))
+        assert row["token_ids"] == case.token_id_N[list(window)].tolist()
+        assert row["tokens"] == [case.corpus.token_text[t] for t in row["token_ids"]]
+        np.testing.assert_array_equal(np.float32(row["activations"]), case.dense_NF[list(window), feature])
+        assert window[row["center"]] == token and row["position"] == token % CONTEXT
+        assert row["doc_id"] == case.document_N[token] and row["activation"] == case.dense_NF[token, feature]
+        assert row["interval"] == brute_interval(row["activation"], case.maximum_F[feature])
+        assert row["split"] == case.split_N[token]
+
+
+def test_every_live_feature_has_held_out_examples(case):
+    features, examples = read(case, "features"), read(case, "feature_examples")
+    live = set(features.filter("alive")["feature"])
+    assert live and live == set(examples.filter(split="held_out")["feature"])
+
+
+def test_logit_effects(case):
+    effect_FV = (case.sae.W_dec_FD.double() @ case.unembedding_DV.double()).numpy()
+    logits = read(case, "feature_logits")
+    assert len(logits) == F * 2 * SETTINGS.n_logits
+    for (feature, sign), rows in logits.group_by("feature", "sign"):
+        effect = effect_FV[feature] if sign == "+" else -effect_FV[feature]
+        rows = rows.sort("rank")
+        assert rows["token_id"].to_list() == np.argsort(-effect)[: SETTINGS.n_logits].tolist()
+        np.testing.assert_allclose(rows["effect"], effect_FV[feature][rows["token_id"]], rtol=1e-5)
+        assert rows["token"].to_list() == [case.corpus.token_text[t] for t in rows["token_id"]]
+
+
+def test_largest_is_topk():
+    x_FV = torch.randn(5, GROUP * 20 + 77, generator=torch.Generator().manual_seed(0))
+    x_FV[0, -3:] = 9  # in the part behind the last whole group
+    x_FV[1, 5:9] = torch.tensor([8.0, 7.5, 7.0, 6.5])  # all in one group
+    values, indices = largest(x_FV, 4)
+    expected = x_FV.topk(4, dim=1).values
+    torch.testing.assert_close(values, expected, rtol=0, atol=0)
+    torch.testing.assert_close(x_FV.gather(1, indices), expected, rtol=0, atol=0)
+
+
+def test_bytes_depend_neither_on_chunks_nor_on_the_run(case, tmp_path):
+    again = tmp_path / "again"
+    again.mkdir()
+    args = (case.corpus, case.activations, case.sae, case.unembedding_DV, SETTINGS, 64)
+    write_feature_stats(*args, again, chunk_rows=300)
+    for path in sorted(case.work.iterdir()):
+        assert path.read_bytes() == (again / path.name).read_bytes(), path.name
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    write_feature_stats(*args, whole)
+    for path in sorted(case.work.glob("feature*.parquet")):
+        assert pl.read_parquet(path).equals(pl.read_parquet(whole / path.name)), path.name
+
+
+def test_samples_are_uniform():
+    """Each of 20 members of a group is the first drawn about equally often over many seeds (chi-square)."""
+    units, tokens = np.zeros(20, np.int64), np.arange(1000, 1020)
+    first = [int(sample_priority(units, tokens, seed).argmin()) for seed in range(4000)]
+    observed = np.bincount(first, minlength=20)
+    assert ((observed - 200) ** 2 / 200).sum() < 43.8  # p = 0.001
+
+
+def test_memory_follows_the_chunk_and_not_tokens_times_features(tmp_path):
+    """4,000 tokens x 20,000 features of float32 would be 320 MB; the numpy arrays of the pass stay far below."""
+
+    class Wide(Sae):
+        n_features = 20_000
+
+        def __init__(self):
+            self.W_dec_FD = torch.zeros(self.n_features, D)
+
+        def encode_sparse(self, r_ND):
+            n = len(r_ND)
+            feature = (torch.arange(n * 8) * 7919) % self.n_features
+            return SimpleNamespace(offsets=torch.arange(n + 1) * 8, feature=feature, value=torch.ones(n * 8))
+
+    corpus, activations = Corpus(), Activations()
+    corpus.token_ids_BT = np.tile(corpus.token_ids_BT, (9, 1))
+    corpus.doc_ids_BT = np.tile(corpus.doc_ids_BT, (9, 1))
+    activations.token_index = lambda split: torch.arange(2000) + 2000 * (split == "held_out")
+    activations.stream = lambda split, batch_tokens: (
+        (i, torch.zeros(len(i), D)) for i in activations.token_index(split).split(100)
+    )
+    tracemalloc.start()
+    write_feature_stats(corpus, activations, Wide(), torch.zeros(D, 8), SETTINGS, 64, Path(tmp_path))  # pyright: ignore[reportArgumentType]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 80e6
