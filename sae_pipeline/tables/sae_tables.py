@@ -25,8 +25,8 @@ SAE_TABLES = (
                 pl.Float64, "The same with every dimension divided by its standard deviation", _AT_MOST_ONE
             ),
             "mse": column(pl.Float64, "Mean squared error per token and dimension, scaled space", pa.Check.ge(0)),
-            "ce_recovered_zero": column(pl.Float64, "Cross-entropy recovered against zero ablation", _AT_MOST_ONE, nullable=True),
-            "ce_recovered_mean": column(pl.Float64, "Cross-entropy recovered against mean ablation", _AT_MOST_ONE, nullable=True),
+            "ce_recovered_zero": column(pl.Float64, "Cross-entropy recovered against zero ablation", nullable=True),
+            "ce_recovered_mean": column(pl.Float64, "Cross-entropy recovered against mean ablation", nullable=True),
             "delta_ce": column(pl.Float64, "Spliced minus clean cross-entropy, nats", nullable=True),
             "kl": column(pl.Float64, "KL divergence clean || spliced, nats per token", nullable=True),
             "ce_clean": column(pl.Float64, "Cross-entropy of the untouched model, nats", nullable=True),
