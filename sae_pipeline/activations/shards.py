@@ -1,0 +1,119 @@
+"""Harvest: the truncated forward over every block, written shard by shard. A shard that is there is complete.
+
+Shapes: B blocks, T positions, D model width, M neurons kept.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sae_pipeline.corpus.reader import CorpusReader
+from sae_pipeline.errors import UserError
+from sae_pipeline.language_model.model import LanguageModel
+from sae_pipeline.progress import bar
+
+SHARD_TOKENS = 32_768  # what a killed harvest may lose; about 45 MB at width 576
+BATCH_TOKENS = 2_048  # best of 1k-8k on a 2-core CPU; GPUs take more
+GPU_BATCH_TOKENS = 32_768
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """Which blocks one shard holds, and what identifies its content."""
+
+    path: Path
+    first_block: int
+    n_blocks: int
+    tokens_digest: str
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The safetensors header of the finished shard."""
+        return {"first_block": str(self.first_block), "n_blocks": str(self.n_blocks), "tokens": self.tokens_digest}
+
+
+def plan_shards(corpus: CorpusReader, folder: Path) -> list[ShardPlan]:
+    """Contiguous blocks, about 32k tokens a shard."""
+    per_shard = max(1, SHARD_TOKENS // corpus.context)
+    plans = []
+    for number, first in enumerate(range(0, corpus.n_blocks, per_shard)):
+        ids_BT = corpus.token_ids_BT[first : first + per_shard]
+        digest = hashlib.sha256(ids_BT.tobytes()).hexdigest()
+        plans.append(ShardPlan(folder / f"{number:05d}.safetensors", first, len(ids_BT), digest))
+    return plans
+
+
+def is_complete(plan: ShardPlan, context: int, d_model: int, n_neurons: int) -> bool:
+    """Whether the shard is there, readable, of full length and about these tokens. A broken one counts as missing."""
+    try:
+        with safe_open(plan.path, framework="pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a dict)
+            metadata = file.metadata()
+    except (OSError, SafetensorError):
+        return False
+    return (
+        metadata == plan.metadata
+        and shapes.get("activations_BTD") == [plan.n_blocks, context, d_model]
+        and shapes.get("neurons_BTM") == [plan.n_blocks, context, n_neurons]
+    )
+
+
+def harvest(
+    corpus: CorpusReader, lm: LanguageModel, plans: list[ShardPlan], neuron_ids: list[int], dtype: torch.dtype
+) -> int:
+    """Compute the shards that are missing; returns how many. Raises `UserError` for non-finite activations."""
+    missing = [plan for plan in plans if not is_complete(plan, corpus.context, lm.d_model, len(neuron_ids))]
+    total = corpus.n_blocks * corpus.context
+    done = total - sum(plan.n_blocks for plan in missing) * corpus.context
+    batch = BatchSize(max(1, (GPU_BATCH_TOKENS if lm.device.type == "cuda" else BATCH_TOKENS) // corpus.context))
+    with bar("harvest", total, "tokens", initial=done) as progress:
+        for plan in missing:
+            tensors = _compute(corpus, lm, plan, torch.tensor(neuron_ids, dtype=torch.int64), dtype, batch, progress.update)
+            plan.path.parent.mkdir(parents=True, exist_ok=True)
+            partial = plan.path.with_suffix(".partial")
+            save_file(tensors, partial, metadata=plan.metadata)
+            partial.rename(plan.path)  # from here on the shard exists, and is whole
+    return len(missing)
+
+
+def _compute(
+    corpus: CorpusReader, lm: LanguageModel, plan: ShardPlan, neuron_ids_M: Tensor, dtype: torch.dtype, batch: "BatchSize",
+    advance: Callable[[int], object],
+) -> dict[str, Tensor]:  # fmt: skip
+    blocks = slice(plan.first_block, plan.first_block + plan.n_blocks)
+    ids_BT = torch.from_numpy(corpus.token_ids_BT[blocks])
+    residuals, neurons, norms = [], [], []
+    for part_BT in batch.run_over(ids_BT):
+        with batch.halving():
+            if len(neuron_ids_M):
+                r_BTD, n_BTM = lm.residual(part_BT, neurons=neuron_ids_M)
+            else:
+                r_BTD = lm.residual(part_BT)
+                n_BTM = r_BTD[..., :0]
+            residuals.append(r_BTD.to("cpu", dtype))
+            neurons.append(n_BTM.to("cpu", dtype))
+            norms.append(r_BTD.float().norm(dim=-1).cpu())
+            advance(part_BT.numel())
+    norm_BT = torch.cat(norms)
+    if not norm_BT.isfinite().all():
+        block = plan.first_block + int((~norm_BT.isfinite()).any(1).nonzero()[0])
+        raise UserError(
+            "model.dtype", f"the model's activations are not finite in block {block} (computed in {lm.dtype})",
+            "Set model.dtype: float32, or check the model's weights.",
+        )  # fmt: skip
+    return {
+        "activations_BTD": torch.cat(residuals),
+        "neurons_BTM": torch.cat(neurons),
+        "norm_BT": norm_BT,
+        "token_ids_BT": ids_BT,
+        "doc_ids_BT": torch.from_numpy(corpus.doc_ids_BT[blocks]),
+        "position_BT": torch.arange(corpus.context, dtype=torch.int16).expand(len(ids_BT), -1).contiguous(),
+    }
