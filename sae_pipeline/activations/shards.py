@@ -4,9 +4,7 @@ Shapes: B blocks, T positions, D model width, M neurons kept.
 """
 
 import hashlib
-import json
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sae_pipeline.corpus.reader import CorpusReader
+from sae_pipeline.device import halving
 from sae_pipeline.errors import UserError
 from sae_pipeline.language_model.model import LanguageModel
 from sae_pipeline.progress import bar
@@ -66,17 +65,21 @@ def is_complete(plan: ShardPlan, context: int, d_model: int, n_neurons: int) -> 
     )
 
 
-def harvest(
-    corpus: CorpusReader, lm: LanguageModel, plans: list[ShardPlan], neuron_ids: list[int], dtype: torch.dtype
-) -> int:
+def harvest(corpus: CorpusReader, lm: LanguageModel, plans: list[ShardPlan], neuron_ids: list[int], dtype: torch.dtype) -> int:
     """Compute the shards that are missing; returns how many. Raises `UserError` for non-finite activations."""
     missing = [plan for plan in plans if not is_complete(plan, corpus.context, lm.d_model, len(neuron_ids))]
     total = corpus.n_blocks * corpus.context
     done = total - sum(plan.n_blocks for plan in missing) * corpus.context
-    batch = BatchSize(max(1, (GPU_BATCH_TOKENS if lm.device.type == "cuda" else BATCH_TOKENS) // corpus.context))
+    batch = max(1, (GPU_BATCH_TOKENS if lm.device.type == "cuda" else BATCH_TOKENS) // corpus.context)
     with bar("harvest", total, "tokens", initial=done) as progress:
         for plan in missing:
-            tensors = _compute(corpus, lm, plan, torch.tensor(neuron_ids, dtype=torch.int64), dtype, batch, progress.update)
+
+            def compute(n_blocks: int, plan: ShardPlan = plan, done: int = done) -> tuple[int, dict[str, Tensor]]:
+                progress.n = done  # a second attempt after running out of memory starts the shard again
+                return n_blocks, _compute(corpus, lm, plan, neuron_ids, dtype, n_blocks, progress.update)
+
+            batch, tensors = halving(batch, compute)
+            done += plan.n_blocks * corpus.context
             plan.path.parent.mkdir(parents=True, exist_ok=True)
             partial = plan.path.with_suffix(".partial")
             save_file(tensors, partial, metadata=plan.metadata)
@@ -85,23 +88,29 @@ def harvest(
 
 
 def _compute(
-    corpus: CorpusReader, lm: LanguageModel, plan: ShardPlan, neuron_ids_M: Tensor, dtype: torch.dtype, batch: "BatchSize",
+    corpus: CorpusReader,
+    lm: LanguageModel,
+    plan: ShardPlan,
+    neuron_ids: list[int],
+    dtype: torch.dtype,
+    batch: int,
     advance: Callable[[int], object],
-) -> dict[str, Tensor]:  # fmt: skip
+) -> dict[str, Tensor]:
+    """The tensors of one shard, `batch` blocks a forward."""
     blocks = slice(plan.first_block, plan.first_block + plan.n_blocks)
     ids_BT = torch.from_numpy(corpus.token_ids_BT[blocks])
+    columns_M = torch.tensor(neuron_ids, dtype=torch.int64)
     residuals, neurons, norms = [], [], []
-    for part_BT in batch.run_over(ids_BT):
-        with batch.halving():
-            if len(neuron_ids_M):
-                r_BTD, n_BTM = lm.residual(part_BT, neurons=neuron_ids_M)
-            else:
-                r_BTD = lm.residual(part_BT)
-                n_BTM = r_BTD[..., :0]
-            residuals.append(r_BTD.to("cpu", dtype))
-            neurons.append(n_BTM.to("cpu", dtype))
-            norms.append(r_BTD.float().norm(dim=-1).cpu())
-            advance(part_BT.numel())
+    for part_BT in ids_BT.split(batch):
+        if neuron_ids:
+            r_BTD, n_BTM = lm.residual(part_BT, neurons=columns_M)
+        else:
+            r_BTD = lm.residual(part_BT)
+            n_BTM = r_BTD[..., :0]
+        residuals.append(r_BTD.to("cpu", dtype))
+        neurons.append(n_BTM.to("cpu", dtype))
+        norms.append(r_BTD.float().norm(dim=-1).cpu())
+        advance(part_BT.numel())
     norm_BT = torch.cat(norms)
     if not norm_BT.isfinite().all():
         block = plan.first_block + int((~norm_BT.isfinite()).any(1).nonzero()[0])
@@ -111,7 +120,7 @@ def _compute(
         )  # fmt: skip
     return {
         "activations_BTD": torch.cat(residuals),
-        "neurons_BTM": torch.cat(neurons),
+        "neurons_BTM": torch.cat(neurons).contiguous(),
         "norm_BT": norm_BT,
         "token_ids_BT": ids_BT,
         "doc_ids_BT": torch.from_numpy(corpus.doc_ids_BT[blocks]),

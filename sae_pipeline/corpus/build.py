@@ -27,7 +27,7 @@ def build_corpus(corpus: Corpus, tokens: Tokens, work: Path) -> Outcome:
     seen: set[bytes] = set()
     selections: dict[str, Selection] = {}
     held_out: list[np.ndarray] = []
-    for source, seed in zip(corpus.sources, seeds):
+    for source, seed in zip(corpus.sources, seeds[:-1], strict=True):
         order, split = seed.spawn(2)
         documents = read_documents(source, int(order.generate_state(1)[0]))
         selection = select(source.label, documents, source.tokens, corpus.max_tokens_per_document, tokens, seen)
@@ -72,7 +72,9 @@ def _documents(selections: dict[str, Selection], held_out: np.ndarray) -> pl.Dat
         for chosen in selection.chosen
     ]
     frame = pl.DataFrame(
-        rows, orient="row", schema={"source": pl.String, "language": pl.String, "title": pl.String, "n_chars": pl.Int32, "text": pl.String}
+        rows,
+        orient="row",
+        schema={"source": pl.String, "language": pl.String, "title": pl.String, "n_chars": pl.Int32, "text": pl.String},
     )
     split = pl.Series("split", np.where(held_out, "held_out", "train").tolist())
     return frame.with_columns(split, pl.int_range(pl.len(), dtype=pl.Int32).alias("doc_id"))
@@ -118,7 +120,7 @@ def _blocks(
 def _sources(documents: pl.DataFrame, blocks: pl.DataFrame, selections: dict[str, Selection]) -> pl.DataFrame:
     """One row per source and split. Documents dropped before the split are counted on the source's train row."""
     arrays = {
-        split: [np.stack(part[column].to_numpy()) for column in ("token_ids", "doc_ids")]
+        split: [part[column].to_numpy() for column in ("token_ids", "doc_ids")]
         for (split,), part in blocks.partition_by("split", as_dict=True).items()
     }
     train_hashes = np.unique(grams(*arrays["train"])[0])

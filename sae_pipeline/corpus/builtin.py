@@ -65,7 +65,9 @@ def dialogues() -> Iterator[Document]:
             turns = turns if isinstance(turns, list) else [turns]
             # Two numbered items of a topic need not be translations of each other, so the whole topic is kept together.
             group = path.stem if len(languages_of[path.stem]) > 1 else f"{title} {number}"
-            yield Document("\n".join(str(turn).strip() for turn in turns if turn is not None), language, f"{title} {number}", group)
+            yield Document(
+                "\n".join(str(turn).strip() for turn in turns if turn is not None), language, f"{title} {number}", group
+            )
 
 
 BUILTIN = {"world_factbook": world_factbook, "python_stdlib": python_stdlib, "dialogues": dialogues}

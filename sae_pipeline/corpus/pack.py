@@ -5,7 +5,9 @@ import numpy as np
 GRAM = 13  # tokens; the usual measure of train/test overlap
 
 
-def pack(documents: list[tuple[int, list[int]]], context: int, bos_id: int | None, eos_id: int) -> tuple[np.ndarray, np.ndarray, int]:
+def pack(
+    documents: list[tuple[int, list[int]]], context: int, bos_id: int | None, eos_id: int
+) -> tuple[np.ndarray, np.ndarray, int]:
     """(token_ids_BT, doc_ids_BT, tokens dropped with the last incomplete block), int32.
 
     `documents` are (doc_id, token ids) in their final order. Every document ends with EOS, which belongs to it; every block
@@ -30,7 +32,9 @@ def grams(token_ids_BT: np.ndarray, doc_ids_BT: np.ndarray) -> tuple[np.ndarray,
     width = token_ids_BT.shape[1] - GRAM + 1
     hash_BW = np.zeros((token_ids_BT.shape[0], width), dtype=np.uint64)
     for offset in range(GRAM):  # a polynomial in an odd 64-bit number, modulo 2^64
-        hash_BW = hash_BW * np.uint64(0x9E3779B97F4A7C15) + token_ids_BT[:, offset : offset + width].astype(np.uint64) + np.uint64(1)
+        hash_BW = (
+            hash_BW * np.uint64(0x9E3779B97F4A7C15) + token_ids_BT[:, offset : offset + width].astype(np.uint64) + np.uint64(1)
+        )
     first, last = doc_ids_BT[:, :width], doc_ids_BT[:, GRAM - 1 :]
     inside = (first == last) & (first >= 0)
     return hash_BW[inside], first[inside]

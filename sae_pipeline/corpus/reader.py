@@ -24,9 +24,9 @@ class CorpusReader:
         blocks = pl.read_parquet(folder / "blocks.parquet").sort("block")
         return cls(
             folder=folder,
-            token_ids_BT=np.ascontiguousarray(blocks["token_ids"].to_numpy()),
-            doc_ids_BT=np.ascontiguousarray(blocks["doc_ids"].to_numpy()),
-            held_out_B=(blocks["split"] == "held_out").to_numpy(),
+            token_ids_BT=blocks["token_ids"].to_numpy(writable=True),
+            doc_ids_BT=blocks["doc_ids"].to_numpy(writable=True),
+            held_out_B=(blocks["split"] == "held_out").to_numpy(writable=True),
         )
 
     @property

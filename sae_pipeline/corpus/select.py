@@ -51,8 +51,8 @@ def select(label: str, documents: Iterable[Document], budget: int, limit: int, t
     selection, n_tokens = Selection(), 0
     with bar(f"tokenise {label}", budget, "tokens") as progress:
         for batch in _batches(_usable(documents, selection.dropped, seen)):
-            texts = [document.text or "" for document in batch]
-            for document, text, ids in zip(batch, texts, tokens.tokenize_batch([t[: limit * CHARACTERS_PER_TOKEN] for t in texts])):
+            texts = [(document.text or "")[: limit * CHARACTERS_PER_TOKEN] for document in batch]
+            for document, text, ids in zip(batch, texts, tokens.tokenize_batch(texts), strict=True):
                 room = min(limit, budget - n_tokens - 1)
                 if room < 1:
                     return selection
@@ -69,7 +69,7 @@ def select(label: str, documents: Iterable[Document], budget: int, limit: int, t
         dropped = selection.dropped
         raise UserError(
             f"corpus.sources.{label}",
-            f"holds no usable text ({dropped.empty} documents empty, {dropped.undecodable} undecodable, {dropped.duplicate} duplicate)",
+            f"holds no usable document ({dropped.empty} empty, {dropped.undecodable} undecodable, {dropped.duplicate} duplicate)",
             "Give another source, or correct its `text` field.",
         )
     raise UserError(
@@ -85,7 +85,9 @@ def held_out_documents(groups: list[str], share: float, generator: np.random.Gen
     sizes = np.bincount(group_of_doc)
     target = max(1, round(share * len(groups)))
     if len(names) < 2:
-        raise UserError("corpus.held_out", "a source has a single document, which cannot be split", "Add documents to that source.")
+        raise UserError(
+            "corpus.held_out", "a source has a single document, which cannot be split", "Add documents to that source."
+        )
     held_out, n = np.zeros(len(names), dtype=bool), 0
     for group in generator.permutation(len(names)):
         if n + sizes[group] <= target:

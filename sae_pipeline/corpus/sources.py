@@ -40,6 +40,7 @@ def _document_of(source: HubSource | LocalSource, row: dict[str, Any], number: i
 
 def _rows(source: HubSource | LocalSource, seed: int) -> Iterator[dict[str, Any]]:
     import datasets
+    from datasets.exceptions import DatasetsError
 
     field = f"corpus.sources.{source.label}"
     try:
@@ -50,14 +51,16 @@ def _rows(source: HubSource | LocalSource, seed: int) -> Iterator[dict[str, Any]
         else:
             data = _local(source, local_files(source))
         yield from data.shuffle(seed=seed, buffer_size=SHUFFLE_ROWS)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
         if isinstance(source, HubSource):
             raise UserError(
                 f"{field}.id", f"{source.id!r} (split {source.split!r}) cannot be read from the Hugging Face hub ({reason})",
                 "Check id, config, split and connection; a gated or private data set needs its licence accepted and HF_TOKEN.",
             ) from error  # fmt: skip
-        raise UserError(f"{field}.path", f"{source.path!r} is not readable as {source.format} ({reason})", "Mend file or format.") from error
+        raise UserError(
+            f"{field}.path", f"{source.path!r} is not readable as {source.format} ({reason})", "Mend file or format."
+        ) from error
 
 
 def _local(source: LocalSource, files: list[Path]) -> Any:
@@ -66,7 +69,8 @@ def _local(source: LocalSource, files: list[Path]) -> Any:
     names = [str(file) for file in files]
     loader, options = {
         "parquet": ("parquet", {}),
-        "jsonl": ("json", {"encoding_errors": "replace"}),
+        # Named this way the loader decodes first and then honours `encoding_errors`; as "utf-8" it stops at a broken byte.
+        "jsonl": ("json", {"encoding": "utf_8", "encoding_errors": "replace"}),
         "text": ("text", {"encoding_errors": "replace", "sample_by": "document"}),
     }[source.format]
     return datasets.load_dataset(loader, data_files=names, split="train", streaming=True, **options)
