@@ -42,7 +42,7 @@ class Reconstruction:
         return 1 - float(self.error_D.sum() / self._variation_D.sum())
 
     def explained_variance_standardized(self) -> float:
-        """The same after dividing every dimension by its standard deviation: the mean over dimensions. Constant ones are left out."""
+        """The same with every dimension divided by its standard deviation: the mean over dimensions that vary."""
         varies_D = self._variation_D > 1e-12 * self.square_D
         return 1 - float((self.error_D[varies_D] / self._variation_D[varies_D]).mean())
 

@@ -1,5 +1,7 @@
 """Metrics against NumPy in float64, straight from the definitions."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,7 @@ def pair() -> tuple[torch.Tensor, torch.Tensor]:
 
 def measured(pair, cuts=(0, N)) -> Reconstruction:
     total = Reconstruction(D)
-    for a, b in zip(cuts[:-1], cuts[1:], strict=True):
+    for a, b in itertools.pairwise(cuts):
         part = Reconstruction(D)
         part.add(pair[0][a:b], pair[1][a:b])
         total.merge(part)
