@@ -58,7 +58,7 @@ def synthetic_tables(seed: int = 0) -> dict[str, pl.DataFrame]:
         "n_dropped_undecodable": [0] * 4, "n_dropped_duplicate": [2, 0, 0, 0], "held_out_13gram_share": [None, None, 0.12, 0.05],
     })  # fmt: skip
     tables["masked_fraction"] = pl.DataFrame({
-        "split": ["train", "train", "held_out", "held_out"], "reason": ["kept", "massive"] * 2, "n_tokens": [5900, 100, 1280, 20],
+        "split": ["train", "train", "held_out", "held_out"], "reason": ["keep", "massive"] * 2, "n_tokens": [5900, 100, 1280, 20],
         "fraction": [0.9833, 0.0167, 0.985, 0.015],
     })  # fmt: skip
     tables["sae_metrics"] = pl.DataFrame([_metrics(size, 0.70 + 0.1 * i) for i, size in enumerate(SIZES)])

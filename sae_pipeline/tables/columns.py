@@ -12,7 +12,7 @@ import pandera.polars as pa
 import polars as pl
 
 SPLITS = ("train", "held_out")
-MASK_REASONS = ("kept", "position_0", "special", "padding", "massive")
+MASK_REASONS = ("keep", "position_0", "special", "padding", "massive")
 UNITS = ("sae_feature", "random_direction", "mlp_neuron")
 CONTROLS = ("none", "baseline", "shuffled", "random_feature", "random_direction", "mlp_neuron", "random_model", "prompt_only")
 STATUSES = ("ok", "refusal", "truncated", "invalid", "error", "budget", "not_run", "too_few_examples")

@@ -67,7 +67,7 @@ DATA_TABLES = (
         "How many tokens the token mask keeps and drops, by reason.",
         {
             "split": column(pl.String, "train or held_out", one_of(SPLITS)),
-            "reason": column(pl.String, "Why the token is masked; `kept` is not masked", one_of(MASK_REASONS)),
+            "reason": column(pl.String, "Why the token is masked; `keep`: not masked", one_of(MASK_REASONS)),
             "n_tokens": count("Tokens"),
             "fraction": share("Share of the split's tokens"),
         },
