@@ -21,6 +21,7 @@ class BatchTopK:
     name = "batch_topk"
     initial_decoder_norm = 1.0
     subtracts_decoder_bias = True
+    revives_dead_features = True
 
     def __init__(self, k: int) -> None:
         self.k = k

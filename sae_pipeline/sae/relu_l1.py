@@ -24,6 +24,7 @@ class ReluL1:
     name = "relu_l1"
     initial_decoder_norm = 0.1
     subtracts_decoder_bias = False
+    revives_dead_features = False
 
     def __init__(self, l1: float, center_share: float = 0.0) -> None:
         self.l1 = l1 / math.sqrt(1 - center_share)

@@ -18,6 +18,7 @@ from torch import Tensor
 from sae_pipeline.sae import kernels
 from sae_pipeline.sae.kernels import Pairs
 from sae_pipeline.sae.parameters import Parameters, Published, published
+from sae_pipeline.sae.revive import revive
 
 
 class Architecture(Protocol):
@@ -26,6 +27,7 @@ class Architecture(Protocol):
     name: str
     initial_decoder_norm: float
     subtracts_decoder_bias: bool
+    revives_dead_features: bool
 
     def penalty(self, step: int, n_steps: int) -> float:
         """Cost of a unit of feature activation at this step (lambda)."""
@@ -67,8 +69,8 @@ class Step:
         self._z_NF = torch.empty(0, parameters.n_features, dtype=dtype, device=parameters.W_enc_FD.device)
 
     @torch.no_grad()
-    def __call__(self, x_ND: Tensor, penalty: float) -> StepResult:
-        """Loss and gradients of one batch of scaled activations (float32)."""
+    def __call__(self, x_ND: Tensor, penalty: float, dead_F: Tensor | None = None) -> StepResult:
+        """Loss and gradients of one batch of scaled activations (float32). Features marked in `dead_F` (bool) are revived."""
         weights = published(self.parameters, self.dtype, self.architecture.subtracts_decoder_bias)
         x_low_ND = x_ND.to(self.dtype)
         if len(self._z_NF) != len(x_ND):
@@ -78,9 +80,18 @@ class Step:
         pairs = self.architecture.select(z_NF)
         if pairs is None:
             return self._dense(x_ND, x_low_ND, z_NF, weights, penalty)
-        return self._sparse(x_ND, x_low_ND, pairs, weights, penalty)
+        return self._sparse(x_ND, x_low_ND, z_NF, pairs, weights, penalty, dead_F)
 
-    def _sparse(self, x_ND: Tensor, x_low_ND: Tensor, pairs: Pairs, weights: Published, penalty: float) -> StepResult:
+    def _sparse(
+        self,
+        x_ND: Tensor,
+        x_low_ND: Tensor,
+        z_NF: Tensor,
+        pairs: Pairs,
+        weights: Published,
+        penalty: float,
+        dead_F: Tensor | None,
+    ) -> StepResult:
         n_tokens = len(x_ND)
         error_ND = kernels.decode(pairs, weights.W_dec_FD).float() + self.parameters.b_dec_D - x_ND
         g_ND = error_ND * (2 / n_tokens)
@@ -88,12 +99,15 @@ class Step:
         du_P = kernels.pair_products(pairs, g_low_ND, weights.W_dec_FD).float() + penalty / n_tokens
         grouped = kernels.by_feature(pairs, self.parameters.n_features)
         total_u_F = kernels.totals_by_feature(grouped, pairs.value_P)
-        self._store(
-            dV_FD=kernels.sum_by_feature(grouped, pairs.value_P, g_low_ND),
-            dW_FD=kernels.sum_by_feature(grouped, du_P, x_low_ND),
-            du_F=kernels.totals_by_feature(grouped, du_P), total_u_F=total_u_F,
-            g_D=g_ND.sum(0), weights=weights, pull=penalty / n_tokens,
-        )  # fmt: skip
+        dV_FD = kernels.sum_by_feature(grouped, pairs.value_P, g_low_ND)
+        dW_FD = kernels.sum_by_feature(grouped, du_P, x_low_ND)
+        du_F = kernels.totals_by_feature(grouped, du_P)
+        aux = None if dead_F is None else revive(dead_F, z_NF, x_low_ND, error_ND, weights)
+        if aux:
+            dV_FD.index_add_(0, aux.feature_A, aux.dV_AD)
+            dW_FD.index_add_(0, aux.feature_A, aux.dW_AD)
+            du_F.index_add_(0, aux.feature_A, aux.du_A)
+        self._store(dV_FD, dW_FD, du_F, total_u_F, g_D=g_ND.sum(0), weights=weights, pull=penalty / n_tokens)
         return _result(x_ND, error_ND, total_u_F.sum() / n_tokens, penalty, grouped.count_F)
 
     def _dense(self, x_ND: Tensor, x_low_ND: Tensor, z_NF: Tensor, weights: Published, penalty: float) -> StepResult:
@@ -106,7 +120,7 @@ class Step:
         du_NF = (g_low_ND @ weights.W_dec_FD.T).add_(penalty / n_tokens).mul_(active_NF)
         total_u_F = u_NF.sum(0, dtype=torch.float32)
         self._store(
-            dV_FD=u_NF.T @ g_low_ND, dW_FD=du_NF.T @ x_low_ND, du_F=du_NF.sum(0, dtype=torch.float32), total_u_F=total_u_F,
+            u_NF.T @ g_low_ND, du_NF.T @ x_low_ND, du_NF.sum(0, dtype=torch.float32), total_u_F,
             g_D=g_ND.sum(0), weights=weights, pull=penalty / n_tokens,
         )  # fmt: skip
         return _result(x_ND, error_ND, total_u_F.sum() / n_tokens, penalty, active_NF.sum(0))

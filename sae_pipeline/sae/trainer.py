@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sae_pipeline import progress
 from sae_pipeline.errors import UserError
@@ -18,12 +17,12 @@ from sae_pipeline.sae.checkpoint import BrokenCheckpointError, Checkpoint
 from sae_pipeline.sae.history import History
 from sae_pipeline.sae.parameters import Parameters, initial_parameters
 from sae_pipeline.sae.source import ActivationSource, ShuffledOrder
-from sae_pipeline.sae.step import Architecture, Step, StepResult
+from sae_pipeline.sae.step import Architecture, Step
 
 log = logging.getLogger(__name__)
 CLIP_NORM = 1.0
-# A feature counts as dead in the training history when it was silent for this many tokens (or the whole run so far, if shorter).
-DEAD_AFTER_TOKENS = 200_000
+# A feature counts as dead while training when it was silent for this many tokens.
+DEAD_AFTER_TOKENS = 100_000
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,8 @@ class Trainer:
         index = self.steps_done
         x_ND = self.source.batch(self.order.next()).to(self.device)
         penalty, learning_rate = self.architecture.penalty(index, self.plan.n_steps), self.plan.learning_rate_at(index)
-        result = self.step(x_ND, penalty)
+        dead_F = self.tokens_since_active_F >= DEAD_AFTER_TOKENS
+        result = self.step(x_ND, penalty, dead_F if self.architecture.revives_dead_features else None)
         grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters.named().values(), CLIP_NORM)
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.step()
@@ -99,18 +99,11 @@ class Trainer:
         self.tokens_since_active_F.masked_fill_(result.count_F > 0, 0)
         self.steps_done += 1
         if self.history.wants(index):
-            self.history.add(self._row(index, result, penalty, learning_rate, grad_norm))
-
-    def _row(
-        self, index: int, result: StepResult, penalty: float, learning_rate: float, grad_norm: Tensor
-    ) -> dict[str, int | float | Tensor]:
-        seen = (index + 1) * self.plan.batch
-        silent_F = self.tokens_since_active_F >= min(DEAD_AFTER_TOKENS, seen)
-        return {
-            "step": index, "n_tokens": seen, "loss": result.loss, "mse": result.mse, "l0": result.l0,
-            "explained_variance_batch": result.explained_variance, "dead_fraction": silent_F.float().mean(),
-            "learning_rate": learning_rate, "l1": penalty, "grad_norm": grad_norm,
-        }  # fmt: skip
+            self.history.add({
+                "step": index, "n_tokens": self.steps_done * self.plan.batch, "loss": result.loss, "mse": result.mse,
+                "l0": result.l0, "explained_variance_batch": result.explained_variance, "dead_fraction": dead_F.float().mean(),
+                "learning_rate": learning_rate, "l1": penalty, "grad_norm": grad_norm,
+            })  # fmt: skip
 
     def _write_history(self, bar: Any) -> None:
         last = self.history.write().row(-1, named=True)

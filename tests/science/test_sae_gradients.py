@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sae_pipeline.sae import relu_l1
+from sae_pipeline.sae import relu_l1, revive
 from sae_pipeline.sae.batch_topk import BatchTopK
 from sae_pipeline.sae.parameters import Parameters, initial_parameters
 from sae_pipeline.sae.relu_l1 import ReluL1
@@ -116,3 +116,31 @@ def test_batch_topk_keeps_only_what_is_positive():
     z[3, 7] = 2.0
     pairs = BatchTopK(K).select(z)
     assert (pairs.token_P.tolist(), pairs.feature_P.tolist()) == ([3], [7])
+
+
+@pytest.mark.parametrize("k_aux", [3, 256])
+def test_auxk_gradients_equal_float64_autograd(k_aux, monkeypatch):
+    monkeypatch.setattr(revive, "K_AUX", k_aux)
+    dead_F = torch.zeros(F, dtype=torch.bool)
+    dead_F[[1, 8, 20, 33, 47, 60, 69]] = True
+    made = parameters()
+    Step(made, TopK(K), torch.float32)(batch(), 0.0, dead_F)
+
+    p = {key: value.detach().double().requires_grad_() for key, value in parameters().named().items()}
+    x = batch().double()
+    f = torch.relu((x - p["b_dec_D"]) @ p["W_enc_FD"].T + p["b_enc_F"])
+    rank = (f * p["W_dec_FD"].norm(dim=1)).detach()
+    x_hat = (f * (rank >= rank.topk(K, dim=1).values[:, -1:])) @ p["W_dec_FD"] + p["b_dec_D"]
+    rank = rank * dead_F
+    kept = (rank >= rank.topk(min(k_aux, int(dead_F.sum())), dim=1).values[:, -1:]) & dead_F
+    aux = ((x - x_hat).detach() - (f * kept) @ p["W_dec_FD"]).square().sum(1).mean()
+    (((x - x_hat) ** 2).sum(1).mean() + aux / 32).backward()
+    for key, value in made.named().items():
+        expected = p[key].grad
+        assert value.grad is not None and expected is not None
+        assert (value.grad.double() - expected).norm() / expected.norm() < 2e-6, key
+    without = parameters()
+    Step(without, TopK(K), torch.float32)(batch(), 0.0)
+    assert without.W_dec_FD.grad is not None and made.W_dec_FD.grad is not None
+    changed_F = (without.W_dec_FD.grad - made.W_dec_FD.grad).abs().amax(1) > 1e-6
+    assert changed_F[dead_F].any() and not changed_F[~dead_F].any()
