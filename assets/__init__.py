@@ -4,6 +4,29 @@ What belongs here: which builder runs with which part of the study, the blocking
 not: anything that computes.
 """
 
+from assets.activations import activations
+from assets.analysis_tables import analysis_tables
+from assets.corpus import corpus
+from assets.explanations import explanations
+from assets.feature_stats import feature_stats
 from assets.publishing import StageAsset
+from assets.report import report
+from assets.sae import sae
+from assets.sae_metrics import sae_metrics
+from assets.size_comparison import size_comparison
+from assets.specificity_scores import specificity_scores
+from assets.steering_evals import steering_evals
 
-STAGE_ASSETS: tuple[StageAsset, ...] = ()
+STAGE_ASSETS: tuple[StageAsset, ...] = (
+    corpus,
+    activations,
+    sae,
+    sae_metrics,
+    feature_stats,
+    explanations,
+    specificity_scores,
+    steering_evals,
+    analysis_tables,
+    size_comparison,
+    report,
+)

@@ -81,7 +81,7 @@ def _before_and_after(row: dict, generations: pl.DataFrame) -> list[tuple[str, s
     if steered.is_empty():
         return []
     after = steered.row(0, named=True)
-    before = mine.filter(pl.col("mode") == "none", pl.col("prompt_id") == after["prompt_id"]).head(1)
+    before = mine.filter(pl.col("control") == "baseline", pl.col("prompt_id") == after["prompt_id"]).head(1)
     lines = [("prompt", after["prompt"])]
     if not before.is_empty():
         lines.append(("before", before["completion"][0]))

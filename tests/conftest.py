@@ -126,3 +126,65 @@ def tiny_study_mapping(model_folder: Path, text_folder: Path, name: str = "tiny"
 def tiny_study(tiny_model_folder: Path, tiny_text_folder: Path) -> Study:
     """Two sizes (32 and 64 features) on the tiny model, a few thousand tokens of local text."""
     return parse_study(tiny_study_mapping(tiny_model_folder, tiny_text_folder))
+
+
+class FinishedStudy:
+    """A study run by the command line in a folder of its own. `folder` holds study.yaml and data/."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "study.yaml"
+        self.exit_code, self.output, self.errors = 0, "", ""
+
+    @property
+    def store(self):
+        """The artefact store of the study."""
+        from sae_pipeline.store import ArtifactStore
+        from sae_pipeline.study import load_study
+
+        return ArtifactStore(load_study(self.file), self.folder / "data", self.file)
+
+    @property
+    def home(self) -> Path:
+        """DAGSTER_HOME of the study."""
+        return self.store.root / ".dagster"
+
+    def at(self, folder: Path) -> "FinishedStudy":
+        """The same study in another folder (a copy)."""
+        return FinishedStudy(folder)
+
+    def command(self, command: str, *arguments: str) -> tuple[int, str, str]:
+        """Run `sae-pipeline COMMAND` there, in this process: (exit code, standard output, standard error)."""
+        import contextlib
+        import io
+
+        from sae_pipeline.__main__ import main
+
+        out, err = io.StringIO(), io.StringIO()
+        before = os.environ.get("DAGSTER_HOME")
+        try:
+            with contextlib.chdir(self.folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                main([command, "--study", str(self.file), *arguments])
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 0
+        else:
+            code = 0
+        finally:
+            if before is None:
+                os.environ.pop("DAGSTER_HOME", None)
+            else:
+                os.environ["DAGSTER_HOME"] = before
+        return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="session")
+def finished_study(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path, tiny_text_folder: Path
+) -> FinishedStudy:
+    """The tiny study, run once per session by `sae-pipeline run`. Read it, never change it: copy `folder` for that."""
+    import yaml
+
+    study = FinishedStudy(tmp_path_factory.mktemp("finished"))
+    study.file.write_text(yaml.safe_dump(tiny_study_mapping(tiny_model_folder, tiny_text_folder)), encoding="utf-8")
+    study.exit_code, study.output, study.errors = study.command("run")
+    return study

@@ -1,0 +1,84 @@
+"""Activations to one sparse autoencoder per size."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from assets.pictures import picture
+from assets.publishing import Rebuild, publish, size_of, stage_asset
+from assets.verdicts import SCHEMA, Verdict, schema_check
+from resources.compute import Compute
+from resources.store import Store
+
+
+@stage_asset(
+    kinds={"pytorch", "safetensors"}, pool="gpu",
+    checks={
+        "schema": SCHEMA,
+        "finite": "every weight is finite, decoder rows have norm 1, and the config fits the weights",
+        "trained": "the training history has rows and ends at the number of tokens that the config states",
+    },
+)  # fmt: skip
+def sae(context: dg.AssetExecutionContext, config: Rebuild, store: Store, compute: Compute):
+    """A sparse autoencoder with as many features as the partition says, in its published form.
+
+    Decoder rows have norm 1 (the norm is folded into the encoder), so a stored activation is the feature activation in scaled
+    space. Checkpoints are kept while it trains; a killed training goes on from the last one.
+    """
+    from sae_pipeline.activations.reader import ActivationReader
+    from sae_pipeline.sae.build import build_sae
+
+    study, size = store.study, size_of(context, "sae")
+    folder = store.artifacts.path("activations")
+
+    def build(work: Path):
+        assert size is not None
+        with compute.lease(context.log.info) as device:
+            origin = {
+                "model": study.model.model_dump(mode="json"), "hook": study.hook.model_dump(mode="json"), "bos": study.corpus.bos,
+            }  # fmt: skip
+            return build_sae(ActivationReader.open(folder), study.sae, size, work, origin, device.name)
+
+    yield from publish(
+        context, store.artifacts, "sae", build,
+        checks={"schema": lambda work: schema_check(work, "sae"), "finite": weights_are_sound, "trained": history_is_whole},
+        force=config.force, show=lambda work, _: {"training": picture(curves(work))}, headline=("n_tokens_trained", "explained_variance_batch"),
+    )  # fmt: skip
+
+
+def weights_are_sound(folder: Path) -> Verdict:
+    """Load the SAE as any reader does, and look at every tensor."""
+    import torch
+
+    from sae_pipeline.errors import UserError
+    from sae_pipeline.sae.autoencoder import NAMES, SparseAutoencoder
+
+    try:
+        model = SparseAutoencoder.load(folder)
+    except UserError as error:
+        return Verdict(False, error.what)
+    bad = [name for name in NAMES if not bool(torch.isfinite(getattr(model, name)).all())]
+    off = float((model.W_dec_FD.norm(dim=1) - 1).abs().max())
+    summary = f"not finite: {', '.join(bad)}" if bad else f"a decoder row's norm is {off:.1e} away from 1"
+    return Verdict(not bad and off < 1e-4, summary, {"n_features": model.n_features, "largest_norm_error": off})
+
+
+def history_is_whole(folder: Path) -> Verdict:
+    """The last row of the history is the end of training."""
+    import json
+
+    import polars as pl
+
+    history = pl.read_parquet(folder / "history.parquet")
+    wanted = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("n_tokens_trained")
+    seen = 0 if history.is_empty() else int(history["n_tokens"].to_list()[-1])
+    return Verdict(seen == wanted, f"the history ends at {seen} tokens, the config says {wanted}", {"n_rows": history.height})
+
+
+def curves(folder: Path) -> bytes:
+    """The training curves of this size."""
+    import polars as pl
+
+    from sae_pipeline.plots.training import training_curves
+
+    return training_curves(pl.read_parquet(folder / "history.parquet"))

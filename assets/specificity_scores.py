@@ -1,0 +1,77 @@
+"""How well explanations fit what features respond to, 0 to 3."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from assets.pictures import picture
+from assets.publishing import Rebuild, publish, size_of, stage_asset
+from assets.verdicts import SCHEMA, Verdict, schema_check
+from resources.store import Store
+
+
+@stage_asset(
+    kinds={"text", "parquet"},
+    checks={
+        "schema": SCHEMA,
+        "scores": "every score is 0, 1, 2 or 3, or null with a status that says why",
+        "controls": "shuffled explanations, random directions and MLP neurons are scored beside the features",
+    },
+)
+def specificity_scores(context: dg.AssetExecutionContext, config: Rebuild, store: Store):
+    """The paper's specificity rubric on held-out examples across activation intervals; a proxy without a language model.
+
+    The same windows are scored with shuffled explanations, and the same scorer is run on random directions and MLP neurons. Methods
+    are never averaged together.
+    """
+    from sae_pipeline.interpret.build_specificity import build_specificity_scores
+
+    study, size, artifacts = store.study, size_of(context, "specificity_scores"), store.artifacts
+
+    def build(work: Path):
+        assert size is not None
+        return build_specificity_scores(
+            size=size, score=study.score, corpus=artifacts.path("corpus"), activations=artifacts.path("activations"),
+            feature_stats=artifacts.path("feature_stats", size), explanations=artifacts.path("explanations", size), work=work,
+        )  # fmt: skip
+
+    yield from publish(
+        context, artifacts, "specificity_scores", build,
+        checks={
+            "schema": lambda work: schema_check(work, "specificity_scores"),
+            "scores": scores_are_levels,
+            "controls": lambda work: controls_present(work, study.activations.n_neurons),
+        },
+        force=config.force, show=lambda work, _: {"by_interval": picture(by_interval(work))},
+        headline=("n_features_scored", "matched_minus_shuffled"),
+    )  # fmt: skip
+
+
+def scores_are_levels(folder: Path) -> Verdict:
+    """0..3 when the status is ok, null otherwise."""
+    import polars as pl
+
+    scores = pl.read_parquet(folder / "specificity_scores.parquet", columns=["score", "status"])
+    bad = scores.filter(
+        ((pl.col("status") == "ok") & ~pl.col("score").is_between(0, 3).fill_null(False))
+        | ((pl.col("status") != "ok") & pl.col("score").is_not_null())
+    )
+    return Verdict(bad.is_empty(), f"{bad.height} rows with an impossible score", {"n_scores": scores.height})
+
+
+def controls_present(folder: Path, n_neurons: int) -> Verdict:
+    """Without its controls a mean score says nothing."""
+    import polars as pl
+
+    found = set(pl.read_parquet(folder / "specificity_scores.parquet", columns=["control"])["control"])
+    wanted = {"none", "shuffled", "random_direction"} | ({"mlp_neuron"} if n_neurons else set())
+    return Verdict(found >= wanted, f"controls missing: {sorted(wanted - found)}", {"controls": ", ".join(sorted(found))})
+
+
+def by_interval(folder: Path) -> bytes:
+    """The paper's figure: distribution of scores by activation interval."""
+    import polars as pl
+
+    from sae_pipeline.plots.specificity import specificity_by_interval
+
+    return specificity_by_interval(pl.read_parquet(folder / "specificity_scores.parquet"))
