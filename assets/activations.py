@@ -74,7 +74,9 @@ def tokens_match_corpus(folder: Path, corpus_folder: Path) -> Verdict:
     wanted_BT = CorpusReader.open(corpus_folder).token_ids_BT
     found_BT = torch.cat([shard["token_ids_BT"] for shard in ActivationReader.open(folder).shards]).numpy()
     same = found_BT.shape == wanted_BT.shape and bool(np.array_equal(found_BT, wanted_BT))
-    return Verdict(same, f"{found_BT.size} tokens against {wanted_BT.size} of the corpus, or other ids", {"n_tokens": found_BT.size})
+    return Verdict(
+        same, f"{found_BT.size} tokens against {wanted_BT.size} of the corpus, or other ids", {"n_tokens": found_BT.size}
+    )
 
 
 def masked_fraction(folder: Path, bound: float) -> Verdict:

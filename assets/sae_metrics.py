@@ -23,7 +23,10 @@ def sae_metrics(
     Everything on held-out documents. Cross-entropy is measured with the reconstruction spliced in at unmasked positions, beside
     zero and mean ablation of the same positions.
     """
-    from sae_pipeline.sae.build import build_sae_metrics
+    from sae_pipeline.activations.reader import ActivationReader
+    from sae_pipeline.corpus.reader import CorpusReader
+    from sae_pipeline.sae.autoencoder import SparseAutoencoder
+    from sae_pipeline.sae.evaluate import build_sae_metrics
 
     study, size, artifacts = store.study, size_of(context, "sae_metrics"), store.artifacts
     folders = {name: artifacts.path(name) for name in ("corpus", "activations")}
@@ -31,9 +34,9 @@ def sae_metrics(
     def build(work: Path):
         with compute.lease(context.log.info) as device:
             model = language_model.load(study, device)
-            return build_sae_metrics(
-                folders["corpus"], folders["activations"], artifacts.path("sae", size), model, study.metrics, size, work
-            )
+            sae = SparseAutoencoder.load(artifacts.path("sae", size), device.name)
+            corpus, activations = CorpusReader.open(folders["corpus"]), ActivationReader.open(folders["activations"])
+            return build_sae_metrics(corpus, activations, sae, model, work)
 
     yield from publish(
         context, artifacts, "sae_metrics", build,

@@ -27,7 +27,12 @@ def schema_check(folder: Path, stage: str) -> Verdict:
     from sae_pipeline.tables.schemas import TABLES, check
 
     tables = [(table.name, Path(table.file).name) for table in TABLES.values() if Path(table.file).parts[0] == stage]
-    files = [(name, file.replace("<split>", split)) for name, file in tables for split in SPLITS if split == SPLITS[0] or "<split>" in file]
+    files = [
+        (name, file.replace("<split>", split))
+        for name, file in tables
+        for split in SPLITS
+        if split == SPLITS[0] or "<split>" in file
+    ]
     metadata: dict[str, Any] = {}
     for name, file in files:
         try:

@@ -178,9 +178,7 @@ class FinishedStudy:
 
 
 @pytest.fixture(scope="session")
-def finished_study(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path, tiny_text_folder: Path
-) -> FinishedStudy:
+def finished_study(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path, tiny_text_folder: Path) -> FinishedStudy:
     """The tiny study, run once per session by `sae-pipeline run`. Read it, never change it: copy `folder` for that."""
     import yaml
 
