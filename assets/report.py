@@ -18,5 +18,6 @@ def report(context: dg.AssetExecutionContext, config: Rebuild, store: Store):
     database, comparison = artifacts.root / "analysis.duckdb", artifacts.path("size_comparison")
     yield from publish(
         context, artifacts, "report", lambda work: build_report(database, comparison, work), checks={}, force=config.force,
-        show=lambda folder, _: {"open": dg.MetadataValue.url((folder / REPORT).resolve().as_uri())}, headline=("steerable_features",),
+        show=lambda folder, _: {"open": dg.MetadataValue.url((folder / REPORT).resolve().as_uri())},
+        headline=("steerable_features",),
     )  # fmt: skip

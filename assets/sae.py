@@ -42,7 +42,8 @@ def sae(context: dg.AssetExecutionContext, config: Rebuild, store: Store, comput
     yield from publish(
         context, store.artifacts, "sae", build,
         checks={"schema": lambda work: schema_check(work, "sae"), "finite": weights_are_sound, "trained": history_is_whole},
-        force=config.force, show=lambda work, _: {"training": picture(curves(work))}, headline=("n_tokens_trained", "explained_variance_batch"),
+        force=config.force, show=lambda work, _: {"training": picture(curves(work))},
+        headline=("n_tokens_trained", "explained_variance_batch"),
     )  # fmt: skip
 
 

@@ -21,8 +21,8 @@ from resources.store import Store
 def specificity_scores(context: dg.AssetExecutionContext, config: Rebuild, store: Store):
     """The paper's specificity rubric on held-out examples across activation intervals; a proxy without a language model.
 
-    The same windows are scored with shuffled explanations, and the same scorer is run on random directions and MLP neurons. Methods
-    are never averaged together.
+    The same windows are scored with shuffled explanations, and the same scorer is run on random directions and MLP neurons.
+    Methods are never averaged together.
     """
     from sae_pipeline.interpret.build_specificity import build_specificity_scores
 

@@ -23,8 +23,8 @@ def steering_evals(
 ):
     """Neutral prompts completed with a feature clamped to multiples of its maximum: concept rate, fluency, sweet spot.
 
-    The factor is chosen on half of the prompts and reported on the other half; a random feature, a random direction of equal norm and a
-    prompt that asks for the concept go through the same choice.
+    The factor is chosen on half of the prompts and reported on the other half; a random feature, a random direction of equal norm
+    and a prompt that asks for the concept go through the same choice.
     """
     from sae_pipeline.corpus.reader import CorpusReader
     from sae_pipeline.steering.evals import build_steering_evals
@@ -43,7 +43,8 @@ def steering_evals(
     yield from publish(
         context, artifacts, "steering_evals", build,
         checks={"schema": lambda work: schema_check(work, "steering_evals"), "controls": controls_present},
-        force=config.force, show=lambda work, _: {"dose": picture(dose(work))}, headline=("n_features_passing", "n_generated_tokens"),
+        force=config.force, show=lambda work, _: {"dose": picture(dose(work))},
+        headline=("n_features_passing", "n_generated_tokens"),
     )  # fmt: skip
 
 
