@@ -1,0 +1,61 @@
+"""Named read-only queries on the analysis database: where to start, for people (docs/tables.md prints them) and for code."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import polars as pl
+
+
+@dataclass(frozen=True)
+class Query:
+    """A question and its SQL. Parameters are written `$name`; `defaults` gives their values in the documentation."""
+
+    question: str
+    sql: str
+    defaults: dict[str, Any]
+
+
+QUERIES: dict[str, Query] = {
+    "sizes": Query(
+        "How good is each SAE?",
+        "SELECT size, l0, explained_variance, ce_recovered_zero, ce_recovered_mean, delta_ce, alive_fraction\n"
+        "FROM sae_metrics ORDER BY size",
+        {},
+    ),
+    "best_steerable": Query(
+        "Which features steer best, and what does it look like?",
+        "SELECT size, feature, concept_terms, best_factor, concept_rate, control_rate, prompt, before, after\n"
+        "FROM best_steerable LIMIT $n",
+        {"n": 5},
+    ),
+    "feature": Query(
+        "What does one feature respond to?",
+        "SELECT rank, activation, source, title, array_to_string(tokens, '') AS text\n"
+        "FROM feature_examples JOIN documents USING (doc_id)\n"
+        "WHERE size = $size AND feature = $feature AND kind = 'top' ORDER BY rank",
+        {"size": 1024, "feature": 0},
+    ),
+    "find": Query(
+        "Which features are explained by a word?",
+        "SELECT size, feature, text FROM explanations\n"
+        "WHERE unit = 'sae_feature' AND text ILIKE '%' || $word || '%' ORDER BY size, feature",
+        {"word": "island"},
+    ),
+    "specificity": Query(
+        "Are explanations more specific than shuffled ones, at every activation level?",
+        "SELECT size, method, interval, matched, shuffled, difference, low, high, n_features FROM specificity_by_interval",
+        {},
+    ),
+    "time": Query(
+        "Where did the time go?",
+        "SELECT stage, size, seconds FROM lineage ORDER BY seconds DESC",
+        {},
+    ),
+}
+
+
+def run(connection: duckdb.DuckDBPyConnection, name: str, **parameters: Any) -> pl.DataFrame:
+    """The answer to a named query. Missing parameters take their documented defaults."""
+    query = QUERIES[name]
+    return connection.sql(query.sql, params=query.defaults | parameters or None).pl()

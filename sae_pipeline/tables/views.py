@@ -1,0 +1,132 @@
+"""Views of the analysis database: the answers that people ask for first.
+
+Means over scored windows are taken within a unit before they are taken over units, and intervals are over units: windows of one
+unit are not independent. Methods are never averaged together: `method` (and `model`) are columns.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class View:
+    """A named query with the meaning of its rows."""
+
+    description: str
+    query: str
+
+
+# One scored window under the right explanation beside the same window under another feature's explanation, then per unit.
+_SPECIFICITY_UNITS = """
+    select matched.size, matched.method, matched.model, matched.unit_id, matched.interval,
+        avg(matched.score) as matched, avg(shuffled.score) as shuffled, count(*) as n_windows
+    from specificity_scores matched
+    join specificity_scores shuffled
+        on shuffled.size = matched.size and shuffled.example_id = matched.example_id and shuffled.unit = matched.unit
+        and shuffled.unit_id = matched.unit_id and shuffled.method = matched.method
+        and shuffled.model is not distinct from matched.model
+    where matched.unit = 'sae_feature' and matched.kind = 'active' and matched.control = 'none' and shuffled.control = 'shuffled'
+        and matched.score is not null and shuffled.score is not null
+    group by all
+"""
+
+_HALF_WIDTH = "1.96 * stddev_samp({0}) / sqrt(count({0}))"
+
+
+def _interval(difference: str) -> str:
+    half = _HALF_WIDTH.format(difference)
+    return f"avg({difference}) as difference, avg({difference}) - {half} as low, avg({difference}) + {half} as high"
+
+
+VIEWS: dict[str, View] = {
+    "specificity_by_interval": View(
+        "Mean specificity score (0-3) by activation interval: right explanation, shuffled explanation, and their difference on "
+        "the same windows with a 95 % normal interval over features. One row per size, method, model and interval.",
+        f"""
+        with units as ({_SPECIFICITY_UNITS})
+        select size, method, model, interval, avg(matched) as matched, avg(shuffled) as shuffled,
+            {_interval("matched - shuffled")}, count(*) as n_features, sum(n_windows)::bigint as n_windows
+        from units group by size, method, model, interval order by size, method, model, interval
+        """,
+    ),
+    "explainer_leaderboard": View(
+        "How well explanations predict held-out activity: median of each metric over features, under the right and the shuffled "
+        "explanation, the mean paired difference with a 95 % normal interval over features, and how many features have no value.",
+        f"""
+        with matched as (select * from explanation_scores where unit = 'sae_feature' and control = 'none'),
+        shuffled as (select * from explanation_scores where unit = 'sae_feature' and control = 'shuffled'),
+        pairs as (
+            select matched.size, matched.method, matched.metric, matched.value as matched, shuffled.value as shuffled
+            from matched left join shuffled using (size, unit_id, method, metric)
+        )
+        select size, method, metric, median(matched) as matched, median(shuffled) as shuffled,
+            {_interval("matched - shuffled")}, count(matched) as n_features, count(*) - count(matched) as n_without_value
+        from pairs group by size, method, metric order by size, method, metric
+        """,
+    ),
+    "best_steerable": View(
+        "Steered features, clearest effect first: concept rate beside the random-feature control at the factor chosen on the "
+        "other half of the prompts, and one before/after pair of the reported half (the first whose text names the concept).",
+        """
+        with pairs as (
+            select target.size, target.feature, steered.prompt, baseline.completion as before, steered.completion as after,
+                row_number() over (
+                    partition by target.size, target.feature
+                    order by steered.concept_hit desc nulls last, steered.fluent desc nulls last,
+                        steered.prompt_id, steered.sample
+                ) as place
+            from steering_features target
+            join steering_generations steered
+                on steered.size = target.size and steered.target_feature = target.feature and steered.control = 'none'
+                and steered.mode = 'clamp' and steered.half = 'report' and steered.factor = target.best_factor
+            join steering_generations baseline
+                on baseline.size = steered.size and baseline.control = 'baseline' and baseline.half = 'report'
+                and baseline.prompt_id = steered.prompt_id and baseline.sample = steered.sample
+                and coalesce(baseline.target_feature, steered.target_feature) = steered.target_feature
+        )
+        select size, feature, (
+                select text from explanations
+                where explanations.size = target.size and explanations.feature = target.feature and control = 'none'
+                    and status = 'ok'
+                order by method, model limit 1
+            ) as explanation,
+            concept_terms, density, best_factor, concept_rate, control_rate, ratio, difference, low, high, n, passes,
+            prompt, before, after
+        from steering_features target left join (select * from pairs where place = 1) using (size, feature)
+        order by passes desc, difference desc nulls last, size, feature
+        """,
+    ),
+    "leaderboard": View(
+        "One row per size (and scoring method): reconstruction, spliced loss, living features, median rule F1 and mean "
+        "specificity of right and shuffled explanations, and how many of the steered features pass.",
+        f"""
+        with living as (
+            select size, count(*) filter (alive) as n_alive, median(density) filter (alive) as median_density
+            from features group by size
+        ),
+        rules as (
+            select size, method as explanation_method, median(value) filter (control = 'none') as rule_f1,
+                median(value) filter (control = 'shuffled') as rule_f1_shuffled
+            from explanation_scores where unit = 'sae_feature' and metric = 'rule_f1' group by size, method
+        ),
+        unit_means as (
+            select size, method, model, unit_id, avg(matched) as matched, avg(shuffled) as shuffled
+            from ({_SPECIFICITY_UNITS}) group by size, method, model, unit_id
+        ),
+        specificity as (
+            select size, method as score_method, model as score_model, avg(matched) as specificity,
+                avg(shuffled) as specificity_shuffled, count(*) as n_scored
+            from unit_means group by size, method, model
+        ),
+        steered as (
+            select size, count(*) as n_steered, count(*) filter (passes) as n_passing from steering_features group by size
+        )
+        select size, architecture, l0, explained_variance, explained_variance_unmasked, ce_recovered_zero, ce_recovered_mean,
+            delta_ce, kl, alive_fraction, n_alive, median_density, n_tokens_trained, seconds, explanation_method, rule_f1,
+            rule_f1_shuffled, score_method, score_model, specificity, specificity_shuffled, n_scored, n_steered, n_passing
+        from sae_metrics
+            left join living using (size) left join rules using (size) left join specificity using (size)
+            left join steered using (size)
+        order by size, explanation_method, score_method, score_model
+        """,
+    ),
+}

@@ -1,0 +1,293 @@
+"""The analysis database: every row of every artefact, atomically; views against independent computation; the generated page."""
+
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandera.errors
+import polars as pl
+import pytest
+
+from sae_pipeline.errors import UserError
+from sae_pipeline.stages import STAGES, sizes_of
+from sae_pipeline.store import ArtifactStore, Outcome
+from sae_pipeline.tables import docs, files
+from sae_pipeline.tables.database import DATABASE, build_analysis_db, sql_type
+from sae_pipeline.tables.queries import QUERIES, run
+from sae_pipeline.tables.schemas import TABLES, conform, polars_schema
+from sae_pipeline.tables.views import VIEWS
+from tests.synthetic_analysis import SIZES, synthetic_tables
+
+ADDED_IN_DATABASE = {"training_history": "size", "sae_metrics": "seconds"}
+PER_SIZE = [name for name, table in TABLES.items() if table.in_database and "/<size>/" in table.file and name != "lineage"]
+
+
+def publish(store: ArtifactStore, tables: dict[str, pl.DataFrame]) -> None:
+    """Every upstream artefact, each with the rows of its size."""
+    for stage in STAGES["analysis_tables"].upstream:
+        for size in sizes_of(store.study, stage):
+
+            def write(work: Path, stage=stage, size=size) -> Outcome:
+                (work / "marker").write_text(f"{stage} {size}", encoding="utf-8")
+                for name, table in TABLES.items():
+                    if table.file.startswith(f"{stage}/") and name in tables:
+                        rows = tables[name] if size is None else tables[name].filter(pl.col("size") == size)
+                        rows.drop(ADDED_IN_DATABASE.get(name, []), strict=False).write_parquet(work / Path(table.file).name)
+                return Outcome()
+
+            store.build(stage, size, write)
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return synthetic_tables()
+
+
+@pytest.fixture(scope="module")
+def store(tiny_study, tmp_path_factory, tables):
+    assert tuple(tiny_study.sae.sizes) == SIZES
+    store = ArtifactStore(tiny_study, tmp_path_factory.mktemp("data"))
+    publish(store, tables)
+    store.build("analysis_tables", None, lambda work: build_analysis_db(store, work))
+    return store
+
+
+@pytest.fixture(scope="module")
+def database(store):
+    with duckdb.connect(str(store.root / DATABASE), read_only=True) as connection:
+        yield connection
+
+
+def test_every_table_holds_every_row_of_every_size(database, tables):
+    names = {name for (name,) in database.execute("select table_name from duckdb_tables()").fetchall()}
+    assert names == {name for name, table in TABLES.items() if table.in_database}
+    for name in names - {"lineage"}:
+        expected = tables[name].drop("seconds", strict=False).sort(pl.all().exclude(pl.List))
+        found = database.sql(f"select * from {name}").pl().select(expected.columns).sort(pl.all().exclude(pl.List))
+        assert found.equals(expected), name
+    for name in PER_SIZE:
+        if len(tables[name]):
+            assert tuple(database.sql(f"select distinct size from {name} order by 1").pl()["size"]) == SIZES, name
+
+
+def test_columns_have_types_order_and_comments_of_the_schemas(database):
+    for name in (name for name, table in TABLES.items() if table.in_database):
+        described = database.execute(
+            "select column_name, data_type, comment from duckdb_columns() where table_name = $t order by column_index",
+            {"t": name},
+        ).fetchall()
+        names = {"FLOAT": "REAL", "FLOAT[]": "REAL[]"}
+        assert [(column, names.get(kind, kind)) for column, kind, _ in described] == [
+            (column, sql_type(dtype)) for column, dtype in polars_schema(name).items()
+        ], name
+        assert all(comment for *_, comment in described), name
+
+
+def test_lineage_and_training_seconds_come_from_the_manifests(database, store):
+    rows = database.sql("select * from lineage").pl()
+    conform("lineage", rows)
+    assert len(rows) == sum(len(sizes_of(store.study, stage)) for stage in STAGES["analysis_tables"].upstream)
+    manifest = store.manifest("sae", 64)
+    row = rows.filter(stage="sae", size=64).row(0, named=True)
+    assert row["data_version"] == manifest.data_version and row["seconds"] == manifest.seconds
+    assert row["started"] == datetime.fromisoformat(manifest.started).astimezone(UTC).replace(tzinfo=None)
+    seconds = database.sql("select seconds from sae_metrics where size = 64").pl()["seconds"].to_list()
+    assert seconds == [manifest.seconds]
+
+
+def test_an_equal_build_has_an_equal_data_version_and_is_not_repeated(store):
+    before = store.manifest("analysis_tables")
+    assert store.build("analysis_tables", None, lambda work: build_analysis_db(store, work)).reused
+    again = store.build("analysis_tables", None, lambda work: build_analysis_db(store, work), force=True)
+    assert not again.reused and again.manifest.data_version == before.data_version
+    assert sorted(path.name for path in store.path("analysis_tables").iterdir()) == ["manifest.json", "row_counts.json"]
+
+
+def test_specificity_by_interval_pairs_the_same_windows(database, store, tables, tmp_path):
+    """Windows of the fixture are not shared between controls; here they are, and brute force pairs them."""
+    rows = tables["specificity_scores"].filter(pl.col("control").is_in(["none", "shuffled"]), pl.col("kind") == "active")
+    rows = rows.with_columns(example_id=pl.int_range(pl.len()).over("size", "control").cast(pl.Int64))
+    with duckdb.connect(str(tmp_path / "x.duckdb")) as connection:
+        connection.register("incoming", conform("specificity_scores", rows).to_arrow())
+        connection.execute("create table specificity_scores as select * from incoming").fetchall()
+        found = connection.sql(VIEWS["specificity_by_interval"].query).pl()
+    assert len(found) == len(SIZES) * 10
+    for row in found.iter_rows(named=True):
+        mine = rows.filter(size=row["size"], interval=row["interval"])
+        score = {(r["control"], r["example_id"]): r["score"] for r in mine.iter_rows(named=True)}
+        unit = {r["example_id"]: r["unit_id"] for r in mine.iter_rows(named=True)}
+        by_unit = {}
+        for (control, example), value in score.items():
+            other = score.get(("shuffled", example))
+            if control == "none" and value is not None and other is not None:
+                by_unit.setdefault(unit[example], []).append((value, other))
+        means = np.array([np.mean(pairs, axis=0) for pairs in by_unit.values()])
+        difference = means[:, 0] - means[:, 1]
+        assert row["n_features"] == len(means) and row["n_windows"] == sum(map(len, by_unit.values()))
+        assert row["matched"] == pytest.approx(means[:, 0].mean()) and row["shuffled"] == pytest.approx(means[:, 1].mean())
+        half = 1.96 * difference.std(ddof=1) / np.sqrt(len(means))
+        assert row["difference"] == pytest.approx(difference.mean())
+        assert (row["low"], row["high"]) == pytest.approx((difference.mean() - half, difference.mean() + half))
+
+
+def test_explainer_leaderboard_counts_what_has_no_value(database, tables):
+    found = database.sql("select * from explainer_leaderboard").pl()
+    scores = tables["explanation_scores"]
+    assert len(found) == len(SIZES) * 2
+    for row in found.iter_rows(named=True):
+        mine = scores.filter(size=row["size"], metric=row["metric"])
+        matched = mine.filter(control="none")
+        shuffled = mine.filter(control="shuffled")
+        assert row["matched"] == pytest.approx(matched["value"].median())
+        pairs = matched.join(shuffled, on="unit_id", suffix="_s").drop_nulls("value")
+        assert row["difference"] == pytest.approx((pairs["value"] - pairs["value_s"]).mean())
+        assert row["n_features"] == 11 and row["n_without_value"] == 1
+
+
+def test_best_steerable_shows_one_pair_of_the_same_prompt_and_the_clearest_first(database, tables):
+    found = database.sql("select * from best_steerable").pl()
+    assert len(found) == len(tables["steering_features"])
+    assert found["passes"].to_list() == sorted(found["passes"], reverse=True)
+    for row in found.iter_rows(named=True):
+        if row["best_factor"] is None:
+            assert row["after"] is None
+            continue
+        texts = tables["steering_generations"].filter(
+            size=row["size"], target_feature=row["feature"], half="report", prompt=row["prompt"]
+        )
+        steered = texts.filter(control="none", factor=row["best_factor"])
+        assert row["after"] in steered["completion"].to_list()
+        assert row["before"] in texts.filter(control="baseline")["completion"].to_list()
+        hits = tables["steering_generations"].filter(
+            size=row["size"], target_feature=row["feature"], half="report", control="none", factor=row["best_factor"],
+            concept_hit=True,
+        )  # fmt: skip
+        if len(hits):
+            assert row["prompt"] in hits["prompt"].to_list()
+
+
+def test_leaderboard_has_one_row_per_size_and_medians_of_the_tables(database, tables):
+    found = database.sql("select * from leaderboard").pl()
+    assert tuple(found["size"]) == SIZES
+    for row in found.iter_rows(named=True):
+        living = tables["features"].filter(pl.col("alive"), size=row["size"])
+        assert row["n_alive"] == len(living) and row["median_density"] == pytest.approx(living["density"].median())
+        f1 = tables["explanation_scores"].filter(size=row["size"], metric="rule_f1", control="none")["value"]
+        assert row["rule_f1"] == pytest.approx(f1.median())
+        assert row["n_steered"] == 4 and row["n_passing"] == 2
+
+
+@pytest.mark.parametrize("name", sorted(QUERIES))
+def test_every_named_query_runs_and_answers(database, name):
+    answer = run(database, name, **({"size": 32} if name == "feature" else {}))
+    if name != "specificity":
+        assert len(answer) > 0
+
+
+def test_committed_page_is_what_the_schemas_say():
+    assert docs.PAGE.read_text(encoding="utf-8") == docs.render(), "run `python -m sae_pipeline.tables.docs`"
+    for name, table in TABLES.items():
+        assert f"## {name}\n" in docs.render()
+        assert all(f"| `{column}` |" in docs.render() for column in table.schema.columns)
+
+
+# --- what must not happen
+
+
+def rebuild(store):
+    return store.build("analysis_tables", None, lambda work: build_analysis_db(store, work), force=True)
+
+
+@pytest.fixture
+def copy(store, tmp_path):
+    """The same artefacts in another place, with a database that the test may spoil."""
+    other = ArtifactStore(store.study, tmp_path)
+    shutil.copytree(store.root, other.root)
+    return other
+
+
+def test_a_foreign_file_stays_as_it_is(copy):
+    (copy.root / DATABASE).write_text("my notes", encoding="utf-8")
+    with pytest.raises(UserError, match="Move the file away"):
+        rebuild(copy)
+    assert (copy.root / DATABASE).read_text(encoding="utf-8") == "my notes"
+
+
+def test_a_database_that_another_process_writes_is_refused_and_unharmed(copy):
+    before = (copy.root / DATABASE).read_bytes()
+    hold = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.readline()"
+    command = [sys.executable, "-c", hold, str(copy.root / DATABASE)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdin is not None and holder.stdout is not None
+        assert holder.stdout.readline() == "open\n"
+        with pytest.raises(UserError, match="open for writing in another program"):
+            rebuild(copy)
+        holder.stdin.write("\n")
+        holder.stdin.flush()
+    assert (copy.root / DATABASE).read_bytes() == before
+    rebuild(copy)
+
+
+def test_a_reader_keeps_the_file_it_opened_while_a_new_one_is_swapped_in(copy, tables):
+    path = copy.root / DATABASE
+    reader = (
+        "import duckdb, sys; c = duckdb.connect(sys.argv[1], read_only=True); print('open', flush=True); sys.stdin.readline();"
+    )
+    reader += "print(c.execute('select count(*) from features').fetchall()[0][0], flush=True)"
+    with subprocess.Popen(
+        [sys.executable, "-c", reader, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        inode = path.stat().st_ino
+        rebuild(copy)
+        assert path.stat().st_ino != inode
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == f"{len(tables['features'])}\n"
+
+
+def test_a_damaged_artefact_is_refused_and_the_old_database_stays(copy):
+    file = copy.path("feature_stats", 64) / "features.parquet"
+    before = (copy.root / DATABASE).read_bytes()
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match="digest mismatch"):
+        rebuild(copy)
+    assert (copy.root / DATABASE).read_bytes() == before
+
+
+def test_rows_that_break_a_schema_never_reach_the_database(copy):
+    before = (copy.root / DATABASE).read_bytes()
+
+    def publish_nonsense(work: Path) -> Outcome:
+        frame = pl.read_parquet(copy.path("specificity_scores", 64) / "specificity_scores.parquet")
+        frame.with_columns(score=pl.lit(4, pl.Int8)).write_parquet(work / "specificity_scores.parquet")
+        return Outcome()
+
+    copy.build("specificity_scores", 64, publish_nonsense, force=True)
+    with pytest.raises(pandera.errors.SchemaErrors, match="in_range"):
+        rebuild(copy)
+    assert (copy.root / DATABASE).read_bytes() == before
+
+
+def test_a_missing_size_is_named(copy):
+    (copy.path("feature_stats", 64) / "manifest.json").unlink()
+    with pytest.raises(UserError, match="feature_stats/64: is not there yet"):
+        rebuild(copy)
+
+
+def test_check_file_sees_repeats_far_apart_and_rows_of_other_sizes(tmp_path, tables, monkeypatch):
+    monkeypatch.setattr(files, "ROWS_AT_ONCE", 10)
+    features = tables["features"].filter(size=64)
+    path = tmp_path / "features.parquet"
+    features.write_parquet(path)
+    assert files.check_file("features", path, 64) == 64
+    with pytest.raises(ValueError, match="other sizes than 32"):
+        files.check_file("features", path, 32)
+    pl.concat([features, features.head(1)]).write_parquet(path)
+    with pytest.raises(ValueError, match="1 rows repeat the key"):
+        files.check_file("features", path, 64)
