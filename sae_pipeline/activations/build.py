@@ -39,6 +39,8 @@ def build_activations(corpus_folder: Path, lm: LanguageModel, activations: Activ
     corpus = CorpusReader.open(corpus_folder)
     neuron_ids = choose_neurons(lm, activations.n_neurons, activations.seed)
     plans = plan_shards(corpus, work / "shards")
+    for leftover in (work / "shards").glob("*.partial"):
+        leftover.unlink()  # what a killed harvest was writing
     _require_disk(plans, corpus, lm, activations, neuron_ids, work)
     harvest(corpus, lm, plans, neuron_ids, getattr(torch, activations.dtype))
 

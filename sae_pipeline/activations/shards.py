@@ -4,6 +4,7 @@ Shapes: B blocks, T positions, D model width, M neurons kept.
 """
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,9 @@ class ShardPlan:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """The safetensors header of the finished shard."""
-        return {"first_block": str(self.first_block), "n_blocks": str(self.n_blocks), "tokens": self.tokens_digest}
+        """The safetensors header of the finished shard: one key, because safetensors writes several in random order."""
+        facts = {"first_block": self.first_block, "n_blocks": self.n_blocks, "tokens": self.tokens_digest}
+        return {"shard": json.dumps(facts)}
 
 
 def plan_shards(corpus: CorpusReader, folder: Path) -> list[ShardPlan]:
