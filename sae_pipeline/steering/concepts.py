@@ -81,8 +81,11 @@ class CorpusWords:
         word_N = np.repeat(word_of_group, ends - starts)
         return cls(word_N, first_N, list(words), doc_N, context, ~held_out_B)
 
-    def concept(self, token_index_A: np.ndarray, value_A: np.ndarray, n_terms: int) -> Concept:
-        """The terms of a feature with these training activations; none when its contexts share no words."""
+    def concept(self, token_index_A: np.ndarray, value_A: np.ndarray, n_terms: int, strict: bool = True) -> Concept:
+        """The terms of a feature with these training activations; none when its contexts share no words.
+
+        Not `strict`: when no word reaches the thresholds, the best words of its contexts, whatever their evidence.
+        """
         if not len(token_index_A):
             return Concept((), 0.0)
         weight_A = np.asarray(value_A, np.float64) / value_A.max()
@@ -96,6 +99,8 @@ class CorpusWords:
         np.add.at(documents_W, pairs[:, 0], 1)
         share_W = mass_W / weight_A.sum()
         good_W = self.allowed_W & (z_W >= MIN_Z) & (documents_W >= MIN_DOCUMENTS) & (share_W >= MIN_TERM_SHARE)
+        if not strict and not good_W.any():
+            good_W = self.allowed_W & (mass_W > 0)
         chosen = [int(w) for w in np.argsort(-z_W, kind="stable") if good_W[w]][:n_terms]
         covered = np.unique(activation_P[np.isin(word_P, chosen)])
         return Concept(tuple(self.words[w] for w in chosen), float(weight_A[covered].sum() / weight_A.sum()))

@@ -52,12 +52,8 @@ def direction_arm(unit: int, direction_D: Tensor, maximum: float, factor: float)
 
 def prompt_arms(drawn: Drawn) -> list[Arm]:
     """The concept asked for in words, one arm per instruction (`unit_id`: its place)."""
-    terms = ", ".join(drawn.concept.terms[:3])
-    if not terms:
-        return []
-    return [
-        Arm("prompt_only", "none", i, None, drawn.feature, template=text, terms=terms) for i, text in enumerate(instructions())
-    ]
+    terms, target = ", ".join(drawn.concept.terms[:3]) or repr(drawn.top_token), drawn.feature
+    return [Arm("prompt_only", "none", i, None, target, template=text, terms=terms) for i, text in enumerate(instructions())]
 
 
 def of_half(prompts: Sequence[Prompt], half: Half) -> list[Prompt]:
@@ -158,8 +154,8 @@ class Plan:
         n_full, n_thin = amounts.samples_per_prompt * len(prompts), THIN_SAMPLES * len(prompts)
         requests: list[Request] = []
         for i, drawn in enumerate(self.draw.targets):
-            if (template := chosen.template.get(drawn.feature)) is not None:
-                requests += spread(prompt_arms(drawn)[template], prompts, n_thin, THIN_SAMPLES, first=i)
+            asked = prompt_arms(drawn)[chosen.template[drawn.feature]]
+            requests += spread(asked, prompts, n_thin, THIN_SAMPLES, first=i)
             for mode in self.modes:
                 best = chosen.factor["none", mode, drawn.feature]
                 full = mode == "clamp" and (drawn.feature in chosen.promising or drawn.selected_by == "requested")

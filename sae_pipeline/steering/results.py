@@ -64,8 +64,7 @@ def choose(plan: Plan, texts: pl.DataFrame) -> Chosen:
                     promising.add(drawn.feature)
         asked = arm_rows(texts, "choose", "prompt_only", "none", drawn, None)
         by_template = {i: Texts.of(rows, drawn.concept) for (i,), rows in asked.group_by("unit_id", maintain_order=True)}
-        if by_template:
-            template[drawn.feature] = max(by_template, key=lambda i: (by_template[i].quality, -i))
+        template[drawn.feature] = max(by_template, key=lambda i: (by_template[i].quality, -i))
     return Chosen(factor, template, frozenset(promising))
 
 
@@ -90,8 +89,8 @@ def tables(plan: Plan, chosen: Chosen, texts: pl.DataFrame, size: int, seed: int
 
 
 def _score_rows(plan: Plan, chosen: Chosen, texts: pl.DataFrame, drawn: Drawn, seed: int) -> Iterator[dict[str, Any]]:
-    template = chosen.template.get(drawn.feature)
-    texts = texts.filter((pl.col("control") != "prompt_only") | pl.col("unit_id").eq_missing(template))
+    template = chosen.template[drawn.feature]
+    texts = texts.filter((pl.col("control") != "prompt_only") | (pl.col("unit_id") == template))
     arms: list[tuple[str, Mode | Literal["none"], float | None]] = [
         (control, mode, factor) for mode in plan.modes for control in FACTOR_CONTROLS for factor in plan.factors
     ]

@@ -8,7 +8,7 @@ Shape legend: F features, D model width, V vocabulary, T prompt tokens.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -39,6 +39,7 @@ class Drawn:
     feature: int
     selected_by: Literal["random", "output_score", "requested"]
     concept: Concept
+    top_token: str
     maximum: float
     density: float
     output_score: float | None = None
@@ -74,7 +75,8 @@ def draw_features(
     def drawn(feature: int, selected_by: Literal["random", "output_score", "requested"]) -> Drawn:
         token_index, value = activations.of(feature)
         row = facts[feature]
-        return Drawn(feature, selected_by, words.concept(token_index, value, N_TERMS), row["max_activation"], row["density"])
+        concept = words.concept(token_index, value, N_TERMS, strict=False)
+        return Drawn(feature, selected_by, concept, row["top_token"], row["max_activation"], row["density"])
 
     if requested:
         for feature in requested:
@@ -97,7 +99,8 @@ def draw_features(
     targets = [_with_score(each, scored_of[each.feature]) for each in (*random, *scored)]
     if not targets or not controls:
         raise UserError("steering_evals", "too few features were ever active", "Train the SAE on more tokens.")
-    n_lifted = sum(not _fits(facts[each.feature], each.concept) for each in (*targets, *controls))
+    taken = [each.feature for each in (*targets, *controls)]
+    n_lifted = sum(not _fits(facts[feature], words.concept(*activations.of(feature), N_TERMS)) for feature in taken)
     return Draw(targets, controls, n_lifted)
 
 
@@ -137,7 +140,7 @@ def _fits(row: dict, concept: Concept) -> bool:
 
 
 def _with_score(drawn: Drawn, score: float) -> Drawn:
-    return Drawn(drawn.feature, drawn.selected_by, drawn.concept, drawn.maximum, drawn.density, score)
+    return replace(drawn, output_score=score)
 
 
 @torch.no_grad()
