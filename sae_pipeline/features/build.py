@@ -21,6 +21,11 @@ def build_feature_stats(
     size: int,
     work: Path,
 ) -> Outcome:
-    """Statistics, examples, logit effects and the sorted activations of the SAE in `sae_folder` (see `write_feature_stats`)."""
+    """Statistics, examples, logit effects and the sorted activations of the SAE in `sae_folder` (see `write_feature_stats`).
+
+    Products run on the device of `unembedding_DV`.
+    """
     corpus, activations = CorpusReader.open(corpus_folder), ActivationReader.open(activations_folder)
-    return write_feature_stats(corpus, activations, SparseAutoencoder.load(sae_folder), unembedding_DV, settings, size, work)
+    return write_feature_stats(
+        corpus, activations, SparseAutoencoder.load(sae_folder, unembedding_DV.device), unembedding_DV, settings, size, work
+    )

@@ -21,9 +21,9 @@ def logit_rows(
     effect = unit decoder row x unembedding (the final norm's gain folded in, its division by the norm left out): the direct
     path to the logits, per unit of scaled activation and up to a common factor.
     """
-    frames = []
+    frames, W_dec_FD, unembedding_DV = [], W_dec_FD.to(unembedding_DV.device).float(), unembedding_DV.float()
     for first in range(0, len(W_dec_FD), FEATURES_AT_ONCE):
-        effect_FV = W_dec_FD[first : first + FEATURES_AT_ONCE].float() @ unembedding_DV.float()
+        effect_FV = W_dec_FD[first : first + FEATURES_AT_ONCE] @ unembedding_DV
         value_FK, token_FK = largest(effect_FV, n)
         frames.append(_rows(first, "+", value_FK, token_FK, token_text))
         value_FK, token_FK = largest(effect_FV.neg_(), n)
