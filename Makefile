@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STUDY ?= studies/demo.yaml
 export SAE_PIPELINE_STUDY := $(STUDY)
 
-.PHONY: help run ui status test test-long lint format install clean
+.PHONY: help run ui browse status test test-long lint format install clean
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -26,6 +26,9 @@ run: install  ## materialize the whole graph of the study, print the results
 
 ui: install  ## open Dagster on loopback
 	@$(BIN)/sae-pipeline ui
+
+browse: install  ## open the feature browser on loopback
+	@$(BIN)/sae-pipeline browse
 
 status: install  ## what is fresh, stale (and why), missing
 	@$(BIN)/sae-pipeline status

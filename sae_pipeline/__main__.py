@@ -1,4 +1,4 @@
-"""`sae-pipeline`: run, status, plan, ui, steer. Each command's help says what it does, what it writes, and what to try next."""
+"""`sae-pipeline`: run, status, plan, ui, browse, steer. Each command's help says what it does, what it writes, what to try next."""
 
 import sys
 from pathlib import Path
@@ -79,6 +79,25 @@ def ui(
     from sae_pipeline.cli.ui import ui_command
 
     raise typer.Exit(ui_command(study, port))
+
+
+@app.command()
+def browse(
+    study: StudyOption = DEFAULT_STUDY,
+    port: Annotated[int, typer.Option(help="First port to try; the next free one is taken and printed.")] = 3001,
+    host: Annotated[
+        str, typer.Option(help="Address to serve on. Away from this machine every visitor needs the printed token.")
+    ] = "127.0.0.1",
+    device: Annotated[str, typer.Option(help="Where the model of the playground runs: cpu, cuda:N or mps.")] = "cpu",
+) -> None:
+    """Open the feature browser: search features, read their examples, test a text, steer the model.
+
+    It reads the study's `analysis.duckdb` (and shows a new version as soon as there is one); the model is loaded when a page
+    first needs it. Nothing is fetched from anywhere.
+    """
+    from sae_pipeline.cli.browse import browse_command
+
+    raise typer.Exit(browse_command(study, host, port, device))
 
 
 def main(argv: list[str] | None = None) -> None:

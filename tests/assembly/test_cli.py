@@ -38,7 +38,7 @@ def call(capfd, *arguments) -> tuple[int, str, str]:
 def test_help_teaches(capfd):
     code, out, _ = call(capfd, "--help")
     assert code == 0
-    assert all(command in out for command in ("run", "plan", "status", "ui", "steer"))
+    assert all(command in out for command in ("run", "plan", "status", "ui", "browse", "steer"))
     code, out, _ = call(capfd, "run", "--help")
     assert code == 0 and "pre-flight" in out and "--features" in out and "Ctrl-C is safe" in out
 

@@ -1,0 +1,48 @@
+"""`serve`: the browser on a port of this machine."""
+
+import errno
+import secrets
+import socket
+from pathlib import Path
+
+from sae_pipeline.browser.app import create_app
+from sae_pipeline.browser.security import LOOPBACK
+from sae_pipeline.errors import UserError
+from sae_pipeline.study import Study
+
+N_PORTS = 50
+
+
+def serve(study: Study, data_root: Path | str = "data", host: str = "127.0.0.1", port: int = 3001, device: str = "cpu") -> int:
+    """Serve until Ctrl-C. Takes the next free port and prints the address; away from loopback it carries a token."""
+    import uvicorn
+
+    listener = listen(host, port)
+    token = None if host in LOOPBACK else secrets.token_urlsafe(24)
+    app = create_app(study, data_root, device, token)
+    bound = listener.getsockname()[1]
+    shown = f"[{host}]" if ":" in host else host
+    print(f"Feature browser of study {study.name}: http://{shown}:{bound}/{f'?token={token}' if token else ''}", flush=True)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3)
+    uvicorn.Server(config).run(sockets=[listener])
+    return 0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket on the first free port from `port` on. Raises `UserError` when none is free or the host is not ours."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for candidate in range(port, port + N_PORTS):
+        listener = socket.socket(family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, candidate))
+        except PermissionError as error:
+            listener.close()
+            raise UserError("--port", f"port {candidate} is not ours to open", "Give a --port above 1023.") from error
+        except OSError as error:
+            listener.close()
+            if error.errno != errno.EADDRINUSE:
+                raise UserError("--host", f"{host!r} is no address of this machine", "Use 127.0.0.1.") from error
+            continue
+        return listener
+    raise UserError("--port", f"no free port between {port} and {port + N_PORTS - 1}", "Give another --port.")

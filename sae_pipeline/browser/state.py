@@ -1,0 +1,88 @@
+"""What all pages share: the study, its folders, the database, the templates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.responses import HTMLResponse
+
+from sae_pipeline.browser.database import Database
+from sae_pipeline.browser.playground import Playground
+from sae_pipeline.report.build import CONTROL_TITLES, OFFLINE_METHODS, number
+from sae_pipeline.report.tokens import readable, visible
+from sae_pipeline.study import FolderModel, HubModel, Study
+
+WHY = {  # status of an explanation or score -> what a reader is told
+    "refusal": "the judge refused", "truncated": "the judge's answer was cut off", "invalid": "the judge's answer was not usable",
+    "error": "the judge could not be reached", "budget": "the budget was used up", "not_run": "not run",
+    "too_few_examples": "too few examples: the feature is active too rarely", "ok": "",
+}  # fmt: skip
+
+
+@dataclass
+class State:
+    """One study behind one server."""
+
+    study: Study
+    root: Path
+    device: str = "cpu"
+    database: Database = field(init=False)
+    playground: Playground = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.database = Database(self.root / "analysis.duckdb")
+        self.playground = Playground(self.study, self.root, self.device)
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        """SAE sizes of the study."""
+        return self.study.sae.sizes
+
+    def size_of(self, given: str | None) -> int:
+        """The size that a visitor named, or the largest."""
+        return int(given) if given and given.isdecimal() and int(given) in self.sizes else self.sizes[-1]
+
+    @property
+    def model_name(self) -> str:
+        """The language model as people call it."""
+        model = self.study.model
+        if isinstance(model, HubModel):
+            return model.id
+        return Path(model.path).name if isinstance(model, FolderModel) else model.file
+
+    @property
+    def hook_name(self) -> str:
+        """Where activations were read."""
+        site = {"residual": "residual stream after", "mlp_output": "MLP output of"}[self.study.hook.site]
+        return f"{site} block {self.study.hook.after_block}"
+
+    @cached_property
+    def _environment(self) -> Environment:
+        environment = Environment(
+            loader=PackageLoader("sae_pipeline.browser"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.globals |= {
+            "offline_methods": OFFLINE_METHODS, "control_titles": CONTROL_TITLES, "why": WHY, "sizes": self.sizes,
+            "study_name": self.study.name, "model_name": self.model_name, "hook_name": self.hook_name,
+        }  # fmt: skip
+        environment.filters |= {
+            "visible": visible, "readable": readable, "number": number,
+            "share": lambda value, digits=1: "–" if value is None else f"{value:.{digits}%}",
+            "count": lambda value: "–" if value is None else f"{value:,}",
+        }  # fmt: skip
+        return environment
+
+    def page(self, template: str, status: int = 200, **context: Any) -> HTMLResponse:
+        """A rendered page."""
+        return HTMLResponse(self._environment.get_template(template).render(context), status)
+
+
+STATIC = Path(str(files("sae_pipeline.browser").joinpath("static")))

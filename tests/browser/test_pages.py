@@ -1,0 +1,212 @@
+"""Pages over HTTP: what they show is what the tables say, hostile text stays text, what is missing says why."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from tests.browser.world import random_sae
+from tests.synthetic_analysis import HOSTILE, SCRIPT, SIZES, synthetic_tables
+
+PAGES = [
+    "/", "/features", "/features?q=ship&size=64&sort=density&order=down", "/features?life=dead", "/compare", "/text", "/steer",
+    "/steer?size=32&f=1:2&f=2:-1.5", "/32/0", "/32/1", "/32/3", "/32/5", "/32/7", "/64/63", "/32/1/at/40",
+    "/features?q=nothing-has-this",
+]  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Text, attributes and whether every element is closed."""
+
+    VOID = frozenset({"meta", "link", "input", "img", "br", "rect", "line", "polyline"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.attributes += [(tag, name, value) for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", "".join(self.words))
+
+    def values(self, *names: str) -> list[str]:
+        return [value for _, name, value in self.attributes if name in names and value is not None]
+
+
+def get(client: TestClient, path: str) -> Page:
+    answer = client.get(path)
+    assert answer.status_code == 200, (path, answer.text[:300])
+    return Page(answer.text)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_page_is_well_formed_local_and_without_inline_script_or_style(client: TestClient, path: str):
+    answer = client.get(path)
+    page = Page(answer.text)
+    assert answer.status_code == 200
+    assert not any(name.startswith("on") or name == "style" for _, name, _ in page.attributes)
+    assert answer.text.count("<script") == 1 and '<script src="/static/browser.js" defer>' in answer.text
+    assert all(value.startswith(("/", "#")) for value in page.values("href", "src", "action"))
+    assert not re.search("[\u200b\u202a-\u202e\x00-\x08]", answer.text)
+    ids = page.values("id")
+    assert len(ids) == len(set(ids))
+    assert set(page.values("aria-labelledby", "for", "data-copy")) <= set(ids)
+
+
+def test_every_link_leads_somewhere(client: TestClient):
+    links = {link for path in PAGES for link in get(client, path).values("href") if link.startswith("/")}
+    assert len(links) > 80
+    for link in links:
+        assert client.get(link).status_code in (200, 303), link
+
+
+@pytest.mark.parametrize("text", [text for text in HOSTILE if len(text.strip()) > 2 and text.isprintable()])
+def test_hostile_tokens_are_shown_as_text(client: TestClient, text: str):
+    everything = " ".join(get(client, f"/32/{feature}").text for feature in range(12))
+    assert re.sub(r"\s+", " ", text[:60]) in everything
+
+
+def test_a_feature_page_says_what_the_tables_say(client: TestClient):
+    tables = synthetic_tables()
+    row = next(row for row in tables["features"].to_dicts() if (row["size"], row["feature"]) == (32, 1))
+    page = get(client, "/32/1")
+    assert f"{row['density']:.3%}" in page.text
+    scores = [
+        row["score"] for row in tables["specificity_scores"].to_dicts()
+        if (row["size"], row["feature"], row["control"], row["kind"]) == (32, 1, "none", "active")
+    ]  # fmt: skip
+    assert f"{np.mean(scores):,.2f}n {len(scores)} / {len(scores)}" in page.text
+    assert "token-stats · no LLM" in page.text and "proxy without an LLM" in page.text and "shuffled explanation" in page.text
+    assert "clamp at 1.0×" in page.text and "baseline at None" in page.text
+    assert "/steer?size=32&f=1:1.0" in page.values("href")
+
+
+def test_the_histogram_is_coloured_by_the_scores_of_each_interval(client: TestClient):
+    rows = [
+        row for row in synthetic_tables()["specificity_scores"].to_dicts()
+        if (row["size"], row["feature"], row["control"], row["kind"]) == (32, 1, "none", "active")
+    ]  # fmt: skip
+    text = get(client, "/32/1").text
+    for row in rows:
+        assert re.search(rf"interval {row['interval']}: \d+ activations;[^i]*score {row['score']}: 1", text)
+
+
+def test_neighbours_are_the_largest_cosines_within_and_across_sizes(client: TestClient):
+    vector = random_sae(32).W_dec_FD[1].numpy()
+    page = get(client, "/32/1")
+    for size in SIZES:
+        cosines = random_sae(size).W_dec_FD.numpy() @ vector
+        if size == 32:
+            cosines[1] = -1
+        for feature in np.argsort(-cosines)[:8]:
+            assert f"{size}/{feature}" in page.text and f"{cosines[feature]:.2f}" in page.text
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [("/32/5", "too few examples"), ("/32/5", "It was never active"), ("/32/20", "Not scored"), ("/32/7", "too few examples"),
+     ("/32/20", "Not tried in this study"), ("/features?life=dead", "dead: no activation on held-out text")],
+)  # fmt: skip
+def test_what_is_missing_says_why(client: TestClient, path: str, reason: str):
+    assert reason in get(client, path).text
+
+
+def test_raw_rows_are_those_of_the_tables(client: TestClient):
+    tables, raw = synthetic_tables(), client.get("/64/3.json").json()
+    assert len(raw["feature_examples"]) == 10
+    for name, rows in raw.items():
+        column = "target_feature" if name in ("steering_scores", "steering_generations") else "feature"
+        expected = [row for row in tables[name].to_dicts() if row["size"] == 64 and row[column] == 3]
+        assert len(rows) == len(expected) and rows
+        assert sorted(json.dumps(row, sort_keys=True) for row in rows) == sorted(
+            json.dumps(row, sort_keys=True) for row in expected
+        )
+
+
+def test_context_shows_the_whole_block_with_the_cached_activations(client: TestClient):
+    page = get(client, "/32/1/at/40")
+    assert sum(name == "title" and value == "9.50" for _, name, value in page.attributes) == 1
+    assert "Token 40, train" in page.text
+    part = client.get("/32/1/at/40?part=1").text
+    assert part.strip().startswith("<div") and part.count("<span") == 32
+    assert client.get("/32/1/at/999999").status_code == 404
+
+
+# --- the table of features
+
+
+def found(client: TestClient, query: str) -> list[str]:
+    return re.findall(r'<th scope="row"><a class="id" href="/(\d+/\d+)"', client.get("/features?" + query).text)
+
+
+def test_search_filters_and_order_agree_with_the_tables(client: TestClient):
+    tables = synthetic_tables()
+    features = tables["features"].to_dicts()
+    wanted = sorted((row for row in features if row["density"] >= 0.005), key=lambda row: -row["density"])
+    assert (
+        found(client, "min_density=0.005&sort=density&order=down") == [f"{row['size']}/{row['feature']}" for row in wanted][:50]
+    )
+    with_words = {
+        f"{row['size']}/{row['feature']}" for row in tables["explanations"].to_dicts()
+        if row["text"] and "ship" in row["text"].lower() and row["size"] == 32
+    }  # fmt: skip
+    assert with_words and set(found(client, "q=SHIP+stories&size=32")) == with_words
+    assert set(found(client, "steered=passes")) == {f"{size}/{feature}" for size in SIZES for feature in (1, 2)}
+    assert set(found(client, "life=dead")) == {f"{size}/5" for size in SIZES}
+    assert set(found(client, "kind=topic&size=32")) == {f"32/{feature}" for feature in range(2, 32, 3) if feature != 5}
+
+
+def test_search_words_are_literal(client: TestClient):
+    assert found(client, "q=%25") == [] and found(client, "q=_") == []
+    assert set(found(client, "q=%3Cscript%3E")) == {"32/3", "64/3"}
+    assert client.get("/features", params={"q": "'; drop table features; --"}).status_code == 200
+    assert found(client, "size=32")
+
+
+def test_pages_of_the_table_do_not_overlap_and_end(client: TestClient):
+    first, second = found(client, ""), found(client, "page=2")
+    assert len(first) == 50 and len(second) == sum(SIZES) - 50 and not set(first) & set(second)
+    assert found(client, "page=3") == []
+
+
+def test_random_leads_to_a_living_feature_of_the_size(client: TestClient):
+    places = {client.get("/random?size=64").headers["location"] for _ in range(12)}
+    assert len(places) > 1 and all(place.startswith("/64/") and place != "/64/5" for place in places)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/99/0", 404), ("/32/32", 404), ("/32/99999999999", 404), ("/32/x", 404), ("/nope", 404), ("/features?min_density=7", 400),
+     ("/features?sort=drop", 400), ("/features?page=0", 400), ("/features?q=" + "x" * 201, 400), ("/steer?size=32&f=1:900", 400),
+     ("/steer?size=32&f=x:1", 400), ("/saved/steer-000000000000", 400), ("/saved/..%2f..%2fetc", 404),
+     ("/static/../app.py", 404)],
+)  # fmt: skip
+def test_what_is_out_of_bounds_is_refused_in_words(client: TestClient, path: str, status: int):
+    answer = client.get(path)
+    assert answer.status_code == status
+    assert "Traceback" not in answer.text
+
+
+def test_refusals_are_escaped(client: TestClient):
+    answer = client.get("/features", params={"sort": SCRIPT})
+    assert answer.status_code == 400 and SCRIPT not in answer.text
