@@ -1,4 +1,4 @@
-"""`sae-pipeline`: run, status, plan, ui, browse, steer. Each command's help says what it does, what it writes, what to try next."""
+"""`sae-pipeline`: run, status, plan, ui, browse, steer. Each command says what it does, what it writes, what to try next."""
 
 import sys
 from pathlib import Path
