@@ -21,7 +21,7 @@ from sae_pipeline.language_model.model import LanguageModel
 from sae_pipeline.progress import bar
 
 SHARD_TOKENS = 32_768  # what a killed harvest may lose; about 45 MB at width 576
-BATCH_TOKENS = 2_048  # best of 1k-8k on a 2-core CPU; GPUs take more
+BATCH_TOKENS = 4_096  # on 2 CPU cores 10 % faster than 2,048, and no slower than 8,192; GPUs take more
 GPU_BATCH_TOKENS = 32_768
 
 

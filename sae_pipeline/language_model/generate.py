@@ -36,7 +36,7 @@ def generate(
         ids_BT[row, width - len(prompt) :] = torch.tensor(prompt)
         mask_BT[row, width - len(prompt) :] = 1
     ids_BT, mask_BT = ids_BT.to(device), mask_BT.to(device)
-    uniform_BN = _uniform_rows(n_rows, max_new_tokens, generator).to(device)
+    uniform_BN = _uniform_rows(n_rows, max_new_tokens, generator).float().to(device)
     accepted = inspect.signature(model.forward).parameters
 
     rows: list[list[int]] = [[] for _ in range(n_rows)]
@@ -74,7 +74,7 @@ def pick(logits_BV: Tensor, temperature: float, uniform_B: Tensor) -> Tensor:
     if temperature == 0:
         return logits_BV.argmax(-1)
     cumulative_BV = torch.softmax(logits_BV / temperature, dim=-1).cumsum(-1)
-    target_B = uniform_B.to(cumulative_BV.dtype) * cumulative_BV[:, -1]
+    target_B = uniform_B * cumulative_BV[:, -1]
     chosen_B = torch.searchsorted(cumulative_BV, target_B[:, None], right=True).squeeze(1)
     return chosen_B.clamp(max=logits_BV.shape[-1] - 1)
 

@@ -32,7 +32,10 @@ Edit = Callable[[Tensor, Tensor | None, int], Tensor]
 
 
 class LanguageModel:
-    """Everything the pipeline asks of a language model. Build it with `load_language_model`."""
+    """Everything the pipeline asks of a language model. Build it with `load_language_model`.
+
+    One thread at a time: hooks and the running forward are state of the model.
+    """
 
     def __init__(self, model: Any, anatomy: Anatomy, tokens: Tokens, hook: Hook, dtype_reason: str) -> None:
         self.model, self.anatomy, self.tokens, self.hook, self.dtype_reason = model, anatomy, tokens, hook, dtype_reason

@@ -321,8 +321,8 @@ def test_out_of_memory_halves_the_batch_and_says_so(harvested, tiny_study, lm, c
     monkeypatch.setattr(lm, "residual", short_of_memory)
     monkeypatch.setattr("sae_pipeline.progress.say", said.append)
     harvest_into(tmp_path, tiny_study, lm, corpus_folder)
-    assert sizes[:5] == [32, 32, 16, 8, 8]  # a shard is 32 blocks
-    assert said == [f"out of memory: going on with a batch of {batch}" for batch in (32, 16, 8)]
+    assert sizes[:6] == [32, 32, 32, 16, 8, 8]  # a shard is 32 blocks; the batch was 128
+    assert said == [f"out of memory: going on with a batch of {batch}" for batch in (64, 32, 16, 8)]
     for name in ("00000", "00003"):
         a, b = (load_file(folder / f"shards/{name}.safetensors") for folder in (tmp_path, harvested[0]))
         torch.testing.assert_close(a["activations_BTD"], b["activations_BTD"], atol=1e-4, rtol=1e-4)
