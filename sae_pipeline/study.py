@@ -206,20 +206,30 @@ class Features(Section):
 
 
 class Explain(Section):
-    """How features are put into words."""
+    """How features are put into words. The offline sentences are always made; `llm` puts the judge's beside them."""
 
-    method: Literal["token-stats"] = "token-stats"
+    method: Literal["token-stats", "llm"] = "token-stats"
     features: list[int] | None = Field(default=None, description="only these features (of every size); default: every live one")
+    n_judged: int | None = Field(
+        default=None, gt=0, description="features that the judge explains (method llm), the scored ones first; default: every one"
+    )
+
+    @model_validator(mode="after")
+    def _judged_by_a_judge(self) -> "Explain":
+        if self.n_judged is not None and self.method != "llm":
+            raise ValueError("n_judged belongs to method llm")
+        return self
 
 
 class Score(Section):
-    """Specificity scores, 0-3. `proxy` needs no language model and is labelled so everywhere."""
+    """Specificity scores, 0-3. `proxy` needs no language model and is always made; `rubric` puts the judge's beside it."""
 
-    method: Literal["proxy"] = "proxy"
+    method: Literal["proxy", "rubric"] = "proxy"
     n_features: int = Field(default=100, gt=0, description="random live features per size")
     features: list[int] | None = Field(default=None, description="score these features instead of a random sample")
     examples_per_interval: int = Field(default=3, gt=0)
     n_controls: int = Field(default=50, gt=0, description="random directions and MLP neurons scored beside the features")
+    examples_per_call: int = Field(default=6, ge=1, le=20, description="held-out windows in one question to the judge")
     seed: int = Field(default=0, description="of every random choice of this section")
 
 
@@ -240,10 +250,55 @@ class Steer(Section):
     seed: int = Field(default=0, description="of every random choice of this section")
 
 
-class Judge(Section):
-    """The language-model judge. `none`: offline methods only, no socket is opened."""
+class ModelPrice(Section):
+    """USD per million tokens of a model that the price table lacks, or has wrong."""
 
-    backend: Literal["none"] = "none"
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+    cache_write: float | None = Field(default=None, ge=0, description="default: twice the input price")
+    cache_read: float | None = Field(default=None, ge=0, description="default: the input price")
+    batch_factor: float | None = Field(default=None, gt=0, le=1, description="price of a batched request; default 1")
+
+
+class Judge(Section):
+    """The language-model judge. `none`: offline methods only, no socket is opened. The key never stands in a study.
+
+    `anthropic` answers while you wait, `anthropic-batch` within a day at half the price, `local` is any server that speaks the
+    Messages API. The key comes from ANTHROPIC_API_KEY or `key_file`; without one, what is not yet answered is `not_run`.
+    """
+
+    backend: Literal["none", "anthropic", "anthropic-batch", "local"] = "none"
+    model: str | None = Field(default=None, description="its name as the server knows it")
+    base_url: str | None = Field(
+        default=None, pattern=r"^https?://", description="address of a local server or a gateway, without /v1"
+    )
+    key_file: str | None = Field(default=None, description="a file that holds the key and nobody else can read")
+    budget_usd: float | None = Field(default=None, gt=0, description="hard cap over the life of this study")
+    budget_usd_per_run: float | None = Field(default=None, gt=0, description="hard cap for one run")
+    max_concurrency: int = Field(default=8, ge=1, le=64, description="requests in flight")
+    effort: Literal["low", "medium", "high"] = "low"
+    thinking: bool = Field(default=False, description="leave the model's thinking on; some models do not allow to switch it off")
+    votes: int = Field(default=1, ge=1, le=9, description="how often a window is rated; the median counts")
+    batch_wait_minutes: float = Field(default=20, ge=0, description="how long a run waits for a batch before it leaves it alone")
+    prices: dict[str, ModelPrice] = Field(default={}, description="by model; overrides the dated table in judge/prices.yaml")
+
+    @model_validator(mode="after")
+    def _fields_of_the_backend(self) -> "Judge":
+        hosted = self.backend in ("anthropic", "anthropic-batch")
+        others = [name for name in type(self).model_fields if name != "backend"]
+        if self.backend == "none" and any(getattr(self, name) != type(self).model_fields[name].default for name in others):
+            raise ValueError("with backend none nothing else of this section has an effect; name a backend or remove the rest")
+        if self.backend != "none" and not self.model:
+            raise ValueError("`model` is missing")
+        if hosted and self.budget_usd is None:
+            raise ValueError("`budget_usd` is missing: paid calls need a cap")
+        if self.backend == "local" and not self.base_url:
+            raise ValueError("`base_url` is missing: where the local server listens, for example http://127.0.0.1:8080")
+        if self.backend == "local" and (self.budget_usd or self.budget_usd_per_run or self.prices or self.key_file):
+            raise ValueError("a local server costs nothing and needs no key: remove budgets, prices and key_file")
+        if self.base_url and self.base_url.rstrip("/").endswith("/v1"):
+            raise ValueError("`base_url` ends in /v1; leave that out, the client adds it")
+        return self
 
 
 class Study(Section):
@@ -268,6 +323,13 @@ class Study(Section):
         for size in self.steer.n_features:
             if size != "other" and size not in sizes:
                 raise ValueError(f"steer.n_features names size {size}, but sae.sizes are {self.sae.sizes}")
+        asks = self.explain.method == "llm" or self.score.method == "rubric"
+        if asks and self.judge.backend == "none":
+            raise ValueError("explain.method llm and score.method rubric need a judge: set judge.backend")
+        if not asks and self.judge.backend != "none":
+            raise ValueError(
+                "the judge is never asked: set explain.method to llm, score.method to rubric, or judge.backend to none"
+            )
         for section, features in (
             ("explain", self.explain.features),
             ("score", self.score.features),

@@ -30,6 +30,7 @@ SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("score", study.Score),
     ("steer", study.Steer),
     ("judge", study.Judge),
+    ("judge.prices, by model", study.ModelPrice),
 )
 HEAD = """# Studies: every key
 

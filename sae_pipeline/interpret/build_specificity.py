@@ -1,7 +1,7 @@
 """Stage `specificity_scores`: the paper's 0-3 rubric by activation interval, here in its proxy reading, with its controls."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,19 @@ from sae_pipeline.interpret.arms import scored_columns, units_of
 from sae_pipeline.interpret.bootstrap import paired_difference
 from sae_pipeline.interpret.embedding import SentenceEmbedder
 from sae_pipeline.interpret.explanation_scores import top_token_rule
-from sae_pipeline.interpret.protocols import ARM_OF_UNIT, Control, Explanation, Score, ScoredWindow
+from sae_pipeline.interpret.judged_specificity import judged_specificity
+from sae_pipeline.interpret.llm_calls import write_calls
+from sae_pipeline.interpret.llm_explainer import METHOD as LLM
+from sae_pipeline.interpret.protocols import ARM_OF_UNIT, Explanation, ScoredWindow
 from sae_pipeline.interpret.proxy import METHOD, ProxyScorer, calibrate, parts_of
 from sae_pipeline.interpret.rules import RuleIndex
 from sae_pipeline.interpret.sentences import quote
+from sae_pipeline.interpret.specificity_rows import Arm, specificity_rows
+from sae_pipeline.interpret.token_stats import METHOD as TOKEN_STATS
 from sae_pipeline.interpret.tokens import TokenTable
 from sae_pipeline.interpret.units import Units
 from sae_pipeline.interpret.windows import Example, active_examples, decoys, derangement, generator
+from sae_pipeline.judge.open import AskingJudge
 from sae_pipeline.progress import bar
 from sae_pipeline.store import Outcome
 from sae_pipeline.study import Score as ScoreSettings
@@ -30,27 +36,22 @@ N_DECOYS = 3  # of each of the two kinds
 N_CALIBRATION_FEATURES = 60
 
 
-@dataclass(frozen=True)
-class _Arm:
-    """Explanations to score on the windows of some columns; `explanations[i]` belongs to `columns[i]`."""
-
-    control: Control
-    units: Units
-    columns: list[int]
-    explanations: list[Explanation]
-
-
 def build_specificity_scores(
     *, size: int, score: ScoreSettings, corpus: Path, activations: Path, feature_stats: Path, explanations: Path,
-    work: Path, embedder: SentenceEmbedder | None = None,
+    work: Path, embedder: SentenceEmbedder | None = None, judge: AskingJudge | None = None, votes: int = 1,
 ) -> Outcome:  # fmt: skip
-    """Write `specificity_scores.parquet` and `calibration.json` to `work`. The folders are published artefacts."""
+    """Write `specificity_scores.parquet` and `calibration.json` to `work`. The folders are published artefacts.
+
+    `judge` is asked `votes` times when `score.method` is `rubric`; then `judge_calibration.json` and `llm_calls.parquet` stand
+    beside them.
+    """
     embedder = embedder or SentenceEmbedder()
     reader = ActivationReader.open(activations)
     tokens = TokenTable.of(CorpusReader.open(corpus), reader)
     index = RuleIndex(tokens)
-    known = read_explanations(explanations)
-    arms = _arms(index, units_of(feature_stats, reader, score), known, score)
+    known = read_explanations(explanations, TOKEN_STATS)
+    all_units = units_of(feature_stats, reader, score)
+    arms = _arms(index, all_units, known, score)
     windows = {id(units): _examples(tokens, units, columns, score) for units, columns in _windowed(arms)}
     calibration = calibrate(index, embedder, _train_windows(tokens, arms[0].units, known, score))
     calibration.write(work / "calibration.json")
@@ -64,36 +65,55 @@ def build_specificity_scores(
             for column, explanation in zip(arm.columns, arm.explanations, strict=True):
                 examples = windows[id(arm.units)][column]
                 results = scorer.score(explanation, [example.window(tokens.context) for example in examples])
-                frames.append(_rows(size, arm, column, examples, results, first_id[id(arm.units), column]))
+                first = first_id[id(arm.units), column]
+                frames.append(specificity_rows(size, arm, column, examples, results, first, METHOD))
                 progress.update(1)
-    table = conform("specificity_scores", pl.concat(frames))
-    table.write_parquet(work / "specificity_scores.parquet")
-    return Outcome(metadata=summary(table, score.seed))
+    metadata = summary(pl.concat(frames), score.seed)
+    if score.method == "rubric":
+        assert judge is not None
+        judged_by = read_explanations(explanations, LLM) or known
+        table, judged = judged_specificity(
+            size,
+            _arms(index, all_units, judged_by, score),
+            windows,
+            first_id,
+            score,
+            tokens,
+            judge,
+            votes,
+            pl.concat(frames),
+            work,
+        )
+        frames.append(table)
+        metadata |= judged
+        write_calls(judge, "specificity_scores", size, work)
+    conform("specificity_scores", pl.concat(frames)).write_parquet(work / "specificity_scores.parquet")
+    return Outcome(metadata=metadata)
 
 
-def read_explanations(folder: Path) -> dict[tuple[str, int], Explanation]:
-    """Explanations of an `explanations/<size>/` artefact by (unit, unit id)."""
-    rows = pl.read_parquet(folder / "explanations.parquet").drop("size", "feature", "control").iter_rows(named=True)
-    return {(row["unit"], row["unit_id"]): Explanation(**row) for row in rows}
+def read_explanations(folder: Path, method: str) -> dict[tuple[str, int], Explanation]:
+    """Explanations of an `explanations/<size>/` artefact by (unit, unit id); empty when `method` made none."""
+    rows = pl.read_parquet(folder / "explanations.parquet").filter(method=method).drop("size", "feature", "control")
+    return {(row["unit"], row["unit_id"]): Explanation(**row) for row in rows.iter_rows(named=True)}
 
 
 def _arms(
     index: RuleIndex, all_units: Sequence[Units], known: dict[tuple[str, int], Explanation], score: ScoreSettings
-) -> list[_Arm]:
+) -> list[Arm]:
     features, *controls = all_units
     columns = scored_columns(features, score)
     own = {column: _explanation_of(known, features, column) for column in columns}
     explained = [column for column in columns if own[column].status == "ok"]
-    arms = [_Arm("none", features, columns, [own[column] for column in columns])]
+    arms = [Arm("none", features, columns, [own[column] for column in columns])]
     if len(explained) > 1:
         other = derangement(explained, score.seed)
         some = explained[: score.n_controls]
-        arms.append(_Arm("shuffled", features, some, [own[other[column]] for column in some]))
+        arms.append(Arm("shuffled", features, some, [own[other[column]] for column in some]))
     baseline = [_top_token_explanation(index, features, column, own[column]) for column in explained]
-    arms.append(_Arm("baseline", features, explained, baseline))
+    arms.append(Arm("baseline", features, explained, baseline))
     for units in controls:
         columns = units.explained.tolist()
-        arms.append(_Arm(ARM_OF_UNIT[units.unit], units, columns, [_explanation_of(known, units, column) for column in columns]))
+        arms.append(Arm(ARM_OF_UNIT[units.unit], units, columns, [_explanation_of(known, units, column) for column in columns]))
     return arms
 
 
@@ -109,7 +129,7 @@ def _top_token_explanation(index: RuleIndex, units: Units, column: int, own: Exp
     return replace(own, text=f"Fires on {quote(index.tokens.token_text[rule.cells[0]])}.", rule=rule.to_json(), kind="token")
 
 
-def _windowed(arms: Sequence[_Arm]) -> list[tuple[Units, list[int]]]:
+def _windowed(arms: Sequence[Arm]) -> list[tuple[Units, list[int]]]:
     """The arms that bring windows of their own: shuffled and baseline explanations are scored on the features' windows."""
     return [(arm.units, arm.columns) for arm in arms if arm.control == ARM_OF_UNIT[arm.units.unit]]
 
@@ -145,38 +165,6 @@ def _first_ids(windows: dict[int, dict[int, list[Example]]]) -> dict[tuple[int, 
             result[units, column] = next_id
             next_id += len(examples)
     return result
-
-
-def _rows(size: int, arm: _Arm, column: int, examples: Sequence[Example], scores: Sequence[Score], first_id: int) -> pl.DataFrame:
-    n, unit_id = len(examples), int(arm.units.ids[column])
-    return pl.DataFrame(
-        {
-            "size": [size] * n,
-            "unit": [arm.units.unit] * n,
-            "unit_id": [unit_id] * n,
-            "feature": [unit_id if arm.units.unit == "sae_feature" else None] * n,
-            "example_id": range(first_id, first_id + n),
-            "kind": [example.kind for example in examples],
-            "interval": [example.interval for example in examples],
-            "activation": [example.activation for example in examples],
-            "token_index": [example.token_index for example in examples],
-            "control": [arm.control] * n,
-            "method": [METHOD] * n,
-            "model": [None] * n,
-            "score": [each.value for each in scores],
-            "status": [each.status for each in scores],
-            "evidence": [each.evidence for each in scores],
-            "cost_usd": [each.cost_usd for each in scores],
-        },
-        schema=_TYPES,
-    )
-
-
-_TYPES: dict[str, Any] = {
-    "size": pl.Int32, "unit": pl.String, "unit_id": pl.Int32, "feature": pl.Int32, "example_id": pl.Int64, "kind": pl.String,
-    "interval": pl.Int8, "activation": pl.Float32, "token_index": pl.Int64, "control": pl.String, "method": pl.String,
-    "model": pl.String, "score": pl.Int8, "status": pl.String, "evidence": pl.String, "cost_usd": pl.Float64,
-}  # fmt: skip
 
 
 def summary(table: pl.DataFrame, seed: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from sae_pipeline.interpret.embedding import SentenceEmbedder
 from sae_pipeline.interpret.protocols import ARM_OF_UNIT, Control, Explanation, Status
 from sae_pipeline.interpret.proxy import parts_of
 from sae_pipeline.interpret.rules import Rule, RuleIndex
+from sae_pipeline.interpret.tokens import TokenTable
 from sae_pipeline.interpret.units import Units
 from sae_pipeline.interpret.windows import Example, active_examples, decoys, derangement, generator, top_token
 
@@ -87,9 +88,7 @@ def window_scores(
         arms.append(("shuffled", derangement(explained, seed)))
     examples: dict[int, list[Example]] = {}
     for column in explained:
-        random = generator(seed, "detection", units, column)
-        examples[column] = active_examples(units, column, 1, random)
-        examples[column] += decoys(tokens, units, column, N_DECOYS, random, quiet_window=True)
+        examples[column] = detection_examples(tokens, units, column, seed)
     windows = {column: [example.window(tokens.context) for example in mine] for column, mine in examples.items()}
     embedder.windows([parts_of(index, window) for mine in windows.values() for window in mine])  # all at once, then cached
     embedder.texts([explanations[column].about_inputs for column in explained])
@@ -113,6 +112,12 @@ def window_scores(
                 enough = min(positive.sum(), (~positive).sum()) >= MIN_WINDOWS
                 value, status = (auroc(score, positive), "ok") if enough else (None, "too_few_examples")
                 yield MetricRow(column, metric, control, value, len(positive), status)
+
+
+def detection_examples(tokens: TokenTable, units: Units, column: int, seed: int) -> list[Example]:
+    """Held-out windows with activity (one per interval) and without any: the same for every explainer, so they compare."""
+    random = generator(seed, "detection", units, column)
+    return active_examples(units, column, 1, random) + decoys(tokens, units, column, N_DECOYS, random, quiet_window=True)
 
 
 def auroc(score: np.ndarray, positive: np.ndarray) -> float:

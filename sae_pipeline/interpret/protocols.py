@@ -1,4 +1,4 @@
-"""What an explainer, a scorer and a judge are: small protocols, so that another method is another class and nothing else.
+"""What an explainer and a scorer are: small protocols, so that another method is another class and nothing else.
 
 Explainers see train examples only, scorers see held-out windows only. A scorer gets an `Explanation` and `ScoredWindow`s; what
 was active where, how strongly, and which control arm a window belongs to is not among its arguments.
@@ -90,24 +90,4 @@ class Scorer(Protocol):
 
     def score(self, explanation: Explanation, windows: Sequence[ScoredWindow]) -> list[Score]:
         """One score per window, in order."""
-        ...
-
-
-@dataclass(frozen=True)
-class JudgeReply:
-    """A judge's answer: `text` is None unless `status` is "ok"."""
-
-    text: str | None
-    status: Status
-    cost_usd: float
-
-
-class Judge(Protocol):
-    """A language model that answers prompts. `capabilities` names what it supports: structured_output, batches, temperature."""
-
-    model: str
-    capabilities: frozenset[str]
-
-    def ask(self, system: str, prompts: Sequence[str], schema: dict | None = None) -> list[JudgeReply]:
-        """One reply per prompt, in order. A refusal, a truncation or a budget stop is a status, never an exception."""
         ...

@@ -50,21 +50,19 @@ class BatchJudge:
         self.settings, self.price, self.ledger = settings, price, ledger
         self.n_sent = 0
         """Requests submitted by this object, resubmissions included."""
+        self.asked: set[str] = set()
+        """Identities of every request that was asked, answered from the ledger or not."""
         self._key, self._wait_seconds, self._poll_seconds, self._grace = key, wait_seconds, poll_seconds, grace_seconds
         self._limits = limits or Limits()
         self._submissions = Submissions(ledger)
         self._jitter = random.Random()
-
-    @property
-    def model(self) -> str:
-        """The model asked."""
-        return self.settings.model
 
     def ask(self, requests: Iterable[Request], what: str = "judge") -> list[Reply]:
         """Answer every request, in order. Raises `BatchesPending`, and `UserError` when the server refuses a batch as a whole."""
         requests = list(requests)
         shas = [request.sha(self.settings) for request in requests]
         by_sha = dict(zip(shas, requests, strict=True))
+        self.asked |= set(shas)
         deadline = time.monotonic() + self._wait_seconds
         with self._client() as client, bar(what, len(by_sha), "calls") as progress:
             while True:

@@ -42,6 +42,8 @@ class InteractiveJudge:
         self.backend, self.settings, self.price, self.ledger = backend, settings, price, ledger
         self.n_sent = 0
         """Requests sent by this object, retries included."""
+        self.asked: set[str] = set()
+        """Identities of every request that was asked, answered from the ledger or not."""
         self._key, self._max_concurrency, self._limits = key, max_concurrency, limits or Limits()
         self._jitter = random.Random()
         self._not_before = 0.0
@@ -49,14 +51,10 @@ class InteractiveJudge:
         self._n_refused, self._any_answer = 0, False
         self._fatal: Failure | None = None
 
-    @property
-    def model(self) -> str:
-        """The model asked."""
-        return self.settings.model
-
     def ask(self, requests: Iterable[Request], what: str = "judge") -> list[Reply]:
         """Answer every request, in order. Raises `UserError` when the server refuses all of them (key, model, spend limit)."""
         requests = list(requests)
+        self.asked |= {request.sha(self.settings) for request in requests}
         return asyncio.run(self._ask(requests, what))
 
     async def _ask(self, requests: list[Request], what: str) -> list[Reply]:

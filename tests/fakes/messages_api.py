@@ -82,9 +82,9 @@ class FakeMessagesApi:
         self.key = key
         self.reset(delay, structured)
 
-    def reset(self, delay: float = 0.0, structured: bool = True) -> None:
-        """Forget everything, so that tests can share one server."""
-        self.delay, self.structured = delay, structured
+    def reset(self, delay: float = 0.0, structured: bool = True, temperature: bool = False) -> None:
+        """Forget everything, so that tests can share one server. By default it honours what the real one does."""
+        self.delay, self.structured, self.temperature = delay, structured, temperature
         self.script: list[Fault | None] = []
         self.answer: Callable[[dict[str, Any]], Any] | None = None
         self.on_arrival: Callable[[str, str], None] | None = None
@@ -159,7 +159,7 @@ class FakeMessagesApi:
 
     def reply(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Check and answer one request; bills it."""
-        unknown = sorted(set(body) - ALLOWED - (set() if self.structured else {"temperature"}))
+        unknown = sorted(set(body) - ALLOWED - ({"temperature"} if self.temperature else set()))
         if unknown:
             return 400, _error_body("invalid_request_error", f"{unknown[0]}: Extra inputs are not permitted")
         for name in ("model", "max_tokens", "messages"):

@@ -229,7 +229,7 @@ def test_votes_are_separate_questions(api, open_judge):
 
 def test_an_endpoint_without_schemas_is_told_in_words_and_asked_again(api, open_judge):
     loose = Capabilities(structured=False, batches=False, temperature=True)
-    api.structured = False
+    api.reset(structured=False, temperature=True)
     api.script = [message("sure!"), message("```json\n" + GOOD + "\n```")]
     judge = open_judge(capabilities=loose)
     (reply,) = judge.ask([question()])

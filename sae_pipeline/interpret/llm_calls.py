@@ -1,0 +1,38 @@
+"""The judge's calls behind one artefact, as its part of the table `llm_calls`."""
+
+from pathlib import Path
+
+import polars as pl
+
+from sae_pipeline.judge.ledger import read_calls
+from sae_pipeline.judge.open import AskingJudge
+from sae_pipeline.tables.schemas import conform
+
+
+def write_calls(judge: AskingJudge, stage: str, size: int, work: Path) -> None:
+    """Write `llm_calls.parquet`: every attempt ever made at the questions that `judge` was asked, in a fixed order."""
+    calls = (
+        read_calls(judge.ledger.path.parent).filter(pl.col("request_sha").is_in(list(judge.asked))).sort("request_sha", "call_id")
+    )
+    table = calls.select(
+        stage=pl.lit(stage),
+        size=pl.lit(size, dtype=pl.Int32),
+        call_id=pl.int_range(pl.len(), dtype=pl.Int64),
+        backend="backend",
+        model="model",
+        subject="subject",
+        prompt="prompt",
+        prompt_sha="prompt_sha",
+        request_sha="request_sha",
+        vote="vote",
+        status="status",
+        category="category",
+        detail="detail",
+        raw="raw",
+        parsed="parsed",
+        n_tokens_input=pl.col("input_tokens").fill_null(0) + pl.col("cache_write_tokens").fill_null(0),
+        n_tokens_cached=pl.col("cache_read_tokens").fill_null(0),
+        n_tokens_output=pl.col("output_tokens").fill_null(0),
+        cost_usd="cost_usd",
+    )
+    conform("llm_calls", table).write_parquet(work / "llm_calls.parquet")

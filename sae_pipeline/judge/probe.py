@@ -1,0 +1,51 @@
+"""Does a local server speak the Messages API, and does it honour an output schema? Asked, not assumed.
+
+llama.cpp and Ollama answer 200 and ignore `output_config.format`. So one tiny request asks for a word that no model would say by
+itself: if the reply obeys the schema, structured output works; if it is some other text, answers are parsed and asked again.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sae_pipeline.errors import UserError
+from sae_pipeline.judge.key import Key
+from sae_pipeline.judge.reply import usage_of
+from sae_pipeline.judge.request import Capabilities, Request, Settings
+from sae_pipeline.judge.retry import failure_of
+
+SECONDS = 120.0
+_TRY = Capabilities(structured=True, batches=False, temperature=True)
+
+
+class Odd(BaseModel):
+    """An answer that only a server that enforces the schema gives."""
+
+    model_config = ConfigDict(extra="forbid")
+    word: Literal["quokka-41"]
+
+
+def probe(base_url: str, model: str, key: Key) -> Capabilities:
+    """What the server at `base_url` can do. Raises `UserError` when it does not answer as a Messages API does."""
+    import anthropic
+
+    request = Request("probe", "capabilities", "probe-v1", "", "You are helpful.", "Say hello.", Odd, 32)
+    client = anthropic.Anthropic(
+        api_key=key.reveal(), base_url=base_url, max_retries=0, timeout=SECONDS, open_telemetry=False
+    )  # fmt: skip
+    try:
+        with client:
+            message = client.messages.create(**request.wire(Settings(model, _TRY, base_url, effort=None)))
+    except Exception as error:
+        raise UserError(
+            "judge.base_url", f"{base_url} does not answer ({failure_of(error).detail})",
+            "Start a server that speaks the Messages API (`sae-pipeline serve-local`), or correct the address.",
+        ) from None  # fmt: skip
+    if usage_of(message) is None:
+        raise UserError("judge.base_url", f"{base_url} answers, but not as a Messages API does", "Correct the address.")
+    text = "".join(block.text for block in message.content if block.type == "text")
+    try:
+        Odd.model_validate_json(text)
+    except ValidationError:
+        return Capabilities(structured=False, batches=False, temperature=True)
+    return _TRY
