@@ -6,6 +6,7 @@ import dagster as dg
 
 from assets.publishing import Rebuild, publish, size_of, stage_asset
 from assets.verdicts import SCHEMA, Verdict, schema_check
+from resources.judge import Judge
 from resources.store import Store
 
 
@@ -13,10 +14,11 @@ from resources.store import Store
     kinds={"text", "parquet"},
     checks={"schema": SCHEMA, "coverage": "every live feature (or every feature that the study lists) has a row"},
 )
-def explanations(context: dg.AssetExecutionContext, config: Rebuild, store: Store):
+def explanations(context: dg.AssetExecutionContext, config: Rebuild, store: Store, judge: Judge):
     """One English sentence per live feature, made from token statistics of train text without any language model.
 
     Judged by its rule on held-out tokens (precision, recall, F1, AUROC), beside shuffled rules, random directions and neurons.
+    With `explain.method: llm` the judge's sentences stand beside these, scored by detection and fuzzing.
     """
     from sae_pipeline.interpret.build_explanations import build_explanations
 
@@ -25,10 +27,11 @@ def explanations(context: dg.AssetExecutionContext, config: Rebuild, store: Stor
 
     def build(work: Path):
         assert size is not None
-        return build_explanations(
-            size=size, explain=study.explain, score=study.score, corpus=artifacts.path("corpus"),
-            activations=artifacts.path("activations"), feature_stats=features, work=work,
-        )  # fmt: skip
+        with judge.open(artifacts, context.run_id) as asked:
+            return build_explanations(
+                size=size, explain=study.explain, score=study.score, corpus=artifacts.path("corpus"),
+                activations=artifacts.path("activations"), feature_stats=features, work=work, judge=asked,
+            )  # fmt: skip
 
     yield from publish(
         context, artifacts, "explanations", build,

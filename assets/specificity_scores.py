@@ -7,6 +7,7 @@ import dagster as dg
 from assets.pictures import picture
 from assets.publishing import Rebuild, publish, size_of, stage_asset
 from assets.verdicts import SCHEMA, Verdict, schema_check
+from resources.judge import Judge
 from resources.store import Store
 
 
@@ -18,11 +19,11 @@ from resources.store import Store
         "controls": "shuffled explanations, random directions and MLP neurons are scored beside the features",
     },
 )
-def specificity_scores(context: dg.AssetExecutionContext, config: Rebuild, store: Store):
+def specificity_scores(context: dg.AssetExecutionContext, config: Rebuild, store: Store, judge: Judge):
     """The paper's specificity rubric on held-out examples across activation intervals; a proxy without a language model.
 
     The same windows are scored with shuffled explanations, and the same scorer is run on random directions and MLP neurons.
-    Methods are never averaged together.
+    With `score.method: rubric` a judge rates the same windows. Methods are never averaged together.
     """
     from sae_pipeline.interpret.build_specificity import build_specificity_scores
 
@@ -30,10 +31,12 @@ def specificity_scores(context: dg.AssetExecutionContext, config: Rebuild, store
 
     def build(work: Path):
         assert size is not None
-        return build_specificity_scores(
-            size=size, score=study.score, corpus=artifacts.path("corpus"), activations=artifacts.path("activations"),
-            feature_stats=artifacts.path("feature_stats", size), explanations=artifacts.path("explanations", size), work=work,
-        )  # fmt: skip
+        with judge.open(artifacts, context.run_id) as asked:
+            return build_specificity_scores(
+                size=size, score=study.score, corpus=artifacts.path("corpus"), activations=artifacts.path("activations"),
+                feature_stats=artifacts.path("feature_stats", size), explanations=artifacts.path("explanations", size),
+                work=work, judge=asked, votes=study.judge.votes,
+            )  # fmt: skip
 
     yield from publish(
         context, artifacts, "specificity_scores", build,
@@ -42,7 +45,7 @@ def specificity_scores(context: dg.AssetExecutionContext, config: Rebuild, store
             "scores": scores_are_levels,
             "controls": lambda work: controls_present(work, study.activations.n_neurons),
         },
-        force=config.force, show=lambda work, _: {"by_interval": picture(by_interval(work))},
+        force=config.force, show=lambda work, _: {f"by_interval_{method}": picture(png) for method, png in by_interval(work).items()},
         headline=("n_features_scored", "matched_minus_shuffled"),
     )  # fmt: skip
 
@@ -68,10 +71,12 @@ def controls_present(folder: Path, n_neurons: int) -> Verdict:
     return Verdict(found >= wanted, f"controls missing: {sorted(wanted - found)}", {"controls": ", ".join(sorted(found))})
 
 
-def by_interval(folder: Path) -> bytes:
-    """The paper's figure: distribution of scores by activation interval."""
+def by_interval(folder: Path) -> dict[str, bytes]:
+    """The paper's figure, one per method: distribution of scores by activation interval."""
     import polars as pl
 
     from sae_pipeline.plots.specificity import specificity_by_interval
 
-    return specificity_by_interval(pl.read_parquet(folder / "specificity_scores.parquet"))
+    scores = pl.read_parquet(folder / "specificity_scores.parquet")
+    methods = scores.filter(pl.col("score").is_not_null())["method"].unique().sort().to_list()
+    return {method: specificity_by_interval(scores.filter(method=method)) for method in methods}

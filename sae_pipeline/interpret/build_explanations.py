@@ -60,7 +60,7 @@ def build_explanations(
         tables += judged.explanations
         scores += judged.scores
         metadata = judged.metadata
-        write_calls(judge, "explanations", size, work)
+    write_calls(judge, "explanations", size, work)
     explained, scored = conform("explanations", pl.concat(tables)), conform("explanation_scores", pl.concat(scores))
     explained.write_parquet(work / "explanations.parquet")
     scored.write_parquet(work / "explanation_scores.parquet")

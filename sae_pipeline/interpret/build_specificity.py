@@ -30,7 +30,7 @@ from sae_pipeline.judge.open import AskingJudge
 from sae_pipeline.progress import bar
 from sae_pipeline.store import Outcome
 from sae_pipeline.study import Score as ScoreSettings
-from sae_pipeline.tables.schemas import conform
+from sae_pipeline.tables.schemas import conform, empty
 
 N_DECOYS = 3  # of each of the two kinds
 N_CALIBRATION_FEATURES = 60
@@ -40,10 +40,9 @@ def build_specificity_scores(
     *, size: int, score: ScoreSettings, corpus: Path, activations: Path, feature_stats: Path, explanations: Path,
     work: Path, embedder: SentenceEmbedder | None = None, judge: AskingJudge | None = None, votes: int = 1,
 ) -> Outcome:  # fmt: skip
-    """Write `specificity_scores.parquet` and `calibration.json` to `work`. The folders are published artefacts.
+    """Write `specificity_scores`, `judge_calibration`, `llm_calls` (Parquet) and `calibration.json` to `work`.
 
-    `judge` is asked `votes` times when `score.method` is `rubric`; then `judge_calibration.json` and `llm_calls.parquet` stand
-    beside them.
+    The folders are published artefacts. `judge` is asked `votes` times about every window when `score.method` is `rubric`.
     """
     embedder = embedder or SentenceEmbedder()
     reader = ActivationReader.open(activations)
@@ -86,7 +85,9 @@ def build_specificity_scores(
         )
         frames.append(table)
         metadata |= judged
-        write_calls(judge, "specificity_scores", size, work)
+    else:
+        empty("judge_calibration").write_parquet(work / "judge_calibration.parquet")
+    write_calls(judge, "specificity_scores", size, work)
     conform("specificity_scores", pl.concat(frames)).write_parquet(work / "specificity_scores.parquet")
     return Outcome(metadata=metadata)
 

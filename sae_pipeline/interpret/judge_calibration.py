@@ -5,12 +5,12 @@
 * matched pairs: a feature's own explanation is rated above another feature's on the same active windows.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import yaml
 
 from sae_pipeline.interpret.agreement import weighted_kappa
@@ -21,6 +21,7 @@ from sae_pipeline.interpret.prompts import load_prompt
 from sae_pipeline.interpret.protocols import Score
 from sae_pipeline.judge.open import AskingJudge
 from sae_pipeline.judge.request import Request
+from sae_pipeline.tables.schemas import conform, empty
 
 LABELS = Path(__file__).with_name("calibration_labels.yaml")
 MIN_LABEL_KAPPA = 0.6
@@ -48,9 +49,10 @@ class JudgeCalibration:
         """Whether the judge's numbers may stand in a headline."""
         return not self.reasons
 
-    def write(self, path: Path) -> None:
-        """As JSON."""
-        path.write_text(json.dumps(asdict(self) | {"passed": self.passed}, indent=1), encoding="utf-8")
+    def table(self, size: int) -> pl.DataFrame:
+        """The row of the table `judge_calibration`."""
+        row = asdict(self) | {"size": size, "passed": self.passed, "reasons": "; ".join(self.reasons)}
+        return conform("judge_calibration", pl.DataFrame([row], schema=empty("judge_calibration").schema))
 
 
 def calibrate_judge(

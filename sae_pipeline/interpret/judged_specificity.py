@@ -25,7 +25,7 @@ def judged_specificity(
     size: int, arms: Sequence[Arm], windows: Mapping[int, dict[int, list[Example]]], first_id: Mapping[tuple[int, int], int],
     score: ScoreSettings, tokens: TokenTable, judge: AskingJudge, votes: int, proxy: pl.DataFrame, work: Path,
 ) -> tuple[pl.DataFrame, dict[str, Any]]:  # fmt: skip
-    """(rows of `specificity_scores` with method `rubric-v1/<explainer>`, metadata); writes `judge_calibration.json` to `work`.
+    """(rows of `specificity_scores` with method `rubric-v1/<explainer>`, metadata); writes `judge_calibration.parquet` to `work`.
 
     `windows` and `first_id` are those of the proxy's rows, so that the two methods meet by example id.
     """
@@ -60,7 +60,7 @@ def judged_specificity(
         judge, asked_by, [each for i in repeated for each in by_vote[0][i]], [each for mine in second for each in mine],
         difference_low, table["score"].drop_nulls().len() / askable if askable else 0.0,
     )  # fmt: skip
-    calibration.write(work / "judge_calibration.json")
+    calibration.table(size).write_parquet(work / "judge_calibration.parquet")
     facts: dict[str, Any] = {
         "judge_model": judge.settings.model,
         "judge_passed_calibration": calibration.passed,

@@ -6,11 +6,14 @@ import polars as pl
 
 from sae_pipeline.judge.ledger import read_calls
 from sae_pipeline.judge.open import AskingJudge
-from sae_pipeline.tables.schemas import conform
+from sae_pipeline.tables.schemas import conform, empty
 
 
-def write_calls(judge: AskingJudge, stage: str, size: int, work: Path) -> None:
+def write_calls(judge: AskingJudge | None, stage: str, size: int, work: Path) -> None:
     """Write `llm_calls.parquet`: every attempt ever made at the questions that `judge` was asked, in a fixed order."""
+    if judge is None:
+        empty("llm_calls").write_parquet(work / "llm_calls.parquet")
+        return
     calls = (
         read_calls(judge.ledger.path.parent).filter(pl.col("request_sha").is_in(list(judge.asked))).sort("request_sha", "call_id")
     )

@@ -35,7 +35,10 @@ class Figure:
     draw: Callable[[pl.DataFrame, Theme], bytes]
 
 
-_SCORES = "select size, unit_id, kind, control, method, interval, score, status from specificity_scores order by all"
+_SCORES = """
+    select size, unit_id, kind, control, method, interval, score, status from specificity_scores
+    anti join (select size, model from judge_calibration where not passed) using (size, model) order by all
+"""
 FIGURES = (
     Figure("metrics", "Quality against size, on held-out tokens", "select * from sae_metrics order by size", metrics_by_size),
     Figure(

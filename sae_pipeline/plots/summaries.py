@@ -64,7 +64,10 @@ _SPECIFICITY = """
     with cells as (
         select size, method, control, kind, unit, unit_id, interval,
             avg(score) as score, avg((score = 3)::int) as share_3, count(score) as n_scored, count(*) as n_attempted
-        from specificity_scores group by all
+        from specificity_scores
+        -- offline rows have no model and always stay
+        anti join (select size, model from judge_calibration where not passed) using (size, model)
+        group by all
     ), units as (
         select size, method, control, kind, unit, unit_id,
             avg(score) as score, avg(share_3) as share_3, sum(n_scored) as n_scored, sum(n_attempted) as n_attempted

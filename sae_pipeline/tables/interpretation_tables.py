@@ -103,4 +103,26 @@ INTERPRETATION_TABLES = (
         key=("size", "example_id", "control", "method", "model"),
         checks=(value_exactly_when_ok("score"), feature_exactly_for_sae_features()),
     ),
+    table(
+        "judge_calibration",
+        "Whether a judge can be believed; numbers of one that fails stay out of every headline. Empty while no judge is asked.",
+        {
+            "size": size(),
+            "model": column(pl.String, "Judge model"),
+            "prompt": column(pl.String, "Prompt file and version"),
+            "label_kappa": column(pl.Float64, "Quadratically weighted kappa with ratings made by hand", nullable=True),
+            "n_labels": count("Ratings made by hand"),
+            "n_labels_answered": count("Of these, rated by the judge"),
+            "repeat_kappa": column(pl.Float64, "Quadratically weighted kappa of two votes on the same windows", nullable=True),
+            "n_repeated": count("Windows with two votes"),
+            "matched_minus_shuffled_low": column(
+                pl.Float64, "Lower 95 % bound of matched minus shuffled mean score on active windows", nullable=True
+            ),
+            "answered_share": column(pl.Float64, "Share of windows with a rating", pa.Check.in_range(0, 1)),
+            "passed": column(pl.Boolean, "Whether every test was passed"),
+            "reasons": column(pl.String, "Why not; empty when passed"),
+        },
+        file="specificity_scores/<size>/judge_calibration.parquet",
+        key=("size",),
+    ),
 )  # fmt: skip

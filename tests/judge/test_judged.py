@@ -119,7 +119,7 @@ def first_cost(work: Path) -> float:
 
 def test_a_judge_that_fails_calibration_gets_no_headline(built):
     work, _, metadata, *_ = built
-    written = json.loads((work / "scores" / "judge_calibration.json").read_text(encoding="utf-8"))
+    (written,) = check("judge_calibration", pl.read_parquet(work / "scores" / "judge_calibration.parquet")).to_dicts()
     # The oracle knows planted words only: it disagrees with the labels made by hand.
     assert not written["passed"] and written["label_kappa"] < 0.6 and written["repeat_kappa"] == 1
     assert written["matched_minus_shuffled_low"] > 0
