@@ -45,7 +45,7 @@ def specificity_scores(context: dg.AssetExecutionContext, config: Rebuild, store
             "scores": scores_are_levels,
             "controls": lambda work: controls_present(work, study.activations.n_neurons),
         },
-        force=config.force, show=lambda work, _: {f"by_interval_{method}": picture(png) for method, png in by_interval(work).items()},
+        force=config.force, show=lambda work, _: {f"by_interval_{name}": picture(png) for name, png in by_interval(work).items()},
         headline=("n_features_scored", "matched_minus_shuffled"),
     )  # fmt: skip
 
