@@ -21,10 +21,10 @@ class Verdict:
 def schema_check(folder: Path, stage: str) -> Verdict:
     """Hold every Parquet table of `stage` in `folder` to its pandera schema."""
     import pandera.errors
-    import polars as pl
 
     from sae_pipeline.tables.columns import SPLITS
-    from sae_pipeline.tables.schemas import TABLES, check
+    from sae_pipeline.tables.files import RowsRepeat, check_file
+    from sae_pipeline.tables.schemas import TABLES
 
     tables = [(table.name, Path(table.file).name) for table in TABLES.values() if Path(table.file).parts[0] == stage]
     files = [
@@ -36,9 +36,11 @@ def schema_check(folder: Path, stage: str) -> Verdict:
     metadata: dict[str, Any] = {}
     for name, file in files:
         try:
-            metadata[f"n_rows {file}"] = check(name, pl.read_parquet(folder / file)).height
+            metadata[f"n_rows {file}"] = check_file(name, folder / file)
         except FileNotFoundError:
             return Verdict(False, f"{file} is missing")
+        except RowsRepeat as error:
+            return Verdict(False, str(error), {"table": name})
         except pandera.errors.SchemaErrors as error:
             cases = error.failure_cases
             sample = dg.MetadataValue.md(f"```\n{cases.head(10)}\n```")

@@ -5,8 +5,8 @@ A test compares the committed page with this module's output, so the page cannot
 
 from pathlib import Path
 
+from sae_pipeline.tables.build import sql_type
 from sae_pipeline.tables.columns import CONTROLS, STATUSES, UNITS, Table
-from sae_pipeline.tables.database import sql_type
 from sae_pipeline.tables.queries import QUERIES
 from sae_pipeline.tables.schemas import TABLES, polars_schema
 from sae_pipeline.tables.views import VIEWS

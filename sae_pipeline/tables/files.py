@@ -11,10 +11,14 @@ from sae_pipeline.tables.schemas import TABLES, check
 ROWS_AT_ONCE = 200_000
 
 
+class RowsRepeat(ValueError):
+    """Two rows of a file have the same key."""
+
+
 def check_file(name: str, path: Path, size: int | None = None) -> int:
     """Hold a Parquet file to table `name`, and its `size` column to `size`; returns its number of rows.
 
-    Raises `pandera.errors.SchemaErrors`, or `ValueError` when a row occurs twice or belongs to another size.
+    Raises `pandera.errors.SchemaErrors`, `RowsRepeat`, or `ValueError` when a row belongs to another size.
     """
     table, file = TABLES[name], pq.ParquetFile(path)
     n_rows = 0
@@ -32,5 +36,5 @@ def check_file(name: str, path: Path, size: int | None = None) -> int:
             found = connection.execute(f"SELECT count(*) FROM (SELECT DISTINCT {key} FROM read_parquet($f))", {"f": str(path)})
             (n_distinct,) = found.fetchall()[0]
         if n_distinct != n_rows:
-            raise ValueError(f"{path}: {n_rows - n_distinct} rows repeat the key ({key})")
+            raise RowsRepeat(f"{path}: {n_rows - n_distinct} rows repeat the key ({key})")
     return n_rows

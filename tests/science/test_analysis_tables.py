@@ -16,7 +16,7 @@ from sae_pipeline.errors import UserError
 from sae_pipeline.stages import STAGES, sizes_of
 from sae_pipeline.store import ArtifactStore, Outcome
 from sae_pipeline.tables import docs, files
-from sae_pipeline.tables.database import DATABASE, build_analysis_db, sql_type
+from sae_pipeline.tables.build import DATABASE, build_analysis_db, sql_type
 from sae_pipeline.tables.queries import QUERIES, run
 from sae_pipeline.tables.schemas import TABLES, conform, polars_schema
 from sae_pipeline.tables.views import VIEWS

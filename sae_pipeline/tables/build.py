@@ -67,7 +67,12 @@ def build_analysis_db(store: ArtifactStore, work: Path) -> Outcome:
     inputs = {f"{artefact.stage}/{artefact.size}": artefact.manifest.data_version for artefact in artefacts}
     version = value_digest([STAGES[STAGE].code_version, inputs, n_rows])
     return Outcome(
-        metadata={"n_tables": len(n_rows), "n_views": len(VIEWS), "megabytes": round(n_bytes / 1e6, 1)}
+        metadata={
+            "n_tables": len(n_rows),
+            "n_views": len(VIEWS),
+            "n_rows": sum(n_rows.values()),
+            "megabytes": round(n_bytes / 1e6, 1),
+        }
         | {f"n_rows {name}": count for name, count in n_rows.items()},
         data_version=version,
         also=(target,),
