@@ -1,0 +1,198 @@
+"""Every flow clicked in a real browser: nothing leaves loopback, nothing complains in the console, axe finds nothing.
+
+Screenshots stay in build/screenshots for whoever wants to look.
+"""
+
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import uvicorn
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from starlette.applications import Starlette
+
+from sae_pipeline.browser.app import create_app
+from sae_pipeline.browser.server import listen
+from sae_pipeline.study import Study
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+SHOTS = Path("build/screenshots")
+PAGES = {
+    "start": "/", "features": "/features?sort=density&order=down", "feature": "/32/1", "dead": "/32/5", "hostile": "/32/3",
+    "context": "/32/1/at/40", "compare": "/compare", "text": "/text", "steer": "/steer?size=32&f=1:2", "problem": "/99/99",
+}  # fmt: skip
+
+DARK = ("start", "feature", "context", "steer")
+
+
+@pytest.fixture(scope="module")
+def app(browsed: tuple[Study, Path]) -> Starlette:
+    study, root = browsed
+    return create_app(study, root)
+
+
+@pytest.fixture(scope="module")
+def address(app: Starlette) -> Iterator[str]:
+    """A real server on loopback."""
+    listener = listen("127.0.0.1", 38301)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.fail("The browser tests need Chromium: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+class Visit:
+    """A page that remembers what went wrong on it."""
+
+    def __init__(self, browser: Browser, address: str, **options) -> None:
+        self.context = browser.new_context(viewport={"width": 1200, "height": 900}, base_url=address, **options)
+        self.page: Page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.elsewhere: list[str] = []
+        self.page.on(
+            "console", lambda message: self.complaints.append(message.text) if message.type in ("error", "warning") else None
+        )
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.context.on("request", lambda request: self._note(request.url))
+
+    def _note(self, url: str) -> None:
+        if urlsplit(url).hostname != "127.0.0.1":
+            self.elsewhere.append(url)
+
+
+@pytest.fixture
+def visit(chromium: Browser, address: str) -> Iterator[Visit]:
+    visit = Visit(chromium, address)
+    yield visit
+    visit.context.close()
+    assert visit.elsewhere == []
+    assert visit.complaints == []
+
+
+@pytest.mark.parametrize(("name", "look"), [*((name, "light") for name in PAGES), *((name, "dark") for name in DARK)])
+def test_pages_are_accessible(chromium: Browser, address: str, name: str, look):
+    visit = Visit(chromium, address, color_scheme=look)
+    visit.page.goto(PAGES[name])
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    visit.page.screenshot(path=SHOTS / f"{name}-{look}.png", full_page=True)
+    found = Axe().run(visit.page).response["violations"]
+    assert [(item["id"], [node["html"][:120] for node in item["nodes"][:3]]) for item in found] == []
+    visit.context.close()
+    # The page for what is not there comes with its own status, which Chromium reports as an error.
+    assert visit.elsewhere == [] and (name == "problem" or visit.complaints == [])
+
+
+def test_from_the_start_page_to_a_feature_and_its_neighbours(visit: Visit):
+    page = visit.page
+    page.goto("/")
+    page.get_by_role("link", name="Browse features").click()
+    page.locator(".filters [name=q]").fill("island")
+    page.locator(".filters [name=size]").select_option("64")
+    page.get_by_role("button", name="Show").click()
+    expect(page).to_have_url(re.compile(r"q=island&size=64"))
+    page.get_by_role("link", name="64/1", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("64/1")
+    page.get_by_role("link", name="2 →").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("64/2")
+    page.get_by_role("link", name="← 1").click()
+    page.locator("#h-near").locator("..").get_by_role("link").first.click()
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+
+
+def test_an_example_opens_and_closes_in_place(visit: Visit):
+    page = visit.page
+    page.goto("/32/1")
+    item = page.locator(".window").first
+    item.get_by_role("link", name="context").click()
+    expect(item.locator(".block span")).to_have_count(32)
+    item.get_by_role("link", name="context").click()
+    expect(item.locator(".block")).to_have_count(0)
+
+
+def test_steering_streams_side_by_side_and_can_be_saved(visit: Visit):
+    page = visit.page
+    page.goto("/")
+    page.get_by_role("link", name="Steer with it").first.click()
+    page.get_by_label("New tokens").fill("12")
+    page.get_by_label("factor", exact=True).first.fill("3.5")
+    expect(page.get_by_label("factor of feature 1")).to_have_value("3.5")
+    page.locator("[name=prompt]").fill("the ship <script>alert(1)</script>")
+    page.get_by_role("button", name="Write").click()
+    expect(page.locator("[data-status]")).to_have_text("Done.", timeout=30_000)
+    for side in ("0", "1"):
+        expect(page.locator(f"[data-side='{side}']")).not_to_be_empty()
+    assert "f=1%3A3.5" in page.url and "max_new_tokens=12" in page.url
+    steered = page.locator("[data-side='1']").inner_text()
+    page.get_by_role("button", name="Save this run").click()
+    page.get_by_role("link", name="saved").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Saved run")
+    assert page.locator("[data-side='1']").inner_text().split() == steered.split()
+
+
+def test_a_long_run_can_be_stopped(visit: Visit, app: Starlette, monkeypatch: pytest.MonkeyPatch):
+    page, model = visit.page, app.state.browser.playground.model
+    quick = model.decode
+    monkeypatch.setattr(model, "decode", lambda ids: threading.Event().wait(0.05) or quick(ids))
+    page.goto("/steer?size=32&f=1:1&max_new_tokens=200&temperature=1")
+    page.get_by_role("button", name="Write").click()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("[data-status]")).to_have_text("Stopped.")
+    expect(page.get_by_role("button", name="Write")).to_be_enabled()
+
+
+def test_a_text_is_read_and_a_token_opens(visit: Visit):
+    page = visit.page
+    page.goto("/text")
+    page.get_by_label("Text").fill("the ship of the island")
+    page.get_by_role("button", name="Read it").click()
+    expect(page.get_by_role("heading", name="Token by token")).to_be_visible(timeout=30_000)
+    tokens = page.locator(".read summary")
+    tokens.nth(2).click()
+    expect(page.locator(".read details[open]")).to_have_count(1)
+    tokens.nth(3).click()
+    expect(page.locator(".read details[open]")).to_have_count(1)
+
+
+def test_everything_but_the_stream_works_without_script(chromium: Browser, address: str):
+    visit = Visit(chromium, address, java_script_enabled=False)
+    page = visit.page
+    page.goto("/features?size=32")
+    page.get_by_role("link", name="32/1", exact=True).click()
+    page.get_by_role("link", name="context").first.click()
+    expect(page.locator(".block span")).to_have_count(32)
+    page.goto("/steer?size=32&f=1:2&max_new_tokens=4")
+    page.get_by_role("button", name="Write").click()
+    expect(page.locator("[data-side='1']")).not_to_be_empty(timeout=30_000)
+    page.get_by_role("button", name="Save this run").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Saved run")
+    visit.context.close()
+    assert visit.elsewhere == [] and visit.complaints == []
+
+
+def test_the_keyboard_reaches_the_content_first(visit: Visit):
+    page = visit.page
+    page.goto("/32/1")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_be_focused()
