@@ -14,7 +14,6 @@ import pytest
 import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
-
 from starlette.applications import Starlette
 
 from sae_pipeline.browser.app import create_app
