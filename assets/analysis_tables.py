@@ -21,23 +21,17 @@ def analysis_tables(context: dg.AssetExecutionContext, config: Rebuild, store: S
 
     Rebuilt from Parquet in a scratch file and swapped, so that whoever has the old one open keeps it whole.
     """
-    from sae_pipeline.preflight import check_database
-    from sae_pipeline.tables.build import build_analysis_db
+    from sae_pipeline.tables.database import DATABASE, build_analysis_db
 
     artifacts = store.artifacts
-    database = artifacts.root / "analysis.duckdb"
-
-    def build(work: Path):
-        check_database(database)
-        return build_analysis_db(artifacts, work)
-
+    database = artifacts.root / DATABASE
     yield from publish(
-        context, artifacts, "analysis_tables", build,
+        context, artifacts, "analysis_tables", lambda work: build_analysis_db(artifacts, work),
         checks={
             "every_size": lambda _: every_size(database, store.study.sae.sizes),
             "row_counts": lambda _: row_counts(database, artifacts.root, store.study.sae.sizes),
         },
-        force=config.force, headline=("n_tables", "n_rows"),
+        force=config.force, headline=("n_tables", "n_views", "megabytes"),
     )  # fmt: skip
 
 

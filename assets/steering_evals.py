@@ -49,17 +49,24 @@ def steering_evals(
 
 
 def controls_present(folder: Path) -> Verdict:
-    """Every steered feature is scored beside unsteered text and every control, on the reporting half."""
+    """Every steered feature is scored beside unsteered text and every control, on the reporting half.
+
+    A feature without concept terms (nothing in its train contexts stands out) has no prompt that could ask for its concept.
+    """
     import polars as pl
 
-    steered = set(pl.read_parquet(folder / "steering_features.parquet")["feature"])
+    features = pl.read_parquet(folder / "steering_features.parquet", columns=["feature", "concept_terms"])
+    named = set(features.filter(pl.col("concept_terms").list.len() > 0)["feature"])
     scores = pl.read_parquet(folder / "steering_scores.parquet").filter(pl.col("half") == "report", pl.col("n") > 0)
     lacking = [
         f"{control} of {feature}"
         for control in CONTROLS
-        for feature in sorted(steered - set(scores.filter(pl.col("control") == control)["target_feature"]))
+        for feature in sorted(
+            (named if control == "prompt_only" else set(features["feature"]))
+            - set(scores.filter(pl.col("control") == control)["target_feature"])
+        )
     ]
-    return Verdict(not lacking, f"missing: {', '.join(lacking[:5])}", {"n_steered": len(steered)})
+    return Verdict(not lacking, f"missing: {', '.join(lacking[:5])}", {"n_steered": features.height})
 
 
 def dose(folder: Path) -> bytes:

@@ -1,0 +1,130 @@
+"""The real graph on the tiny model: every builder, every file, the database and the page, as the command line runs it."""
+
+import shutil
+
+import dagster as dg
+import duckdb
+import polars as pl
+import pytest
+
+from sae_pipeline.definitions import build_defs
+from sae_pipeline.runner import Wanted, run_pipeline
+from sae_pipeline.stages import STAGES, sizes_of
+from sae_pipeline.store import ArtifactStore
+from sae_pipeline.study import load_study
+
+ALL = 2 + 6 * 2 + 3
+
+
+class Copy:
+    """A copy of the finished study that a test may damage."""
+
+    def __init__(self, finished, folder, instance):
+        shutil.copytree(finished.folder, folder, dirs_exist_ok=True)
+        self.file, self.root, self.instance = folder / "study.yaml", folder / "data", instance
+        self.store = ArtifactStore(load_study(self.file), self.root, self.file)
+
+    def run(self, **wanted):
+        defs = build_defs(load_study(self.file), root=self.root, study_file=self.file)
+        return run_pipeline(defs, self.store, self.instance, Wanted(**wanted))
+
+
+@pytest.fixture
+def copy(finished_study, tmp_path):
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Copy(finished_study, tmp_path / "copy", instance)
+
+
+def test_everything_is_built_and_says_what_comes_next(finished_study):
+    assert finished_study.exit_code == 0, finished_study.errors
+    store = finished_study.store
+    states = {(stage, size): store.freshness(stage, size).state for stage in STAGES for size in sizes_of(store.study, stage)}
+    assert len(states) == ALL and set(states.values()) == {"fresh"}
+    for words in (
+        "Study tiny",
+        "expected:",
+        "Held-out quality of each SAE",
+        "Best steerable features",
+        "Where to look next",
+        "make ui",
+    ):
+        assert words in finished_study.output, words
+    with duckdb.connect(str(store.root / "analysis.duckdb"), read_only=True) as connection:
+        assert connection.execute("select size from sae_metrics order by size").fetchall() == [(32,), (64,)]
+        assert connection.execute("select count(distinct stage) from lineage").fetchone() == (8,)
+    assert "<html" in (store.path("report") / "report.html").read_text(encoding="utf-8")
+
+
+def test_runs_are_on_the_studys_own_instance_with_versions_metadata_and_checks(finished_study):
+    with dg.DagsterInstance.from_config(str(finished_study.home)) as instance:
+        assert [run.job_name for run in instance.get_runs()][::-1] == ["prepare", "per_size", "per_size", "compare"]
+        assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
+        for stage, spec in STAGES.items():
+            filters = dg.AssetRecordsFilter(asset_key=dg.AssetKey(stage), asset_partitions=["64"] if spec.per_size else None)
+            (record,) = instance.fetch_materializations(filters, limit=1).records
+            event = record.asset_materialization
+            assert event is not None and event.tags is not None
+            manifest = finished_study.store.manifest(stage, 64 if spec.per_size else None)
+            assert event.tags["dagster/data_version"] == manifest.data_version
+            assert event.tags["dagster/code_version"] == spec.code_version
+            assert event.metadata["reused"].value is False
+            assert event.metadata["path"].value == str(finished_study.store.path(stage, 64 if spec.per_size else None))
+            if stage == "sae":
+                assert "data:image/png;base64," in str(event.metadata["training"].value)
+
+
+def test_second_run_recomputes_nothing_and_says_so(finished_study):
+    before = {path: path.stat().st_mtime_ns for path in finished_study.store.root.rglob("*") if path.is_file()}
+    code, output, _ = finished_study.command("run")
+    assert code == 0
+    assert f"Nothing to recompute: all {ALL} artefacts are fresh by their digests." in output
+    assert "Held-out quality of each SAE" in output
+    assert {path: path.stat().st_mtime_ns for path in finished_study.store.root.rglob("*") if path.is_file()} == before
+
+
+def test_flipped_byte_in_weights_trains_that_size_again_and_nothing_else(copy):
+    weights = copy.store.path("sae", 64) / "weights.safetensors"
+    original = weights.read_bytes()
+    weights.write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
+    assert copy.store.freshness("sae", 64).state == "corrupt"
+    report = copy.run()
+    assert report.executed == [("sae", 64)]
+    assert weights.read_bytes() == original
+
+
+def test_deleted_shard_is_harvested_again_and_nothing_below_runs(copy):
+    shard = sorted((copy.store.path("activations") / "shards").glob("*.safetensors"))[0]
+    original = shard.read_bytes()
+    shard.unlink()
+    report = copy.run()
+    assert report.executed == [("activations", None)]
+    assert shard.read_bytes() == original
+
+
+def test_corrupt_shard_stops_a_single_stage_with_its_name(copy):
+    shard = sorted((copy.store.path("activations") / "shards").glob("*.safetensors"))[0]
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    report = copy.run(only="sae", sizes=(32,), force=True)
+    assert len(report.user_errors) == 1
+    assert shard.name in report.user_errors[0].where and "digest mismatch" in report.user_errors[0].what
+    assert copy.store.freshness("sae", 64).state == "fresh"
+
+
+def test_same_study_gives_the_same_bytes_again(copy, finished_study):
+    report = copy.run(force=True)
+    assert not report.failed and len(report.executed) == ALL
+    first = {path: finished_study.store.manifest(*path).data_version for path in report.executed}
+    again = {path: copy.store.manifest(*path).data_version for path in report.executed}
+    assert again == first
+
+
+def test_features_option_steers_just_those(finished_study, tmp_path):
+    folder = tmp_path / "features"
+    shutil.copytree(finished_study.folder, folder)
+    elsewhere = finished_study.at(folder)
+    alive = pl.read_parquet(elsewhere.store.path("feature_stats", 32) / "features.parquet").filter("alive")["feature"].to_list()
+    code, _, errors = elsewhere.command("run", "--only", "steering_evals", "--size", "32", "--features", f"{alive[0]}")
+    assert code == 0, errors
+    steered = pl.read_parquet(elsewhere.store.path("steering_evals", 32) / "steering_features.parquet")["feature"].to_list()
+    assert steered == [alive[0]]
+    assert elsewhere.store.freshness("steering_evals", 32).why == "the study changed"
