@@ -56,6 +56,12 @@ def test_help_teaches(capfd):
             "names feature 40, but the smallest size is 32",
         ),
         (["run", "--study", "{file}", "--max-minutes", "0"], "--max-minutes:"),
+        (
+            ["steer", "--study", "{file}", "--feature", "3", "--factor", "1", "--factor", "2", "--prompt", "x"],
+            "--factor: 2 factors",
+        ),
+        (["steer", "--study", "{file}", "--feature", "3", "--prompt", "x", "--mode", "melt"], "--mode: no mode 'melt'"),
+        (["steer", "--study", "{file}", "--feature", "3", "--prompt", "x"], "is not there yet. Run `sae-pipeline run`"),
         (["run", "--study", "{file}", "--device", "tpu"], "compute.device: unknown device 'tpu'"),
     ],
 )

@@ -26,8 +26,8 @@ MATERIALIZATIONS = """query($key: AssetKeyInput!, $partition: String!) { assetOr
 LAUNCH = """mutation($params: ExecutionParams!) { launchPipelineExecution(executionParams: $params) {
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
 STATUS = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
-AUTOMATION = """{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError { ... on RepositoryLocation {
-  repositories { name location { name } schedules { name } sensors { name sensorState { status } } } } ... on PythonError { message }
+AUTOMATION = """{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError {
+  ... on RepositoryLocation { repositories { name location { name } schedules { name } sensors { name sensorState { status } } } }
   } } } } }"""
 
 

@@ -128,3 +128,12 @@ def test_features_option_steers_just_those(finished_study, tmp_path):
     steered = pl.read_parquet(elsewhere.store.path("steering_evals", 32) / "steering_features.parquet")["feature"].to_list()
     assert steered == [alive[0]]
     assert elsewhere.store.freshness("steering_evals", 32).why == "the study changed"
+
+
+def test_steer_prints_both_answers_and_names_what_is_wrong(finished_study):
+    size_64 = ("--size", "64", "--prompt", "the ship", "--max-new-tokens", "5", "--device", "cpu")
+    code, output, errors = finished_study.command("steer", "--feature", "3", "--factor", "2", *size_64)
+    assert code == 0, errors
+    assert "feature 64/3 clamped to 2 x its maximum" in output
+    code, _, errors = finished_study.command("steer", "--feature", "64", *size_64)
+    assert code == 2 and errors.count("\n") == 1 and "64" in errors

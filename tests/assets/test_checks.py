@@ -17,8 +17,8 @@ from assets.explanations import coverage
 from assets.feature_stats import activations_recomputed, live_features_have_examples
 from assets.sae import history_is_whole, weights_are_sound
 from assets.sae_metrics import one_row
-from assets.specificity_scores import scores_are_levels
 from assets.specificity_scores import controls_present as specificity_controls_present
+from assets.specificity_scores import scores_are_levels
 from assets.steering_evals import controls_present as steering_controls_present
 from assets.verdicts import schema_check
 from sae_pipeline.tables.schemas import TABLES
