@@ -21,7 +21,7 @@ def analysis_tables(context: dg.AssetExecutionContext, config: Rebuild, store: S
 
     Rebuilt from Parquet in a scratch file and swapped, so that whoever has the old one open keeps it whole.
     """
-    from sae_pipeline.tables.database import DATABASE, build_analysis_db
+    from sae_pipeline.tables.build import DATABASE, build_analysis_db
 
     artifacts = store.artifacts
     database = artifacts.root / DATABASE

@@ -27,7 +27,7 @@ def explanations(context: dg.AssetExecutionContext, config: Rebuild, store: Stor
 
     def build(work: Path):
         assert size is not None
-        with judge.open(artifacts, context.run_id) as asked:
+        with judge.open(artifacts, context.run.run_id) as asked:
             return build_explanations(
                 size=size, explain=study.explain, score=study.score, corpus=artifacts.path("corpus"),
                 activations=artifacts.path("activations"), feature_stats=features, work=work, judge=asked,

@@ -31,7 +31,7 @@ def specificity_scores(context: dg.AssetExecutionContext, config: Rebuild, store
 
     def build(work: Path):
         assert size is not None
-        with judge.open(artifacts, context.run_id) as asked:
+        with judge.open(artifacts, context.run.run_id) as asked:
             return build_specificity_scores(
                 size=size, score=study.score, corpus=artifacts.path("corpus"), activations=artifacts.path("activations"),
                 feature_stats=artifacts.path("feature_stats", size), explanations=artifacts.path("explanations", size),
