@@ -32,6 +32,7 @@ class Table:
     """One table. `key`: columns that identify a row. `file`: where its rows come from, relative to the study's folder.
 
     `in_database`: whether `analysis.duckdb` holds it (files that SQL can read in place are left where they are).
+    `ascending`: rows come in strictly ascending order of the key, so that a row cannot occur twice.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Table:
     key: tuple[str, ...]
     schema: pa.DataFrameSchema
     in_database: bool = True
+    ascending: bool = False
 
 
 def column(dtype: Any, description: str, *checks: pa.Check, nullable: bool = False, required: bool = True) -> pa.Column:
@@ -53,15 +55,18 @@ def table(
     columns: dict[str, pa.Column],
     *,
     file: str,
-    key: tuple[str, ...] = (),
+    key: tuple[str, ...],
     checks: tuple[pa.Check, ...] = (),
     in_database: bool = True,
+    ascending: bool = False,
 ) -> Table:
-    """Assemble a `Table`; its rows are unique over `key` and unknown columns are refused."""
+    """Assemble a `Table`; its rows are unique over `key` (`ascending`: sorted, too) and unknown columns are refused."""
+    if ascending:
+        checks = (*checks, strictly_ascending(*key))
     schema = pa.DataFrameSchema(
-        columns, checks=list(checks), name=name, strict=True, unique=list(key) or None, description=description
+        columns, checks=list(checks), name=name, strict=True, unique=None if ascending else list(key), description=description
     )
-    return Table(name, description, file, key, schema, in_database)
+    return Table(name, description, file, key, schema, in_database, ascending)
 
 
 def one_of(values: tuple[str, ...]) -> pa.Check:
@@ -107,6 +112,12 @@ def same_length(*lists: str) -> pa.Check:
         ),
         name=f"same_length_{'_'.join(lists)}",
     )
+
+
+def strictly_ascending(major: str, minor: str) -> pa.Check:
+    """Rows are sorted by (major, minor) and no pair occurs twice."""
+    later = (pl.col(major).diff() > 0) | ((pl.col(major).diff() == 0) & (pl.col(minor).diff() > 0))
+    return pa.Check(lambda data: data.lazyframe.select(later.fill_null(True)), name=f"strictly_ascending_by_{major}_and_{minor}")
 
 
 def feature_exactly_for_sae_features() -> pa.Check:

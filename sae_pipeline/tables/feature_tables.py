@@ -100,5 +100,6 @@ FEATURE_TABLES = (
             "value": column(pl.Float32, "Activation", pa.Check.gt(0)),
         },
         file="feature_stats/<size>/activations_<split>.parquet", key=("feature", "token_index"), in_database=False,
+        ascending=True,
     ),
 )  # fmt: skip

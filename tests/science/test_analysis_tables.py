@@ -291,3 +291,19 @@ def test_check_file_sees_repeats_far_apart_and_rows_of_other_sizes(tmp_path, tab
     pl.concat([features, features.head(1)]).write_parquet(path)
     with pytest.raises(ValueError, match="1 rows repeat the key"):
         files.check_file("features", path, 64)
+
+
+def test_check_file_sees_disorder_between_batches(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "ROWS_AT_ONCE", 10)
+    path = tmp_path / "activations.parquet"
+
+    def written(feature, token):
+        rows = pl.DataFrame({"feature": feature, "token_index": token, "value": 1.0})
+        conform("feature_activations", rows.head(1))
+        rows.cast({"feature": pl.Int32, "token_index": pl.Int64, "value": pl.Float32}).write_parquet(path)
+        return path
+
+    assert files.check_file("feature_activations", written([0] * 10 + [1] * 10, [*range(10), *range(10)])) == 20
+    for second in (range(9, 19), range(5, 15)):  # a repeat, and a step back, exactly between two batches
+        with pytest.raises(pandera.errors.SchemaErrors, match="strictly_ascending"):
+            files.check_file("feature_activations", written([0] * 20, [*range(10), *second]))
