@@ -1,13 +1,15 @@
 """Stage `explanations`: explain every live feature and every control unit offline, and score the explanations by their rules."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from sae_pipeline.activations.reader import ActivationReader
 from sae_pipeline.corpus.reader import CorpusReader
-from sae_pipeline.interpret.arms import scored_columns, units_of
+from sae_pipeline.interpret.arms import CONTROLS_FILE, control_units, scored_columns
 from sae_pipeline.interpret.embedding import SentenceEmbedder
 from sae_pipeline.interpret.explanation_scores import rule_scores, window_scores
 from sae_pipeline.interpret.explanation_tables import explanation_table, score_table
@@ -16,6 +18,7 @@ from sae_pipeline.interpret.llm_calls import write_calls
 from sae_pipeline.interpret.rules import RuleIndex
 from sae_pipeline.interpret.token_stats import METHOD, TokenStats, promoted_tokens
 from sae_pipeline.interpret.tokens import TokenTable
+from sae_pipeline.interpret.units import sae_features, save_units
 from sae_pipeline.judge.open import AskingJudge
 from sae_pipeline.progress import bar
 from sae_pipeline.store import Outcome
@@ -29,7 +32,7 @@ def build_explanations(
     *, size: int, explain: Explain, score: Score, corpus: Path, activations: Path, feature_stats: Path,
     work: Path, embedder: SentenceEmbedder | None = None, judge: AskingJudge | None = None,
 ) -> Outcome:  # fmt: skip
-    """Write `explanations.parquet`, `explanation_scores.parquet` and `llm_calls.parquet` to `work`.
+    """Write `explanations.parquet`, `explanation_scores.parquet`, `llm_calls.parquet` and the control units to `work`.
 
     The folders are published artefacts. `judge` is asked when `explain.method` is `llm`.
     """
@@ -39,7 +42,12 @@ def build_explanations(
     promoted = _promoted(feature_stats)
     tables: list[pl.DataFrame] = []
     scores: list[pl.DataFrame] = []
-    arms = units_of(feature_stats, reader, score, explain.features)
+    features = sae_features(feature_stats)
+    controls = control_units(features, reader, score)
+    save_units(controls, work / CONTROLS_FILE)
+    if explain.features is not None:
+        features = replace(features, explained=np.intersect1d(features.explained, explain.features))
+    arms = [features, *controls]
     with bar(f"explanations {size}", sum(len(units.explained) for units in arms), "units") as progress:
         for units in arms:
             explainer = TokenStats(index, units, promoted if units.unit == "sae_feature" else {})

@@ -10,7 +10,7 @@ import polars as pl
 
 from sae_pipeline.activations.reader import ActivationReader
 from sae_pipeline.corpus.reader import CorpusReader
-from sae_pipeline.interpret.arms import scored_columns, units_of
+from sae_pipeline.interpret.arms import CONTROLS_FILE, scored_columns
 from sae_pipeline.interpret.bootstrap import paired_difference
 from sae_pipeline.interpret.embedding import SentenceEmbedder
 from sae_pipeline.interpret.explanation_scores import top_token_rule
@@ -24,7 +24,7 @@ from sae_pipeline.interpret.sentences import quote
 from sae_pipeline.interpret.specificity_rows import Arm, specificity_rows
 from sae_pipeline.interpret.token_stats import METHOD as TOKEN_STATS
 from sae_pipeline.interpret.tokens import TokenTable
-from sae_pipeline.interpret.units import Units
+from sae_pipeline.interpret.units import Units, load_units, sae_features
 from sae_pipeline.interpret.windows import Example, active_examples, decoys, derangement, generator
 from sae_pipeline.judge.open import AskingJudge
 from sae_pipeline.progress import bar
@@ -45,11 +45,10 @@ def build_specificity_scores(
     The folders are published artefacts. `judge` is asked `votes` times about every window when `score.method` is `rubric`.
     """
     embedder = embedder or SentenceEmbedder()
-    reader = ActivationReader.open(activations)
-    tokens = TokenTable.of(CorpusReader.open(corpus), reader)
+    tokens = TokenTable.of(CorpusReader.open(corpus), ActivationReader.open(activations))
     index = RuleIndex(tokens)
     known = read_explanations(explanations, TOKEN_STATS)
-    all_units = units_of(feature_stats, reader, score)
+    all_units = [sae_features(feature_stats), *load_units(explanations / CONTROLS_FILE)]
     arms = _arms(index, all_units, known, score)
     windows = {id(units): _examples(tokens, units, columns, score) for units, columns in _windowed(arms)}
     calibration = calibrate(index, embedder, _train_windows(tokens, arms[0].units, known, score))
@@ -139,7 +138,9 @@ def _examples(tokens: TokenTable, units: Units, columns: Sequence[int], score: S
     result = {}
     for column in columns:
         random = generator(score.seed, "specificity", units, column)
-        result[column] = active_examples(units, column, score.examples_per_interval, random)
+        # Controls are units of their own and many: one window per interval and unit is enough to compare means.
+        per_interval = score.examples_per_interval if units.unit == "sae_feature" else 1
+        result[column] = active_examples(units, column, per_interval, random)
         result[column] += decoys(tokens, units, column, N_DECOYS, random)
     return result
 

@@ -20,7 +20,7 @@ from sae_pipeline.interpret.tokens import TokenTable
 from sae_pipeline.interpret.units import Units
 from sae_pipeline.interpret.windows import Example, active_examples, decoys, derangement, generator, top_token
 
-N_DECOYS = 5  # of each of the two kinds
+N_DECOYS = 3  # of each of the two kinds
 MIN_WINDOWS = 3  # of each class, for an AUROC
 
 

@@ -28,6 +28,7 @@ NEAR_TOP = 64  # strongest activations from which context words are taken
 NEAR_WORDS = 6
 NEAR_TRIED_BELOW = 0.6  # a unit whose best other rule reaches this F1 needs no context words
 MIN_WORD_OCCURRENCES = 5
+MIN_WORD_SHARE = 0.1  # of the strongest activations
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def context_words(index: RuleIndex, train: SparseActivations, units: np.ndarray)
     n_U = np.bincount(unit_R, minlength=train.n_units)
     share = n_P / (n_U[unit_P] + 2)
     odds = np.log(share / (1 - share)) - np.log((base[word_P] + 1e-6) / (1 - base[word_P] + 1e-6))
-    keep = (n_P >= 3) & (odds > np.log(4)) & (occurrences[word_P] >= MIN_WORD_OCCURRENCES)
+    keep = (n_P >= 3) & (share >= MIN_WORD_SHARE) & (odds > np.log(4)) & (occurrences[word_P] >= MIN_WORD_OCCURRENCES)
     unit_P, word_P, gain = unit_P[keep], word_P[keep], (odds * share)[keep]
     order = _sort_within(unit_P, -gain)
     unit_P, word_P = unit_P[order], word_P[order]

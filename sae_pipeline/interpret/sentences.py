@@ -7,7 +7,6 @@ from sae_pipeline.interpret.rules import Rule
 
 SHOWN = 5  # items of a list that are spelled out
 WEAK_F1 = 0.1  # below this train F1 the pattern explains so little that the sentence says so
-_NAMES = {"\n": "line break", "\n\n": "blank line", "\t": "tab", " ": "space", "": "nothing"}
 
 
 @dataclass(frozen=True)
@@ -57,10 +56,18 @@ def kind_of(rule: Rule, train_f1: float, texts: dict[int, str]) -> Kind:
 
 def quote(token: str) -> str:
     """A token as a reader wants it: 'island'; invisible ones by name."""
-    stripped = token.strip(" ") if token.strip() else token
-    if stripped in _NAMES:
-        return f"a {_NAMES[stripped]}"
-    return "'" + stripped.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r") + "'"
+    if not token.strip():
+        return _white_space(token)
+    if "\\x" in token:
+        return "pieces of non-Latin characters"
+    return "'" + token.strip(" ").replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r") + "'"
+
+
+def _white_space(token: str) -> str:
+    if "\n" in token:
+        blank, indented = "\n\n" in token, token[-1] in " \t"
+        return ("an indented" if indented else "a") + (" blank line" if blank else " line break")
+    return "a tab" if "\t" in token else "a space" if len(token) == 1 else "spaces" if token else "nothing"
 
 
 def list_of(items: list[str], joint: str = "and") -> str:
@@ -101,7 +108,9 @@ def _subject(facts: Facts) -> str:
         by_group = {}
         for group, name in rule.cells:
             by_group.setdefault(group, []).append(name)
-        return "Fires on " + ", and on ".join(f"{list_of(items)} in {group_text(group)}" for group, items in by_group.items())
+        shown = [f"{list_of(items)} in {group_text(group)}" for group, items in list(by_group.items())[:2]]
+        rest = [group_text(group) for group in list(by_group)[2:]]
+        return f"Fires on {', and on '.join(shown)}{', also in ' + list_of(rest) if rest else ''}"
     if rule.key == "position":
         ranges = list_of([str(low) if low == high else f"{low} to {high}" for low, high in sorted(rule.cells)])
         return f"Fires at token {ranges} of a block, whatever the text"

@@ -7,19 +7,21 @@ train tokens, the density of one live feature; its activation is what exceeds th
 preferred sign: it is read in the direction in which its train activations are more skewed, which is its more selective side.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
+from safetensors.numpy import load_file, save_file
 
 from sae_pipeline.activations.reader import ActivationReader
 from sae_pipeline.features.sparse import SparseActivations
 from sae_pipeline.interpret.protocols import UnitKind
 
 BATCH_TOKENS = 16_384
+CONTROL_UNITS: tuple[UnitKind, ...] = ("random_direction", "mlp_neuron")
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,10 @@ def random_directions(reader: ActivationReader, n_matched_train: np.ndarray, see
     directions_CD = torch.randn(len(n_matched_train), reader.d_model, generator=generator)
     directions_CD /= directions_CD.norm(dim=1, keepdim=True)
 
-    def project(r_ND: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-        return reader.scaled(r_ND) @ directions_CD.T
+    def project(token_index: torch.Tensor) -> torch.Tensor:
+        return reader.scaled(reader.gather(token_index)) @ directions_CD.T
 
-    return _sparse(reader, "random_direction", np.arange(len(n_matched_train)), project, n_matched_train, neurons=False)
+    return _sparse(reader, "random_direction", np.arange(len(n_matched_train)), project, n_matched_train)
 
 
 def mlp_neurons(reader: ActivationReader, n_matched_train: np.ndarray, seed: int) -> Units:
@@ -59,43 +61,64 @@ def mlp_neurons(reader: ActivationReader, n_matched_train: np.ndarray, seed: int
     n = min(len(n_matched_train), reader.n_neurons)
     columns = np.sort(np.random.default_rng(seed).choice(reader.n_neurons, n, replace=False))
 
-    def pick(_: torch.Tensor, neurons_NM: torch.Tensor) -> torch.Tensor:
-        return neurons_NM[:, torch.from_numpy(columns)].float()
+    def pick(token_index: torch.Tensor) -> torch.Tensor:
+        return reader.gather_neurons(token_index)[:, torch.from_numpy(columns)].float()
 
-    ids = np.asarray(reader.neuron_ids)[columns]
-    return _sparse(reader, "mlp_neuron", ids, pick, n_matched_train[:n], neurons=True)
+    return _sparse(reader, "mlp_neuron", np.asarray(reader.neuron_ids)[columns], pick, n_matched_train[:n])
+
+
+def save_units(units: Sequence[Units], path: Path) -> None:
+    """Write control units to one safetensors file, so that later stages need not compute them again."""
+    arrays = {}
+    for each in units:
+        arrays[f"{each.unit}.ids"] = each.ids.astype(np.int64)
+        for split, activations in (("train", each.train), ("held_out", each.held_out)):
+            arrays[f"{each.unit}.{split}.offsets"] = activations.offsets
+            arrays[f"{each.unit}.{split}.token_index"] = activations.token_index
+            arrays[f"{each.unit}.{split}.value"] = activations.value
+    save_file(arrays, path)
+
+
+def load_units(path: Path) -> list[Units]:
+    """Read what `save_units` wrote; random directions first."""
+    arrays = load_file(path)
+
+    def activations(unit: str, split: str) -> SparseActivations:
+        return SparseActivations(*(arrays[f"{unit}.{split}.{name}"] for name in ("offsets", "token_index", "value")))
+
+    result = []
+    for unit in CONTROL_UNITS:
+        if f"{unit}.ids" in arrays:
+            ids = arrays[f"{unit}.ids"]
+            result.append(Units(unit, ids, activations(unit, "train"), activations(unit, "held_out"), np.arange(len(ids))))
+    return result
 
 
 def _sparse(
     reader: ActivationReader,
     unit: UnitKind,
     ids: np.ndarray,
-    values_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    values_of: Callable[[torch.Tensor], torch.Tensor],
     n_active_C: np.ndarray,
-    neurons: bool,
 ) -> Units:
-    train_token, train_CN = _dense(reader, "train", values_of, neurons)
-    held_out_token, held_out_CN = _dense(reader, "held_out", values_of, neurons)
+    train_token, train_CN = _dense(reader, "train", values_of)
+    held_out_token, held_out_CN = _dense(reader, "held_out", values_of)
     if unit == "mlp_neuron":
         centred = train_CN - train_CN.mean(axis=1, keepdims=True)
         sign = np.where((centred**3).mean(axis=1) < 0, -1, 1).astype(np.float32)[:, None]
         train_CN, held_out_CN = sign * train_CN, sign * held_out_CN
     threshold_C = np.array([np.partition(row, -n - 1)[-n - 1] for row, n in zip(train_CN, n_active_C, strict=True)])
-    columns = np.arange(len(ids))
-    return Units(
-        unit, ids, _above(train_CN, train_token, threshold_C), _above(held_out_CN, held_out_token, threshold_C), columns
-    )  # fmt: skip
+    train, held_out = _above(train_CN, train_token, threshold_C), _above(held_out_CN, held_out_token, threshold_C)
+    return Units(unit, ids, train, held_out, np.arange(len(ids)))
 
 
 def _dense(
-    reader: ActivationReader, split: str, values_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], neurons: bool
+    reader: ActivationReader, split: str, values_of: Callable[[torch.Tensor], torch.Tensor]
 ) -> tuple[np.ndarray, np.ndarray]:
     """(token index N, values C x N): a few dozen units, so this is far below the size of the activations."""
-    token, values = [], []
-    for batch in reader.stream(split, BATCH_TOKENS, neurons=neurons):
-        token.append(batch[0].numpy())
-        values.append(values_of(batch[1], batch[-1]).numpy())
-    return np.concatenate(token), np.ascontiguousarray(np.concatenate(values).T)
+    token_index = reader.token_index(split)
+    values = torch.cat([values_of(batch) for batch in token_index.split(BATCH_TOKENS)])
+    return token_index.numpy(), values.T.contiguous().numpy()
 
 
 def _above(values_CN: np.ndarray, token: np.ndarray, threshold_C: np.ndarray) -> SparseActivations:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -6,7 +8,7 @@ from sae_pipeline.interpret.protocols import Explanation
 from sae_pipeline.interpret.rules import Rule, RuleIndex
 from sae_pipeline.interpret.sentences import list_of, quote
 from sae_pipeline.interpret.token_stats import TokenStats, promoted_tokens
-from sae_pipeline.interpret.units import Units, mlp_neurons, random_directions
+from sae_pipeline.interpret.units import Units, load_units, mlp_neurons, random_directions, save_units
 from tests.science.interpret_world import PLANTED, make_tokens, make_units, planted_masks, token
 
 
@@ -93,7 +95,7 @@ def test_promoted_tokens_skip_pieces_and_repeats() -> None:
 
 
 class FakeReader:
-    """Stands in for an activations reader: streams given arrays."""
+    """Stands in for an activations reader: holds given arrays."""
 
     d_model, n_neurons, neuron_ids = 4, 3, [5, 9, 11]
 
@@ -108,21 +110,29 @@ class FakeReader:
     def scaled(self, r):
         return 2.0 * r
 
-    def stream(self, split: str, batch_tokens: int, neurons: bool = False):
+    def token_index(self, split: str):
         import torch
 
-        rows = torch.arange(400) if split == "train" else torch.arange(400, 600)
-        for part in rows.split(150):
-            yield (part, self.r[part], self.neurons[part]) if neurons else (part, self.r[part])
+        return torch.arange(400) if split == "train" else torch.arange(400, 600)
+
+    def gather(self, token_index):
+        return self.r[token_index]
+
+    def gather_neurons(self, token_index):
+        return self.neurons[token_index]
 
 
-def test_dense_units_are_as_dense_as_their_features() -> None:
+def test_dense_units_are_as_dense_as_their_features(tmp_path: Path) -> None:
     reader = FakeReader()
     for make in (random_directions, mlp_neurons):
         units = make(reader, np.array([7, 40, 100]), seed=0)  # pyright: ignore[reportArgumentType]
         assert units.train.count_U.tolist() == [7, 40, 100]
         assert (units.held_out.value > 0).all() and set(units.held_out.token_index.tolist()) <= set(range(400, 600))
     assert units.ids.tolist() == [5, 9, 11]
+    save_units([units], tmp_path / "units.safetensors")
+    (back,) = load_units(tmp_path / "units.safetensors")
+    assert (back.unit, back.ids.tolist()) == (units.unit, units.ids.tolist())
+    assert (back.held_out.token_index == units.held_out.token_index).all() and (back.train.value == units.train.value).all()
     # The skewed neuron is read on its long side: its active tokens are the most negative ones.
     negative = np.argsort(reader.neurons[:400, 1].numpy())[:40]
     assert set(units.train.of(1)[0].tolist()) == set(negative.tolist())
