@@ -86,7 +86,7 @@ def examples(cursor: Cursor, key: FeatureKey, maximum: float) -> tuple[list[Row]
 
 def histogram(cursor: Cursor, key: FeatureKey) -> list[Row]:
     """Activations per interval (both splits) with how the matched examples of the interval were scored: rows of
-    {interval, n, method, s0, s1, s2, s3}; method is null where nothing was scored."""
+    {interval, n, method, s0, s1, s2, s3}; method is null where nothing was scored. A language model's scores are preferred."""
     return cursor.rows(
         """
         select interval, n, method, s0, s1, s2, s3
@@ -99,7 +99,10 @@ def histogram(cursor: Cursor, key: FeatureKey) -> list[Row]:
                 count_if(score = 2) as s2, count_if(score = 3) as s3
             from specificity_scores
             where size = $size and feature = $feature and control = 'none' and kind = 'active' and status = 'ok'
-                and method = (select min(method) from specificity_scores)
+                and method = (
+                    select method from specificity_scores where size = $size and feature = $feature and status = 'ok'
+                    order by model is null, method limit 1
+                )
             group by interval
         ) using (interval)
         order by interval

@@ -9,7 +9,7 @@ explained as (
 ),
 -- Interval means first: windows are drawn per interval, and every interval weighs the same.
 cells as (
-    select size, feature, method, control, interval, avg(score) as score, count(score) as n_scored
+    select size, feature, method, control, interval, avg(score) as score, count(score) as n_scored, max(model) as model
     from analysis.specificity_scores
     where feature is not null and kind = 'active' and control in ('none', 'shuffled')
     group by all
@@ -18,10 +18,11 @@ scored as (
     select size, feature, method,
         avg(score) filter (control = 'none') as specificity,
         avg(score) filter (control = 'shuffled') as specificity_shuffled,
-        (sum(n_scored) filter (control = 'none'))::int as n_scored
+        (sum(n_scored) filter (control = 'none'))::int as n_scored, max(model) as judge
     from cells
     group by size, feature, method
-    qualify row_number() over (partition by size, feature order by method) = 1
+    -- Where a language model judged as well, its scores are shown; methods are never averaged.
+    qualify row_number() over (partition by size, feature order by sum(n_scored) = 0, max(model) is null, method) = 1
 ),
 places as (
     select example.size, example.feature, document.source, document.language, count(*) as n
@@ -40,7 +41,7 @@ languages as (
     group by all
 )
 select features.*, text, kind, explained.method, model, status, specificity, specificity_shuffled, n_scored,
-    scored.method as specificity_method, steered.passes, steered.concept_rate, steered.control_rate, steered.difference,
+    scored.method as specificity_method, judge as specificity_judge, steered.passes, steered.concept_rate, steered.control_rate, steered.difference,
     steered.best_factor, top_source, top_source_share, top_language, top_language_share
 from analysis.features
 left join explained using (size, feature)
