@@ -31,7 +31,8 @@ def features_page(request: Request, state: State) -> Response:
     wanted: FeatureFilter = parse(FeatureFilter, dict(request.query_params))
     with state.database.cursor() as cursor:
         cursor.need_search_table()
-        total, found = search(cursor, wanted)
+        near = state.meaning.search(cursor, wanted.q) if wanted.by == "meaning" and wanted.q.strip() else None
+        total, found = search(cursor, wanted, near)
         options = _options(cursor)
     asked = {
         name: value for name, value in wanted.model_dump(exclude_defaults=True, exclude={"page"}).items() if value is not None
@@ -39,28 +40,37 @@ def features_page(request: Request, state: State) -> Response:
     return state.page(
         "features.html", wanted=wanted, rows=found, total=total, n_pages=max(1, -(-total // PER_PAGE)), options=options,
         link=lambda **changes: "/features?" + urlencode({**asked, **changes}),
+        waiting=state.meaning if wanted.by == "meaning" and wanted.q.strip() and near is None else None,
     )  # fmt: skip
 
 
-def search(cursor: Cursor, wanted: FeatureFilter) -> tuple[int, list[Row]]:
-    """(number of hits, the rows of the wanted page). The search table must be there."""
+def search(cursor: Cursor, wanted: FeatureFilter, near: dict[str, float] | None = None) -> tuple[int, list[Row]]:
+    """(number of hits, the rows of the wanted page). The search table must be there.
+
+    `near`: {explanation text: similarity} replaces the search for words; nearest first unless an order was asked for.
+    """
     conditions, values = ["true"], dict[str, Any]()
+    source = FROM
     for name, condition in CONDITIONS.items():
         if (value := getattr(wanted, name)) is not None:
             conditions.append(condition)
             values[name] = value
     conditions += [FLAGS[name, value] for name in ("life", "steered") if (value := getattr(wanted, name)) is not None]
-    for at, word in enumerate(wanted.q.split()):
-        conditions.append(f"contains(lower(text), lower($word{at}))")
-        values[f"word{at}"] = word
+    if near is not None:
+        source += " join (select unnest($texts) as text, unnest($similarities) as similarity) using (text)"
+        values |= {"texts": list(near), "similarities": list(near.values())}
+    else:
+        for at, word in enumerate(wanted.q.split()):
+            conditions.append(f"contains(lower(text), lower($word{at}))")
+            values[f"word{at}"] = word
     where = " where " + " and ".join(conditions)
-    total = cursor.rows(f"select count(*) as n {FROM}{where}", **values)[0]["n"]
-    direction = "desc" if wanted.order == "down" else "asc"
+    total = cursor.rows(f"select count(*) as n {source}{where}", **values)[0]["n"]
     # `sort` is one of a fixed list of column names (see FeatureFilter), never free text.
-    order = (
-        f" order by {wanted.sort} {direction} nulls last, size, feature limit {PER_PAGE} offset {PER_PAGE * (wanted.page - 1)}"
-    )
-    return total, cursor.rows(f"select * {FROM}{where}{order}", **values)
+    column, direction = wanted.sort, "desc" if wanted.order == "down" else "asc"
+    if near is not None and column == "feature":
+        column, direction = "similarity", "desc"
+    order = f" order by {column} {direction} nulls last, size, feature limit {PER_PAGE} offset {PER_PAGE * (wanted.page - 1)}"
+    return total, cursor.rows(f"select * {source}{where}{order}", **values)
 
 
 def random_feature(request: Request, state: State) -> Response:

@@ -34,6 +34,7 @@ class FeatureFilter(Parameters):
     """Search, filters, order and page of the table of features."""
 
     q: str = Field(default="", max_length=200)
+    by: Literal["words", "meaning"] = "words"
     size: Annotated[int | None, EMPTY] = None
     kind: Annotated[Literal["token", "phrase", "topic", "syntax", "position", "other"] | None, EMPTY] = None
     life: Annotated[Literal["alive", "dead"] | None, EMPTY] = None

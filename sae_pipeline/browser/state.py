@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
 from sae_pipeline.browser.database import Database
+from sae_pipeline.browser.meaning import MeaningIndex
 from sae_pipeline.browser.playground import Playground
 from sae_pipeline.report.build import CONTROL_TITLES, OFFLINE_METHODS, number
 from sae_pipeline.report.tokens import readable, visible
@@ -32,10 +33,12 @@ class State:
     device: str = "cpu"
     database: Database = field(init=False)
     playground: Playground = field(init=False)
+    meaning: MeaningIndex = field(init=False)
 
     def __post_init__(self) -> None:
         self.database = Database(self.root / "analysis.duckdb")
         self.playground = Playground(self.study, self.root, self.device)
+        self.meaning = MeaningIndex(self.root / ".browser")
 
     @property
     def sizes(self) -> Sequence[int]:
