@@ -6,7 +6,6 @@ Shape legend: B rows, T positions, V vocabulary.
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from sae_pipeline.language_model.model import LanguageModel
 from sae_pipeline.steering.prompts import words_of
@@ -40,23 +39,21 @@ def _nats(lm: LanguageModel, prompt: Sequence[int], completions: Sequence[Sequen
     opening = lm.model(input_ids=torch.tensor([list(prompt)], device=lm.device), use_cache=True)
     length = max(map(len, completions))
     ids_BT = torch.zeros(len(completions), length, dtype=torch.int64)
-    is_token_BT = torch.zeros(len(completions), length, dtype=torch.bool)
     for row, completion in enumerate(completions):
         ids_BT[row, : len(completion)] = torch.tensor(completion)
-        is_token_BT[row, : len(completion)] = True
-    ids_BT, is_token_BT = ids_BT.to(lm.device), is_token_BT.to(lm.device)
+    ids_BT = ids_BT.to(lm.device)
     past = opening.past_key_values
     past.batch_repeat_interleave(len(completions))
     # Padding stands on the right: no real token looks at it, so no mask is needed.
     after_BTV = lm.model(input_ids=ids_BT[:, :-1], past_key_values=past, use_cache=True).logits if length > 1 else None
-    first_BTV = opening.logits[:, -1:].expand(len(completions), -1, -1)
-    logits_BTV = first_BTV if after_BTV is None else torch.cat([first_BTV, after_BTV], dim=1)
-    nats_BT = torch.nn.functional.cross_entropy(logits_BTV.transpose(1, 2).float(), ids_BT, reduction="none")
-    return (_masked_sum(nats_BT, is_token_BT) / is_token_BT.sum(1)).tolist()
-
-
-def _masked_sum(value_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    return torch.where(mask_BT, value_BT, 0.0).sum(1)
+    nats: list[float] = []
+    for row, completion in enumerate(completions):
+        # A row at a time: float32 logits of a whole batch would be gigabytes.
+        logits_TV = opening.logits[0, -1:].float()
+        if after_BTV is not None:
+            logits_TV = torch.cat([logits_TV, after_BTV[row, : len(completion) - 1].float()])
+        nats.append(float(torch.nn.functional.cross_entropy(logits_TV, ids_BT[row, : len(completion)])))
+    return nats
 
 
 def repetition(token_ids: Sequence[int], n: int = 4) -> float:
