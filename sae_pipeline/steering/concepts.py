@@ -24,10 +24,11 @@ MIN_TERM_SHARE = 0.05  # of the feature's activation mass, within whose windows 
 
 @dataclass(frozen=True)
 class Concept:
-    """`terms`, best first; `coverage`: share of the activation mass that has a term in its window."""
+    """`terms`, best first. `coverage`: share of the activation mass with a term in its window; `own`: on a term itself."""
 
     terms: tuple[str, ...]
-    coverage: float
+    coverage: float = 0.0
+    own: float = 0.0
 
     def in_text(self, text: str) -> bool:
         """Whether a term occurs as a word of `text` (case and plural s aside)."""
@@ -87,11 +88,11 @@ class CorpusWords:
         Not `strict`: when no word reaches the thresholds, the best words of its contexts, whatever their evidence.
         """
         if not len(token_index_A):
-            return Concept((), 0.0)
+            return Concept(())
         weight_A = np.asarray(value_A, np.float64) / value_A.max()
         activation_P, word_P = self._windows(token_index_A)
         if not len(word_P):
-            return Concept((), 0.0)
+            return Concept(())
         mass_W = np.bincount(word_P, weights=weight_A[activation_P], minlength=len(self.words))
         z_W = log_odds_z(mass_W, self.background_W)
         documents_W = np.zeros(len(self.words), np.int64)
@@ -103,7 +104,9 @@ class CorpusWords:
             good_W = self.allowed_W & (mass_W > 0)
         chosen = [int(w) for w in np.argsort(-z_W, kind="stable") if good_W[w]][:n_terms]
         covered = np.unique(activation_P[np.isin(word_P, chosen)])
-        return Concept(tuple(self.words[w] for w in chosen), float(weight_A[covered].sum() / weight_A.sum()))
+        own_A = np.isin(self.word_N[token_index_A], chosen)
+        coverage, own = (float(weight_A[part].sum() / weight_A.sum()) for part in (covered, own_A))
+        return Concept(tuple(self.words[w] for w in chosen), coverage, own)
 
     def _windows(self, token_index_A: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(activation, word) of every word in the windows, once per activation."""

@@ -1,7 +1,8 @@
 """Which features are steered: drawn before anything is generated, with a seed, from concept-like features.
 
 Eligible: active in training with a density from 1e-4 to 1e-2, in at least 5 documents. Concept-like: its training contexts give
-at least 3 concept terms that cover at least half of its activation mass. Half of the features are the first of a random order,
+at least 3 concept terms, one of them is near for at least half of its activation mass, and at least 30 % lies on such words
+themselves (not on punctuation, line breaks or pieces of other words). Half of the features are the first of a random order,
 half are the best logit-output scores among later ones in the same order; the control features lie between the two.
 
 Shape legend: F features, D model width, V vocabulary, T prompt tokens.
@@ -27,7 +28,7 @@ from sae_pipeline.steering.prompts import output_score_text
 
 DENSITY = (1e-4, 1e-2)
 MIN_DOCUMENTS = 5
-MIN_TERMS, MIN_COVERAGE, N_TERMS = 3, 0.5, 8
+MIN_TERMS, MIN_COVERAGE, MIN_OWN, N_TERMS = 3, 0.5, 0.3, 8
 N_SCORED = 192  # candidates whose logit-output score is computed
 OUTPUT_SCORE_FACTOR, OUTPUT_SCORE_TOKENS = 2.0, 20
 
@@ -113,7 +114,7 @@ def _candidates(
     rest: list[tuple[int, Concept]] = []
     for feature in order:
         if not _eligible(facts[feature]):
-            rest.append((feature, Concept((), 0.0)))
+            rest.append((feature, Concept(())))
             continue
         concept = words.concept(*activations.of(feature), N_TERMS)
         if _fits(facts[feature], concept):
@@ -136,7 +137,9 @@ def _eligible(row: dict) -> bool:
 
 
 def _fits(row: dict, concept: Concept) -> bool:
-    return _eligible(row) and len(concept.terms) >= MIN_TERMS and concept.coverage >= MIN_COVERAGE
+    if not _eligible(row) or len(concept.terms) < MIN_TERMS:
+        return False
+    return concept.coverage >= MIN_COVERAGE and concept.own >= MIN_OWN
 
 
 def _with_score(drawn: Drawn, score: float) -> Drawn:

@@ -48,12 +48,14 @@ def test_concept_terms_come_from_the_windows_of_the_activations():
     active = np.array([20 * b + 5 for b in range(6)])
     concept = words.concept(active, np.full(6, 2.0, np.float32), n_terms=2)
     assert set(concept.terms) == {"island", "rock"}
-    assert concept.coverage == 1.0
+    assert (concept.coverage, concept.own) == (1.0, 1.0)
+    before = words.concept(active - 1, np.ones(6, np.float32), n_terms=2)  # fires on "sea", just before
+    assert set(before.terms) == {"island", "rock"} and (before.coverage, before.own) == (1.0, 0.0)
     assert concept.in_text("Two ISLANDS.")
     assert not concept.in_text("An islander at sea.")
     few = words.concept(active[:2], np.ones(2, np.float32), n_terms=2)  # two documents are no evidence
     assert few.terms == ()
-    assert words.concept(active[:0], np.zeros(0, np.float32), 2) == Concept((), 0.0)
+    assert words.concept(active[:0], np.zeros(0, np.float32), 2) == Concept(())
 
 
 def test_held_out_text_is_no_background_and_stop_words_and_prompt_words_are_no_terms():
