@@ -84,27 +84,3 @@ def build_steering_evals(
         frame.write_parquet(work / f"{name}.parquet")
     shutil.rmtree(work / PARTS)
     return Outcome(metadata(plan, texts, frames["steering_features"]))
-
-
-def examples(generations: pl.DataFrame, features: pl.DataFrame, n: int) -> list[dict[str, object]]:
-    """Before/after pairs of the `n` best features: the same prompt unsteered and at the chosen factor, on the reporting half.
-
-    The pair shown is the first fluent text with the concept, else the first text: an illustration, never a measurement.
-    """
-    best = features.sort("passes", "difference", descending=True).head(n).to_dicts()
-    unsteered = generations.filter((pl.col("control") == "baseline") & (pl.col("half") == "report"))
-    pairs: list[dict[str, object]] = []
-    for row in best:
-        steered = generations.filter(
-            (pl.col("control") == "none") & (pl.col("half") == "report") & (pl.col("mode") == "clamp")
-            & (pl.col("feature") == row["feature"]) & (pl.col("factor") == row["best_factor"])
-        ).sort("concept_hit", "fluent", descending=True, maintain_order=True)  # fmt: skip
-        if steered.is_empty():
-            continue
-        after = steered.row(0, named=True)
-        before = unsteered.filter(pl.col("prompt_id") == after["prompt_id"]).row(0, named=True)
-        pairs.append({
-            "feature": row["feature"], "factor": row["best_factor"], "concept_terms": row["concept_terms"],
-            "prompt": after["prompt"], "before": before["completion"], "after": after["completion"],
-        })  # fmt: skip
-    return pairs

@@ -8,7 +8,7 @@ import pytest
 from sae_pipeline.digests import file_digest
 from sae_pipeline.errors import UserError
 from sae_pipeline.language_model.load import load_language_model
-from sae_pipeline.steering.evals import build_steering_evals, examples
+from sae_pipeline.steering.evals import build_steering_evals
 from sae_pipeline.steering.generation import Generator
 from sae_pipeline.steering.prompts import excluded_words
 from sae_pipeline.steering.selection import output_scores
@@ -170,13 +170,3 @@ def test_output_score_is_high_for_the_direction_of_a_frequent_token(made):
     likely, unlikely, weak = output_scores(made.lm, sae, [7, 8, 7], [500.0, 500.0, 0.001])
     assert 0 <= weak < likely <= 1 and 0 <= unlikely <= 1
     assert output_scores(made.lm, sae, [8, 7], [500.0, 500.0], batch_rows=1) == pytest.approx([unlikely, likely], abs=1e-4)
-
-
-def test_examples_show_the_same_prompt_before_and_after(built):
-    _, _, tables = built
-    pairs = examples(tables["steering_generations"], tables["steering_features"], n=2)
-    assert len(pairs) == 2
-    for pair in pairs:
-        rows = tables["steering_generations"].filter((pl.col("prompt") == pair["prompt"]) & (pl.col("half") == "report"))
-        assert pair["before"] in rows.filter(pl.col("control") == "baseline")["completion"].to_list()
-        assert pair["after"] in rows.filter(pl.col("feature") == pair["feature"])["completion"].to_list()
