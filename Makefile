@@ -24,10 +24,10 @@ install: $(VENV)/installed  ## make .venv with everything in it
 run: install  ## materialize the whole graph of the study, print the results
 	@$(BIN)/sae-pipeline run
 
-ui: install  ## open Dagster on loopback
+ui: install  ## open Dagster and the feature browser on loopback
 	@$(BIN)/sae-pipeline ui
 
-browse: install  ## open the feature browser on loopback
+browse: install  ## open the feature browser alone
 	@$(BIN)/sae-pipeline browse
 
 status: install  ## what is fresh, stale (and why), missing

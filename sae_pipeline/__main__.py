@@ -75,7 +75,7 @@ def ui(
     study: StudyOption = DEFAULT_STUDY,
     port: Annotated[int, typer.Option(help="First port to try; the next free one is taken and printed.")] = 3000,
 ) -> None:
-    """Open Dagster on this machine (127.0.0.1 only): graph, runs, metrics against size, checks, schedule."""
+    """Open Dagster (graph, runs, metrics against size, checks, schedule) and the feature browser, on this machine only."""
     from sae_pipeline.cli.ui import ui_command
 
     raise typer.Exit(ui_command(study, port))

@@ -1,7 +1,8 @@
 """The application: routes, and one sentence for everything that goes wrong."""
 
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -55,6 +56,11 @@ def create_app(study: Study, data_root: Path | str = "data", device: str = "cpu"
     async def save(request: Request) -> Response:
         return await run_in_threadpool(save_run, await form_of(request), state, _wants_json(request))
 
+    @asynccontextmanager
+    async def closing(app: Starlette) -> AsyncIterator[None]:
+        yield
+        state.database.close()
+
     routes = [
         Route("/", reads(start_page)),
         Route("/features", reads(features_page)),
@@ -73,7 +79,8 @@ def create_app(study: Study, data_root: Path | str = "data", device: str = "cpu"
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
     handlers = {kind: _explaining(state) for kind in (Refused, NotFound, Busy, UserError, 404, 405)}
-    app = Starlette(routes=routes, middleware=[Middleware(Guard, token=token)], exception_handlers=handlers)
+    middleware = [Middleware(Guard, token=token)]
+    app = Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=closing)
     app.state.browser = state
     return app
 

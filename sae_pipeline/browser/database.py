@@ -40,10 +40,12 @@ class Database:
         finally:
             cursor.close()
 
-    @property
-    def stamp(self) -> Stamp:
-        """Changes whenever the file is replaced."""
-        return self._newest().stamp
+    def close(self) -> None:
+        """Let go of the file; the next request opens it again."""
+        with self._lock:
+            if self._version is not None:
+                self._version.connection.close()
+            self._version = None
 
     def _newest(self) -> "_Version":
         with self._lock:

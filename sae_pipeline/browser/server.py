@@ -3,29 +3,59 @@
 import errno
 import secrets
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sae_pipeline.browser.app import create_app
 from sae_pipeline.browser.security import LOOPBACK
 from sae_pipeline.errors import UserError
 from sae_pipeline.study import Study
 
+if TYPE_CHECKING:
+    import uvicorn
+
 N_PORTS = 50
+GRACE_SECONDS = 3  # for requests under way when the server stops
 
 
 def serve(study: Study, data_root: Path | str = "data", host: str = "127.0.0.1", port: int = 3001, device: str = "cpu") -> int:
     """Serve until Ctrl-C. Takes the next free port and prints the address; away from loopback it carries a token."""
+    server, listener, address = _server(study, data_root, host, port, device)
+    print(f"Feature browser of study {study.name}: {address}   (Ctrl-C stops it)", flush=True)
+    server.run(sockets=[listener])
+    return 0
+
+
+@contextmanager
+def serving(study: Study, data_root: Path | str = "data", port: int = 3001) -> Iterator[str]:
+    """Serve on loopback in a thread while the block runs; gives the address. The thread never outlives the process."""
+    server, listener, address = _server(study, data_root, "127.0.0.1", port, "cpu")
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="feature browser", daemon=True)
+    thread.start()
+    try:
+        yield address
+    finally:
+        server.should_exit = True
+        thread.join(2 * GRACE_SECONDS)
+
+
+def _server(
+    study: Study, data_root: Path | str, host: str, port: int, device: str
+) -> tuple["uvicorn.Server", socket.socket, str]:
     import uvicorn
 
     listener = listen(host, port)
     token = None if host in LOOPBACK else secrets.token_urlsafe(24)
     app = create_app(study, data_root, device, token)
-    bound = listener.getsockname()[1]
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_SECONDS
+    )
     shown = f"[{host}]" if ":" in host else host
-    print(f"Feature browser of study {study.name}: http://{shown}:{bound}/{f'?token={token}' if token else ''}", flush=True)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3)
-    uvicorn.Server(config).run(sockets=[listener])
-    return 0
+    address = f"http://{shown}:{listener.getsockname()[1]}/{f'?token={token}' if token else ''}"
+    return uvicorn.Server(config), listener, address
 
 
 def listen(host: str, port: int) -> socket.socket:

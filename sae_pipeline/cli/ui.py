@@ -1,4 +1,4 @@
-"""`sae-pipeline ui`: `dagster dev` on loopback, with this study's home and the committed workspace."""
+"""`sae-pipeline ui`: `dagster dev` on loopback, with this study's home and the committed workspace, and the feature browser."""
 
 import os
 import socket
@@ -19,18 +19,22 @@ def ui_command(study_file: Path, first_port: int) -> int:
     """Serve until Ctrl-C; returns the server's exit code."""
     study = load_study(study_file)
     use_dagster_home(study.name)
-    port = free_port(first_port)
-    print(f"Dagster UI of study {study.name}: http://{HOST}:{port}   (Ctrl-C stops it)", flush=True)
-    # `dagster dev` is superseded by a tool that we do not need; its notice would be the first thing a newcomer reads.
-    command = [sys.executable, "-W", "ignore", "-m", "dagster", "dev", "-w", str(REPOSITORY / "workspace.yaml")]
-    environment = os.environ | {"SAE_PIPELINE_STUDY": str(study_file.resolve())}
-    server = subprocess.Popen([*command, "-h", HOST, "-p", str(port)], env=environment)
-    while True:
-        try:
-            return server.wait()
-        except KeyboardInterrupt:
-            # The terminal sent the signal to the server as well: wait for it to close its children.
-            continue
+    from sae_pipeline.browser.server import serving
+
+    with serving(study, port=BROWSER_PORT) as browser:
+        port = free_port(first_port)
+        print(f"Dagster UI of study {study.name}: http://{HOST}:{port}   (Ctrl-C stops both)", flush=True)
+        print(f"Feature browser:          {browser}", flush=True)
+        # `dagster dev` is superseded by a tool that we do not need; its notice would be the first thing a newcomer reads.
+        command = [sys.executable, "-W", "ignore", "-m", "dagster", "dev", "-w", str(REPOSITORY / "workspace.yaml")]
+        environment = os.environ | {"SAE_PIPELINE_STUDY": str(study_file.resolve())}
+        server = subprocess.Popen([*command, "-h", HOST, "-p", str(port)], env=environment)
+        while True:
+            try:
+                return server.wait()
+            except KeyboardInterrupt:
+                # The terminal sent the signal to the server as well: wait for it to close its children.
+                continue
 
 
 def free_port(first: int) -> int:

@@ -1,5 +1,7 @@
 """Who is answered: our own names, our own pages, those who have the token; and how much they may send."""
 
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ from starlette.testclient import TestClient
 
 from sae_pipeline.browser.app import create_app
 from sae_pipeline.browser.security import COOKIE, MAX_BODY_BYTES
-from sae_pipeline.browser.server import listen
+from sae_pipeline.browser.server import listen, serving
 from sae_pipeline.errors import UserError
 from sae_pipeline.study import Study
 from tests.browser.conftest import ORIGIN
@@ -67,6 +69,21 @@ def test_a_cookie_that_is_none_is_no_key(browsed: tuple[Study, Path]):
     study, root = browsed
     client = TestClient(create_app(study, root, token="secret"), base_url="http://box.example")
     assert client.get("/", headers={"cookie": f"{COOKIE}=other; ;;="}).status_code == 401
+
+
+def test_beside_another_server_it_answers_while_the_block_runs_and_then_stops(browsed: tuple[Study, Path]):
+    study, root = browsed
+    with serving(study, root, port=38251) as address:
+        for _ in range(400):
+            try:
+                assert urllib.request.urlopen(address, timeout=10).status == 200
+                break
+            except OSError:
+                time.sleep(0.05)
+        else:
+            pytest.fail("it never answered")
+    with pytest.raises(OSError):
+        urllib.request.urlopen(address, timeout=10)
 
 
 def test_the_next_free_port_is_taken_and_foreign_addresses_are_refused():
