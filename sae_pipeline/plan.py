@@ -196,8 +196,18 @@ def show_plan(plan: Plan, console: Console) -> None:
     console.print(table)
     console.print(
         f"  expected: {plan.seconds / 60:.1f} min, {plan.n_bytes / 1e9:.2f} GB of disk, {plan.memory_bytes / 1e9:.1f} GB of "
-        "memory, 0 dollars (no language-model judge)"
+        f"memory, {_dollars(study)}"
     )
+
+
+def _dollars(study: Study) -> str:
+    judge = study.judge
+    if judge.backend == "none":
+        return "0 dollars (no language-model judge)"
+    cap = judge.budget_usd_per_run or judge.budget_usd
+    if cap is None:
+        return f"0 dollars (judge {judge.model} on a server of your own)"
+    return f"at most {cap:g} dollars (judge {judge.model}; the study's cap)"
 
 
 def _model(study: Study) -> str:

@@ -100,6 +100,7 @@ def study_digest(study: Study, stage: str, size: int | None = None) -> str:
     if stage == "steering_evals" and size is not None:
         # Only this size's own count matters: another size's count must not re-run this one.
         values["steer"] = {**values["steer"], "n_features": study.n_steered(size)}
+        values["is_largest"] = size == max(study.sae.sizes)  # only the largest is also steered by addition
     values["size"] = size
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

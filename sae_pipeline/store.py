@@ -28,6 +28,7 @@ from sae_pipeline.stages import STAGES, sizes_of, study_digest
 from sae_pipeline.study import Study, load_study
 
 MANIFEST = "manifest.json"
+FULL = (errno.ENOSPC, errno.EDQUOT)  # no space, no quota
 
 
 @dataclass(frozen=True)
@@ -262,6 +263,13 @@ def _aside(final: Path) -> Path:
     return final.with_name(f".{final.name}.old")
 
 
+def _says_disk_full(error: Exception) -> bool:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in FULL
+    # safetensors, polars and DuckDB raise exceptions of their own that only quote the system's words.
+    return any(os.strerror(number) in str(error) for number in FULL)
+
+
 def _fsync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -274,8 +282,8 @@ def _fsync(path: Path) -> None:
 def _disk_full_is_a_user_error(work: Path):
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if not _says_disk_full(error):
             raise
         free_gb = shutil.disk_usage(work).free / 1e9
         raise UserError(

@@ -57,7 +57,7 @@ def dialogues() -> Iterator[Document]:
         language = {"traditionalchinese": "Traditional Chinese"}.get(path.parent.name, path.parent.name.capitalize())
         title = f"{language}: {path.stem}"
         try:
-            conversations = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["conversations"]
+            conversations = _yaml(path)["conversations"]
         except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
             yield Document(None, language, title, title)
             continue
@@ -79,6 +79,15 @@ def decoded(data: bytes) -> str | None:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         return None
+
+
+def _yaml(path: Path) -> Any:
+    # `yaml.safe_load` with the C parser where PyYAML has it: ten times faster on these files.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(path.read_bytes())
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def _package_folder(module: str, package: str) -> Path:

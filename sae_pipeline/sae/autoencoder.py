@@ -159,7 +159,8 @@ class SparseAutoencoder:
         lowest = float(self.threshold_F.min())
         if lowest <= 0:
             z_NF = self._pre_activations(x_ND)
-            return kernels.pairs_at(z_NF, kernels.positions_above(z_NF, 0.0))
+            pairs = kernels.pairs_at(z_NF, kernels.positions_above(z_NF, 0.0))
+            return pairs.subset(pairs.value_P > self.threshold_F[pairs.feature_P.long()], pairs.value_P)
         z_NF = self._low_pre_activations(x_ND)
         pairs = kernels.pairs_at(z_NF, kernels.positions_above(z_NF, MARGIN * lowest))
         value_P = kernels.pair_products(pairs, x_ND, self.W_enc_FD) + self.b_enc_F[pairs.feature_P.long()]

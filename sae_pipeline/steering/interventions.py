@@ -79,7 +79,7 @@ class Intervention:
                     clamped_BK[b, k] = 1.0
                     encoder_BKD[b, k] = sae.W_enc_FD[feature].float()
                     bias_BK[b, k] = float(sae.b_enc_F[feature])
-                    threshold_BK[b, k] = float(sae.threshold_F[feature])
+                    threshold_BK[b, k] = max(0.0, float(sae.threshold_F[feature]))  # activations are positive
         packed = (direction_BKD, encoder_BKD, bias_BK, threshold_BK, value_BK, clamped_BK, feature_BK)
         self._packed = tuple(parameter.to(device) for parameter in packed)
         self._repeated = self._packed

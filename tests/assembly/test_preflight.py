@@ -1,14 +1,16 @@
 """What is refused before anything starts, each with where, what and mend."""
 
+import io
 import shutil
 
 import pytest
+from rich.console import Console
 
 from sae_pipeline import plan as plan_module
 from sae_pipeline import preflight
 from sae_pipeline.device import Device
 from sae_pipeline.errors import UserError
-from sae_pipeline.plan import make_plan
+from sae_pipeline.plan import make_plan, show_plan
 from sae_pipeline.preflight import check_plan
 from sae_pipeline.stages import STAGES, sizes_of
 from sae_pipeline.store import ArtifactStore
@@ -95,6 +97,19 @@ def test_more_time_than_allowed_names_the_longest_stage(pipeline, monkeypatch):
     error = refused(pipeline, max_minutes=1)
     assert error.where == "--max-minutes" and "longest stage is sae" in error.mend
     checked(pipeline, max_minutes=1e9)
+
+
+def test_plan_says_what_the_judge_may_cost(pipeline):
+    def printed(**judge) -> str:
+        pipeline.mapping |= {"judge": judge, "score": {"method": "rubric"}} if judge else {}
+        pipeline.write()
+        console = Console(file=io.StringIO(), width=200)
+        show_plan(make_plan(pipeline.store, [("corpus", None)]), console)
+        return console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+
+    assert "0 dollars (no language-model judge)" in printed()
+    assert "at most 5 dollars (judge m; the study's cap)" in printed(backend="anthropic", model="m", budget_usd=5)
+    assert "0 dollars (judge m on a server of your own)" in printed(backend="local", model="m", base_url="http://127.0.0.1:1")
 
 
 def test_foreign_database_is_refused_and_kept(pipeline):

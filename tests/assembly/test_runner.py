@@ -61,12 +61,27 @@ def test_lost_file_with_equal_bytes_runs_nothing_below(pipeline):
     assert pipeline.fake.built == [("activations", None)]
 
 
-def test_new_size_runs_only_that_size_and_the_comparison(pipeline):
+def test_new_size_runs_that_size_and_the_comparison(pipeline):
     pipeline.run()
     pipeline.mapping["sae"]["sizes"] = [32, 64, 128]
     pipeline.write()
     pipeline.run()
-    assert set(pipeline.fake.built) == {*((stage, 128) for stage in PER_SIZE), *ANALYSIS}
+    # 64 is no longer the largest, and addition is evaluated on the largest alone.
+    assert set(pipeline.fake.built) == {*((stage, 128) for stage in PER_SIZE), ("steering_evals", 64), *ANALYSIS}
+
+
+def test_changed_model_files_run_every_stage_that_loads_the_model(pipeline, tmp_path):
+    folder = shutil.copytree(pipeline.mapping["model"]["path"], tmp_path / "model")
+    pipeline.mapping["model"]["path"] = str(folder)
+    pipeline.write()
+    pipeline.fake.coarse = set(STAGES)  # the bytes of every stage stay the same
+    pipeline.run()
+    with (folder / "tokenizer_config.json").open("a", encoding="utf-8") as file:
+        file.write("\n")  # as a new chat template would: it changes steering without changing any activation
+    pipeline.run()
+    assert {stage for stage, _ in pipeline.fake.built} == {
+        "corpus", "activations", "sae_metrics", "feature_stats", "steering_evals",
+    }  # fmt: skip
 
 
 def test_failing_partition_leaves_the_others(pipeline):

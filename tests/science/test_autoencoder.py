@@ -66,6 +66,16 @@ def test_published_form_keeps_feature_activations_and_reconstruction(architectur
     np.testing.assert_allclose(sae.reconstruct(raw()).numpy(), r_hat, atol=2e-4)
 
 
+@pytest.mark.parametrize("lowest", [-1.0, 0.0, 0.5])
+def test_every_feature_has_its_own_threshold(lowest):
+    sae = make("batch_topk", 0.0)
+    sae.threshold_F = torch.linspace(lowest, 4.0, F)
+    u, _ = textbook("batch_topk", 0.0)
+    expected = np.where(u > sae.threshold_F.numpy(), u, 0)
+    assert ((expected > 0) != (u > 0)).any()  # some thresholds matter
+    np.testing.assert_allclose(sae.encode(raw()).numpy(), expected, atol=2e-5)
+
+
 @pytest.mark.parametrize(("architecture", "threshold"), [("relu_l1", 0.0), ("topk", 0.0), ("batch_topk", 1.5)])
 def test_a_batch_of_1_equals_a_batch_of_32(architecture, threshold):
     sae = make(architecture, threshold)

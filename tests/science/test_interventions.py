@@ -29,7 +29,10 @@ def folded_sae(
     return SparseAutoencoder.from_parameters(parameters, False, threshold, torch.linspace(-2, 3, d_model), config)
 
 
-@pytest.mark.parametrize("architecture, threshold, k", [("relu_l1", 0.0, None), ("batch_topk", 1.5, None), ("topk", 0.0, 5)])
+@pytest.mark.parametrize(
+    "architecture, threshold, k",
+    [("relu_l1", 0.0, None), ("batch_topk", 1.5, None), ("batch_topk", -4.0, None), ("topk", 0.0, 5)],
+)
 @pytest.mark.parametrize("multiple", [-2.0, 0.0, 5.0])
 def test_short_clamp_equals_decoding_the_clamped_code_plus_the_error(architecture, threshold, k, multiple):
     sae = folded_sae(architecture, threshold=threshold, k=k)

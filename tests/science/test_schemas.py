@@ -60,8 +60,8 @@ def test_impossible_specificity_rows_are_refused(changed):
 
 
 def test_a_refusal_has_no_score_and_a_neuron_no_feature():
-    conform("specificity_scores", specificity(status="refusal", score=None))
-    conform("specificity_scores", specificity(unit="mlp_neuron", feature=None))
+    assert conform("specificity_scores", specificity(status="refusal", score=None))["score"].to_list() == [None]
+    assert conform("specificity_scores", specificity(unit="mlp_neuron", feature=None))["feature"].to_list() == [None]
 
 
 def test_a_row_may_occur_once():

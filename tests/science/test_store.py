@@ -4,7 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
+import polars as pl
 import pytest
+from safetensors import SafetensorError
 
 from sae_pipeline.errors import UserError
 from sae_pipeline.stages import STAGES, study_digest
@@ -125,6 +127,21 @@ def test_full_disk_is_one_sentence_and_keeps_the_finished_part(tmp_path: Path) -
     assert list((tmp_path / "unit" / ".work").rglob("done"))
 
 
+@pytest.mark.parametrize(
+    "error",  # what these libraries raised on a full disk: not an OSError, and without an errno
+    [
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        pl.exceptions.ComputeError("parquet: File out of specification: underlying IO error: No space left on device"),
+    ],
+)
+def test_full_disk_in_the_words_of_a_library_is_one_sentence(tmp_path: Path, error: Exception) -> None:
+    def fills_the_disk(work: Path) -> Outcome:
+        raise error
+
+    with pytest.raises(UserError, match="disk is full"):
+        store_of(tmp_path).build("corpus", None, fills_the_disk)
+
+
 def test_missing_upstream_names_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="corpus: is not there yet"):
         store_of(tmp_path).build("activations", None, writer("y"))
@@ -160,6 +177,8 @@ def test_manifest_lists_every_file_with_its_digest(tmp_path: Path) -> None:
         ({"score": {"n_features": 7}}, {"explanations", "specificity_scores"}),
         ({"sae": {"sizes": [64, 128], "epochs": 2}}, {"sae"}),
         ({"sae": {"sizes": [64, 128, 256]}}, {"analysis_tables"}),
+        # Addition is evaluated on the largest size alone.
+        ({"sae": {"sizes": [32, 64]}}, {"analysis_tables", "steering_evals"}),
         ({"hook": {"after_block": 0}}, {"activations"}),
         ({"judge": {"backend": "none"}}, set()),
     ],
