@@ -70,13 +70,15 @@ def _white_space(token: str) -> str:
     return "a tab" if "\t" in token else "a space" if len(token) == 1 else "spaces" if token else "nothing"
 
 
-def list_of(items: list[str], joint: str = "and") -> str:
-    """'a', 'b' and 3 more; each item once."""
-    items = list(dict.fromkeys(items))
-    shown, rest = items[:SHOWN], len(items) - SHOWN
-    if rest > 0:
-        return f"{', '.join(shown)} and {rest} more"
-    return f" {joint} ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
+def list_of(items: list[str], joint: str = "and", shown: int = SHOWN) -> str:
+    """'a', 'b' and 3 more; each item once, whatever its case."""
+    distinct: dict[str, str] = {}
+    for item in items:
+        distinct.setdefault(item.lower(), item)
+    items = list(distinct.values())
+    if len(items) > shown:
+        return f"{', '.join(items[:shown])} and {len(items) - shown} more"
+    return f" {joint} ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else items[0]
 
 
 def group_text(name: str) -> str:
@@ -95,7 +97,7 @@ def _subject(facts: Facts) -> str:
         for group, token in rule.cells:
             by_group.setdefault(group, []).append(_token(facts, token))
         if len(by_group) > 2:
-            names = list_of([group_text(group) for group in by_group])
+            names = list_of([group_text(group) for group in by_group], shown=2)
             return f"Fires on {list_of([item for items in by_group.values() for item in items])} in {names}"
         return "Fires on " + ", and on ".join(f"{list_of(items)} in {group_text(group)}" for group, items in by_group.items())
     if rule.key == "previous":
@@ -110,7 +112,7 @@ def _subject(facts: Facts) -> str:
             by_group.setdefault(group, []).append(name)
         shown = [f"{list_of(items)} in {group_text(group)}" for group, items in list(by_group.items())[:2]]
         rest = [group_text(group) for group in list(by_group)[2:]]
-        return f"Fires on {', and on '.join(shown)}{', also in ' + list_of(rest) if rest else ''}"
+        return f"Fires on {', and on '.join(shown)}{', also in ' + list_of(rest, shown=2) if rest else ''}"
     if rule.key == "position":
         ranges = list_of([str(low) if low == high else f"{low} to {high}" for low, high in sorted(rule.cells)])
         return f"Fires at token {ranges} of a block, whatever the text"
@@ -124,8 +126,13 @@ def _bigrams(facts: Facts) -> str:
         return f"Fires on {_token(facts, pairs[0][1])} after {list_of([_token(facts, a) for a, _ in pairs], 'or')}"
     if len(firsts) == 1:
         return f"Fires on {list_of([_token(facts, b) for _, b in pairs])} after {_token(facts, pairs[0][0])}"
-    joined = [quote(facts.texts.get(a, "").lstrip(" ") + facts.texts[b]) for a, b in pairs]
-    return f"Fires at the end of {list_of(joined)}"
+    return f"Fires at the end of {list_of([_pair(facts.texts.get(a, ''), facts.texts[b]) for a, b in pairs])}"
+
+
+def _pair(before: str, token: str) -> str:
+    if token.strip() and not before.strip():
+        return f"{quote(token)} at the start of a line" if "\n" in before else quote(token)
+    return quote(before.lstrip(" ") + token)
 
 
 def _context(facts: Facts) -> str:
