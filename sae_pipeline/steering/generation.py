@@ -13,6 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
+from sae_pipeline.device import halving
 from sae_pipeline.language_model.model import LanguageModel
 from sae_pipeline.progress import bar
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
@@ -77,13 +78,18 @@ class Generator:
     def run(self, name: str, requests: Sequence[Request]) -> pl.DataFrame:
         """Rows of `requests`, generated or read from finished batches called `name`, in the order of `requests`."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        frames = []
+        frames, n_at_once = [], self.batch_rows
         with bar(f"{self.what}, {name}", len(requests) * self.max_new_tokens, "tokens") as progress:
-            for i, batch in enumerate(_batches(requests, self.batch_rows)):
+            for i, batch in enumerate(_parts(requests, self.batch_rows)):
                 file = self.folder / f"{name}-{i:04d}.parquet"
                 frame = _finished(file, batch)
                 if frame is None:
-                    frame = self._generate(batch, progress)
+
+                    def generate(n_rows: int, batch: list[Request] = batch, done: float = progress.n) -> tuple[int, pl.DataFrame]:
+                        progress.n = done  # after running out of memory the batch starts again, in smaller parts
+                        return n_rows, pl.concat([self._generate(part, progress) for part in _parts(batch, n_rows)])
+
+                    n_at_once, frame = halving(n_at_once, generate)
                     partial = file.with_suffix(".partial")
                     frame.write_parquet(partial)
                     partial.replace(file)
@@ -124,10 +130,9 @@ def _key(request: Request) -> tuple:
     )  # fmt: skip
 
 
-def _batches(requests: Sequence[Request], batch_rows: int) -> Iterator[list[Request]]:
-    """Batches of at most `batch_rows`."""
-    for start in range(0, len(requests), batch_rows):
-        yield list(requests[start : start + batch_rows])
+def _parts(requests: Sequence[Request], n_rows: int) -> Iterator[list[Request]]:
+    for start in range(0, len(requests), n_rows):
+        yield list(requests[start : start + n_rows])
 
 
 def _finished(file: Path, batch: list[Request]) -> pl.DataFrame | None:

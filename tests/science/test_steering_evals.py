@@ -4,6 +4,7 @@ import shutil
 
 import polars as pl
 import pytest
+import torch
 
 from sae_pipeline.digests import file_digest
 from sae_pipeline.errors import UserError
@@ -129,6 +130,23 @@ def test_a_killed_run_repeats_one_batch_and_ends_with_the_same_bytes(made, built
     assert sum(redone) == len(whole["steering_generations"]) - n_kept
     for name in TABLES:
         assert pl.read_parquet(tmp_path / "killed" / f"{name}.parquet").equals(whole[name])
+
+
+def test_running_out_of_memory_halves_the_batch_and_changes_no_text(made, built, tmp_path, monkeypatch):
+    _, work, _ = built
+    original, sizes = Generator._generate, []
+
+    def small_memory(self, batch, progress):
+        sizes.append(len(batch))
+        if len(batch) > 40:
+            raise torch.OutOfMemoryError
+        return original(self, batch, progress)
+
+    monkeypatch.setattr(Generator, "_generate", small_memory)
+    build(made, tmp_path / "small", batch_rows=128)
+    assert sum(size > 40 for size in sizes) == 4  # choosing and reporting: 128, 64, and from then on 32
+    for name in TABLES:
+        assert pl.read_parquet(tmp_path / "small" / f"{name}.parquet").equals(pl.read_parquet(work / f"{name}.parquet"))
 
 
 def test_equal_runs_write_equal_bytes(made, built, tmp_path):
