@@ -75,6 +75,7 @@ def build_size_comparison(analysis_db_path: Path, work: Path) -> Outcome:
     """
     (work / "figures").mkdir(parents=True, exist_ok=True)
     with duckdb.connect(str(analysis_db_path), read_only=True) as connection:
+        connection.execute("set threads = 1")  # several would add up means in another order each time: other last digits
         table = size_comparison(connection)
         drawn = [entry for figure in track(FIGURES, "figures", unit="figures") for entry in _draw(figure, connection, work)]
     table.write_parquet(work / TABLE)

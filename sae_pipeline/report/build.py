@@ -37,6 +37,7 @@ def build_report(analysis_db_path: Path, comparison_folder: Path, work: Path) ->
     """
     comparison = pl.read_parquet(comparison_folder / TABLE)
     with duckdb.connect(str(analysis_db_path), read_only=True) as connection:
+        connection.execute("set threads = 1")  # equal bytes for equal data: sums in one order
         page = render(connection, comparison, comparison_folder, study_name=analysis_db_path.parent.name)
     (work / REPORT).write_text(page, encoding="utf-8")
     passing = comparison.filter((pl.col("subject") == "steering") & (pl.col("metric") == "passes"))
