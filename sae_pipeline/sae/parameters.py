@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+ROWS_AT_ONCE = 1024
+
 
 @dataclass(frozen=True)
 class Parameters:
@@ -60,15 +62,25 @@ def initial_parameters(n_features: int, d_model: int, decoder_norm: float, gener
     )
 
 
-def published(parameters: Parameters, dtype: torch.dtype, subtracts_decoder_bias: bool) -> Published:
-    """Copies in `dtype` with relu(x W_enc^T + b_enc) = f_i ‖W_dec,i‖; `subtracts_decoder_bias`: the encoder sees x - b_dec."""
+def published(
+    parameters: Parameters, dtype: torch.dtype, subtracts_decoder_bias: bool, into: Published | None = None
+) -> Published:
+    """Copies in `dtype` with relu(x W_enc^T + b_enc) = f_i ‖W_dec,i‖; `subtracts_decoder_bias`: the encoder sees x - b_dec.
+
+    `into`: earlier copies to overwrite. Arrays of this size are expensive to allocate: the kernel clears every page.
+    """
     norm_F = parameters.W_dec_FD.norm(dim=1)
     b_enc_F = parameters.b_enc_F
     if subtracts_decoder_bias:
         b_enc_F = b_enc_F - parameters.W_enc_FD @ parameters.b_dec_D
-    return Published(
-        W_enc_FD=(parameters.W_enc_FD * norm_F[:, None]).to(dtype),
-        b_enc_F=(b_enc_F * norm_F).to(dtype),
-        W_dec_FD=(parameters.W_dec_FD / norm_F[:, None]).to(dtype),
-        norm_F=norm_F,
+    enc_FD, dec_FD = (
+        (into.W_enc_FD, into.W_dec_FD) if into else (torch.empty_like(parameters.W_enc_FD, dtype=dtype) for _ in range(2))
     )
+    scratch_RD = torch.empty(ROWS_AT_ONCE, parameters.d_model, device=norm_F.device)
+    for start in range(0, parameters.n_features, ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        norm_R1 = norm_F[rows, None]
+        part_RD = scratch_RD[: len(norm_R1)]
+        enc_FD[rows].copy_(torch.mul(parameters.W_enc_FD[rows], norm_R1, out=part_RD))
+        dec_FD[rows].copy_(torch.div(parameters.W_dec_FD[rows], norm_R1, out=part_RD))
+    return Published(enc_FD, (b_enc_F * norm_F).to(dtype), dec_FD, norm_F)

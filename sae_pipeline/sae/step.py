@@ -66,12 +66,15 @@ class Step:
 
     def __init__(self, parameters: Parameters, architecture: Architecture, dtype: torch.dtype) -> None:
         self.parameters, self.architecture, self.dtype = parameters, architecture, dtype
+        self._weights: Published | None = None
         self._z_NF = torch.empty(0, parameters.n_features, dtype=dtype, device=parameters.W_enc_FD.device)
 
     @torch.no_grad()
     def __call__(self, x_ND: Tensor, penalty: float, dead_F: Tensor | None = None) -> StepResult:
         """Loss and gradients of one batch of scaled activations (float32). Features marked in `dead_F` (bool) are revived."""
-        weights = published(self.parameters, self.dtype, self.architecture.subtracts_decoder_bias)
+        self._weights = weights = published(
+            self.parameters, self.dtype, self.architecture.subtracts_decoder_bias, into=self._weights
+        )
         x_low_ND = x_ND.to(self.dtype)
         if len(self._z_NF) != len(x_ND):
             # Reused between steps: fresh pages for this largest array would cost a fifth of the product itself.
