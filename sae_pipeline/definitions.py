@@ -49,11 +49,14 @@ def build_defs(
         assets=[asset.definition(sizes) for asset in stage_assets],
         jobs=jobs.all_jobs(),
         schedules=[automation.weekly_refresh(sizes)],
-        sensors=[automation.analysis_refresh(), orphans.orphaned_runs],
+        sensors=[
+            automation.analysis_refresh(), orphans.orphaned_runs,
+            *([automation.judge_batches(study, root)] if study.judge.backend == "anthropic-batch" else []),
+        ],
         resources=resources | dict(overrides or {}),
         # One process: model and CUDA context survive from step to step.
         executor=dg.in_process_executor,
-    )
+    )  # fmt: skip
 
 
 @dg.definitions

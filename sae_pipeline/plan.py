@@ -20,6 +20,7 @@ from sae_pipeline.study import Study
 MODEL_RATE_PER_CORE = 1.5e11
 SAE_RATE_PER_CORE = 5.0e10
 GENERATION_RATE_PER_CORE = 2.0e10  # key-value-cached steps of small batches are bound by memory, not arithmetic
+NO_JUDGE = "none: offline methods only, 0 dollars"
 N_BYTES = {"bfloat16": 2, "float32": 4}
 
 
@@ -62,6 +63,8 @@ class Plan:
     shape: Shape
     rows: tuple[Estimate, ...]
     memory_bytes: int
+    judge: str = NO_JUDGE
+    """What the language-model judge would be asked, and for how much."""
 
     @property
     def seconds(self) -> float:
@@ -106,7 +109,18 @@ def make_plan(store: ArtifactStore, artefacts: Sequence[tuple[str, int | None]],
                 expected_bytes(study, shape, stage, size) if state == "build" else 0,
             )
         )
-    return Plan(study, shape, tuple(rows), expected_memory(study, shape))
+    return Plan(study, shape, tuple(rows), expected_memory(study, shape), _judge(store, rows))
+
+
+def _judge(store: ArtifactStore, rows: Sequence[Estimate]) -> str:
+    sizes = {row.size for row in rows if row.stage in ("explanations", "specificity_scores") and row.state != "fresh"}
+    if store.study.judge.backend == "none":
+        return NO_JUDGE
+    from sae_pipeline.interpret.judge_plan import plan_judge, show
+
+    judge = plan_judge(store, sorted(size for size in sizes if size is not None))
+    assert judge is not None
+    return show(judge)
 
 
 def expected_seconds(study: Study, shape: Shape, stage: str, size: int | None) -> float:
@@ -194,20 +208,9 @@ def show_plan(plan: Plan, console: Console) -> None:
         seconds, n_bytes = sum(row.seconds for row in rows), sum(row.n_bytes for row in rows)
         table.add_row(f"  {stage}", names, f"{seconds:.0f}" if build else "", f"{n_bytes / 1e6:,.0f}" if build else "")
     console.print(table)
-    console.print(
-        f"  expected: {plan.seconds / 60:.1f} min, {plan.n_bytes / 1e9:.2f} GB of disk, {plan.memory_bytes / 1e9:.1f} GB of "
-        f"memory, {_dollars(study)}"
-    )
-
-
-def _dollars(study: Study) -> str:
-    judge = study.judge
-    if judge.backend == "none":
-        return "0 dollars (no language-model judge)"
-    cap = judge.budget_usd_per_run or judge.budget_usd
-    if cap is None:
-        return f"0 dollars (judge {judge.model} on a server of your own)"
-    return f"at most {cap:g} dollars (judge {judge.model}; the study's cap)"
+    gigabytes = f"{plan.n_bytes / 1e9:.2f} GB of disk, {plan.memory_bytes / 1e9:.1f} GB of memory"
+    console.print(f"  expected: {plan.seconds / 60:.1f} min, {gigabytes}")
+    console.print(f"  judge: {plan.judge}")
 
 
 def _model(study: Study) -> str:

@@ -85,6 +85,11 @@ def calibrate_judge(
     )  # fmt: skip
 
 
+def n_labels() -> int:
+    """Ratings made by hand that every calibration asks for."""
+    return len(yaml.safe_load(LABELS.read_text(encoding="utf-8")))
+
+
 def _labels(judge: AskingJudge, asked_by: str) -> tuple[np.ndarray, list[int | None]]:
     """Ratings made by hand, and the judge's: one example per call, since every one has its own description."""
     labels = yaml.safe_load(LABELS.read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ from sae_pipeline.judge.batches import BatchJudge
 from sae_pipeline.judge.interactive import InteractiveJudge
 from sae_pipeline.judge.key import VARIABLE, Key, find_key
 from sae_pipeline.judge.ledger import Caps, Ledger, reply_from
-from sae_pipeline.judge.prices import FREE, price_of
+from sae_pipeline.judge.prices import FREE, Price, price_of
 from sae_pipeline.judge.probe import probe
 from sae_pipeline.judge.reply import Reply
 from sae_pipeline.judge.request import OFFICIAL_API, Capabilities, Request, Settings
@@ -67,13 +67,13 @@ def open_judge(section: JudgeSection, study_folder: Path, run_id: str) -> Iterat
         yield None
         return
     assert section.model is not None
-    base_url = section.base_url or OFFICIAL_API
+    base_url, price = section.base_url or OFFICIAL_API, price_for(section)
     if section.backend == "local":
         # Any server of this protocol wants some key; a local one does not check it.
-        key, price = Key("local"), FREE
+        key = Key("local")
         settings = Settings(section.model, probe(base_url, section.model, key), base_url, effort=None)
     else:
-        key, price = find_key(section.key_file), price_of(section.model, _prices(section))
+        key = find_key(section.key_file)
         settings = Settings(section.model, HOSTED, base_url, section.effort, section.thinking)
     with Ledger(ledger_folder(study_folder), run_id, Caps(section.budget_usd, section.budget_usd_per_run)) as ledger:
         if key is None:
@@ -84,5 +84,8 @@ def open_judge(section: JudgeSection, study_folder: Path, run_id: str) -> Iterat
             yield InteractiveJudge(section.backend, settings, price, ledger, key, section.max_concurrency)
 
 
-def _prices(section: JudgeSection) -> dict[str, dict[str, float]]:
-    return {model: price.model_dump(exclude_none=True) for model, price in section.prices.items()}
+def price_for(section: JudgeSection) -> Price:
+    """The price of the study's model; raises `UserError` when there is none."""
+    if section.backend == "local":
+        return FREE
+    return price_of(section.model or "", {model: price.model_dump(exclude_none=True) for model, price in section.prices.items()})

@@ -106,6 +106,14 @@ class Submissions:
             self.note(submission.submission_id, "collected", submission.batch_id)
         return True
 
+    def finished_stages(self) -> dict[str, int]:
+        """Who asked (`explanations/4096`) -> its last submission, for those that wait for no batch any more."""
+        rows = self._ledger.execute(
+            """SELECT stage, max(submission_id), max(outcome.attempt_id IS NULL) FROM attempt LEFT JOIN outcome USING (attempt_id)
+               WHERE submission_id IS NOT NULL GROUP BY stage ORDER BY stage"""
+        )
+        return {stage: submission_id for stage, submission_id, is_open in rows if not is_open}
+
     def history(self, request_sha: str) -> tuple[int, bool, bool]:
         """(attempts, whether one is open, whether one was refused as a wrong request) of a request."""
         rows = self._ledger.execute(

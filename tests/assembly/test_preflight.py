@@ -103,13 +103,16 @@ def test_plan_says_what_the_judge_may_cost(pipeline):
     def printed(**judge) -> str:
         pipeline.mapping |= {"judge": judge, "score": {"method": "rubric"}} if judge else {}
         pipeline.write()
-        console = Console(file=io.StringIO(), width=200)
+        console = Console(file=io.StringIO(), width=500)
         show_plan(make_plan(pipeline.store, [("corpus", None)]), console)
         return console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
 
-    assert "0 dollars (no language-model judge)" in printed()
-    assert "at most 5 dollars (judge m; the study's cap)" in printed(backend="anthropic", model="m", budget_usd=5)
-    assert "0 dollars (judge m on a server of your own)" in printed(backend="local", model="m", base_url="http://127.0.0.1:1")
+    assert "judge: none: offline methods only, 0 dollars" in printed()
+    paid = printed(backend="anthropic", model="claude-haiku-5-5", budget_usd=5)
+    assert "cap 5 dollars, 0.00 spent so far" in paid and "in batches (prices of 2026-10-10)" in paid
+    assert "0 dollars (a local server)" in printed(backend="local", model="m", base_url="http://127.0.0.1:1")
+    with pytest.raises(UserError, match="no price"):
+        printed(backend="anthropic", model="unheard-of", budget_usd=5)
 
 
 def test_foreign_database_is_refused_and_kept(pipeline):

@@ -7,6 +7,8 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel, ConfigDict
 
+from sae_pipeline.interpret.embedding import SentenceEmbedder
+from sae_pipeline.interpret.rules import RuleIndex
 from sae_pipeline.judge.interactive import InteractiveJudge
 from sae_pipeline.judge.key import Key
 from sae_pipeline.judge.ledger import Caps, Ledger
@@ -14,6 +16,7 @@ from sae_pipeline.judge.prices import price_of
 from sae_pipeline.judge.request import Capabilities, Request, Settings
 from sae_pipeline.judge.retry import Limits
 from tests.fakes.messages_api import FakeMessagesApi
+from tests.science.interpret_world import Folders, make_tokens, make_units, write_artefacts
 
 HOSTED = Capabilities(structured=True, batches=True, temperature=False)
 QUICK = Limits(max_attempts=4, attempt_seconds=2.0, deadline_seconds=5.0, first_wait_seconds=0.01, max_wait_seconds=0.05)
@@ -56,3 +59,18 @@ def open_judge(api: FakeMessagesApi, tmp_path: Path) -> Iterator[Callable[..., I
     yield make
     for ledger in opened:
         ledger.close()
+
+
+@pytest.fixture(scope="session")
+def index() -> RuleIndex:
+    return RuleIndex(make_tokens(n_documents=120))
+
+
+@pytest.fixture(scope="session")
+def embedder() -> SentenceEmbedder:
+    return SentenceEmbedder()
+
+
+@pytest.fixture(scope="session")
+def folders(index: RuleIndex, tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    return write_artefacts(tmp_path_factory.mktemp("world"), index.tokens, make_units(index.tokens))

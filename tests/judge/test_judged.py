@@ -16,33 +16,17 @@ from sae_pipeline.interpret.llm_explainer import LlmExplainer
 from sae_pipeline.interpret.llm_scorers import DETECTION, FUZZING, RUBRIC, WindowJudge
 from sae_pipeline.interpret.marked_text import escape, marked
 from sae_pipeline.interpret.protocols import Explanation
-from sae_pipeline.interpret.rules import RuleIndex
 from sae_pipeline.interpret.windows import Example
 from sae_pipeline.judge.open import open_judge
 from sae_pipeline.study import Explain, Judge, Score
 from sae_pipeline.tables.schemas import check
 from tests.judge.conftest import MODEL
 from tests.judge.oracle import oracle
-from tests.science.interpret_world import CONTEXT, PLANTED, Folders, make_tokens, make_units, token, write_artefacts
+from tests.science.interpret_world import CONTEXT, PLANTED, Folders, make_tokens, make_units, token
 
 SCORE = Score(method="rubric", n_features=5, examples_per_interval=1, n_controls=2)
 EXPLAIN = Explain(method="llm", n_judged=6)
 KEY = "sk-test"
-
-
-@pytest.fixture(scope="module")
-def index() -> RuleIndex:
-    return RuleIndex(make_tokens(n_documents=120))
-
-
-@pytest.fixture(scope="module")
-def embedder() -> SentenceEmbedder:
-    return SentenceEmbedder()
-
-
-@pytest.fixture(scope="module")
-def folders(index: RuleIndex, tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    return write_artefacts(tmp_path_factory.mktemp("world"), index.tokens, make_units(index.tokens))
 
 
 def section(api, **over) -> Judge:
