@@ -126,6 +126,20 @@ def steer(
     steer_command(study, feature, factor or [2.0], prompt, size, mode, max_new_tokens, temperature, seed, device)
 
 
+@app.command()
+def export_site(
+    out: Annotated[Path, typer.Option(help="Folder to write; it must not exist or be empty.")],
+    features: Annotated[
+        str | None, typer.Option(metavar="SIZE/I,...", help="Which features. Default: the best steerable ones of the study.")
+    ] = None,
+    study: StudyOption = DEFAULT_STUDY,
+) -> None:
+    """Write feature pages as a static folder that opens without a server, to be kept or put on any web host."""
+    from sae_pipeline.cli.export_site import export_site_command
+
+    raise typer.Exit(export_site_command(study, out, features))
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point. A mistake that the user can mend is one line on stderr and exit code 2, never a traceback."""
     try:

@@ -24,27 +24,28 @@ class NotFound(Exception):
 
 def feature_page(request: Request, state: State) -> Response:
     """The feature page."""
-    key = _key(request)
     with state.database.cursor() as cursor:
-        row = _existing(cursor, key)
-        top, by_interval = data.examples(cursor, key, row["max_activation"])
-        steering = data.steering(cursor, key)
-        histogram = data.histogram(cursor, key)
-        context: dict[str, Any] = {
-            "explanations": data.explanations(cursor, key), "top": top, "by_interval": by_interval,
-            "logits": data.logits(cursor, key), "scores": score_table(data.scores(cursor, key)), "steering": steering,
-            "neighbours": neighbours(state, cursor, key),
-        }  # fmt: skip
+        return state.page("feature.html", **feature_context(state, cursor, _key(request)))
+
+
+def feature_context(state: State, cursor: Cursor, key: FeatureKey) -> dict[str, Any]:
+    """What the template `feature.html` shows. Raises `NotFound`."""
+    row = _existing(cursor, key)
+    top, by_interval = data.examples(cursor, key, row["max_activation"])
+    steering = data.steering(cursor, key)
+    histogram = data.histogram(cursor, key)
     charts = [
         (title, dose_chart(steering["curve"], metric, title))
         for metric, title in (("concept_rate", "concept rate"), ("fluency", "fluent texts"))
         if steering and any(point["metric"] == metric for point in steering["curve"])
     ]
-    return state.page(
-        "feature.html", key=key, row=row, histogram=activation_histogram(histogram) if histogram else None,
-        histogram_method=next((bar["method"] for bar in histogram if bar["method"]), None), charts=charts,
-        sql=data.copyable_sql(key), **context,
-    )  # fmt: skip
+    return {
+        "key": key, "row": row, "explanations": data.explanations(cursor, key), "top": top, "by_interval": by_interval,
+        "logits": data.logits(cursor, key), "scores": score_table(data.scores(cursor, key)), "steering": steering,
+        "charts": charts, "neighbours": neighbours(state, cursor, key), "sql": data.copyable_sql(key),
+        "histogram": activation_histogram(histogram) if histogram else None,
+        "histogram_method": next((bar["method"] for bar in histogram if bar["method"]), None),
+    }  # fmt: skip
 
 
 def feature_json(request: Request, state: State) -> Response:

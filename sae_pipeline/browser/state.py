@@ -1,6 +1,6 @@
 """What all pages share: the study, its folders, the database, the templates."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
 from sae_pipeline.browser.database import Database
+from sae_pipeline.browser.feature_data import FeatureKey
 from sae_pipeline.browser.meaning import MeaningIndex
 from sae_pipeline.browser.playground import Playground
 from sae_pipeline.report.build import CONTROL_TITLES, OFFLINE_METHODS, number
@@ -75,6 +76,7 @@ class State:
         environment.globals |= {
             "offline_methods": OFFLINE_METHODS, "control_titles": CONTROL_TITLES, "why": WHY, "sizes": self.sizes,
             "study_name": self.study.name, "model_name": self.model_name, "hook_name": self.hook_name,
+            "exported": False, "root": "/", "url_of": lambda key: f"/{key.size}/{key.feature}",
         }  # fmt: skip
         environment.filters |= {
             "visible": visible, "readable": readable, "number": number,
@@ -83,9 +85,19 @@ class State:
         }  # fmt: skip
         return environment
 
+    def link_relative_to(self, root: str, keys: Collection[FeatureKey]) -> None:
+        """From here on pages are rendered for a folder: `root` leads to it, and only `keys` have pages to link to."""
+        self._environment.globals |= {
+            "exported": True, "root": root, "url_of": lambda key: f"{root}{key.size}/{key.feature}.html" if key in keys else None,
+        }  # fmt: skip
+
+    def render(self, template: str, **context: Any) -> str:
+        """A page as text."""
+        return self._environment.get_template(template).render(context)
+
     def page(self, template: str, status: int = 200, **context: Any) -> HTMLResponse:
         """A rendered page."""
-        return HTMLResponse(self._environment.get_template(template).render(context), status)
+        return HTMLResponse(self.render(template, **context), status)
 
 
 STATIC = Path(str(files("sae_pipeline.browser").joinpath("static")))

@@ -140,7 +140,13 @@ def _form(
         }  # fmt: skip
         lines = short_explanations(cursor, [FeatureKey(size, feature) for feature in chosen])
     rows: list[Row] = [
-        {"feature": feature, "factor": factor, "text": lines[FeatureKey(size, feature)], "sweet": summaries.get(feature)}
+        {
+            "key": FeatureKey(size, feature),
+            "feature": feature,
+            "factor": factor,
+            "text": lines[FeatureKey(size, feature)],
+            "sweet": summaries.get(feature),
+        }
         for feature, factor in chosen.items()
     ]
     recent = sorted((state.root / "saved").glob("steer-*.json"), key=lambda file: (-file.stat().st_mtime_ns, file.name))[:10]
