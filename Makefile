@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STUDY ?= studies/demo.yaml
 export SAE_PIPELINE_STUDY := $(STUDY)
 
-.PHONY: help run ui browse status test test-long lint format install clean
+.PHONY: help run ui browse screenshots status test test-long lint format install clean
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -32,6 +32,9 @@ browse: install  ## open the feature browser alone
 
 status: install  ## what is fresh, stale (and why), missing
 	@$(BIN)/sae-pipeline status
+
+screenshots: install  ## pictures of the feature browser for the README (after `make run`; needs chromium)
+	@$(BIN)/python docs/screenshots.py
 
 test: install  ## the test suite
 	@$(BIN)/python -m pytest -m "not long"
