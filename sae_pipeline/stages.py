@@ -97,6 +97,8 @@ def study_digest(study: Study, stage: str, size: int | None = None) -> str:
     """Digest of exactly the study fields on which `stage` depends (and the size, where the stage has one)."""
     raw = study.model_dump(mode="json")
     values: dict[str, Any] = {field: _pick(raw, field) for field in STAGES[stage].fields}
+    if stage == "sae" and size is not None:
+        values["sae.learning_rate"] = study.sae.learning_rate_of(size)
     if stage == "steering_evals" and size is not None:
         # Only this size's own count matters: another size's count must not re-run this one.
         values["steer"] = {**values["steer"], "n_features": study.n_steered(size)}

@@ -156,7 +156,9 @@ class Sae(Section):
     l1: float | None = Field(default=None, gt=0, description="lambda of relu_l1; default 5 (the paper's)")
     epochs: float = Field(default=3, gt=0, description="passes over the unmasked training tokens")
     batch: int = Field(default=2048, gt=0, description="tokens per step")
-    learning_rate: float = Field(default=1.0e-3, gt=0, description="peak, Adam")
+    learning_rate: float | dict[int | Literal["other"], float] = Field(
+        default=1.0e-3, description="peak, Adam; one number, or one per size (`other`: the sizes not named)"
+    )
     checkpoint_every_steps: int = Field(default=100, gt=0, description="work that a crash can cost; does not change results")
     seed: int = Field(default=0, description="of every random choice of this section")
 
@@ -168,6 +170,17 @@ class Sae(Section):
         return sizes
 
     @model_validator(mode="after")
+    def _a_rate_for_every_size(self) -> "Sae":
+        rates = self.learning_rate if isinstance(self.learning_rate, dict) else {"other": self.learning_rate}
+        if min(rates.values()) <= 0:
+            raise ValueError("learning_rate must be positive")
+        if unknown := [size for size in rates if size != "other" and size not in self.sizes]:
+            raise ValueError(f"learning_rate names size {unknown[0]}, but sizes are {self.sizes}")
+        if "other" not in rates and (unnamed := [size for size in self.sizes if size not in rates]):
+            raise ValueError(f"learning_rate has no entry for size {unnamed[0]}; add it or `other`")
+        return self
+
+    @model_validator(mode="after")
     def _own_fields_only(self) -> "Sae":
         if self.architecture == "relu_l1" and self.k is not None:
             raise ValueError("k belongs to topk and batch_topk; relu_l1 sets sparsity by l1")
@@ -176,6 +189,12 @@ class Sae(Section):
         if self.architecture != "relu_l1" and self.n_active > self.sizes[0]:
             raise ValueError(f"k = {self.n_active} is larger than the smallest size {self.sizes[0]}")
         return self
+
+    def learning_rate_of(self, size: int) -> float:
+        """Peak learning rate of this size."""
+        if isinstance(self.learning_rate, dict):
+            return self.learning_rate[size] if size in self.learning_rate else self.learning_rate["other"]
+        return self.learning_rate
 
     @property
     def n_active(self) -> int:

@@ -47,17 +47,17 @@ def build_sae(
             "sae.batch", f"{sae.batch} tokens exceed the {int(source.n_tokens * sae.epochs)} training tokens (epochs counted)",
             "Lower sae.batch, or raise sae.epochs or the corpus budgets.",
         )  # fmt: skip
-    plan = TrainingPlan(
-        n_features=size, n_steps=n_steps, batch=sae.batch, learning_rate=sae.learning_rate, decay_share=DECAY_SHARE,
-        checkpoint_every_steps=sae.checkpoint_every_steps, seed=sae.seed,
-    )  # fmt: skip
     center_share = _center_share(activations)
     sparsity = {"l1": sae.l1_coefficient} if sae.architecture == "relu_l1" else {"k": sae.n_active}
     settings = {
         "architecture": sae.architecture, **sparsity, "n_features": size, "d_model": source.d_model, "scale": activations.scale,
-        "center_share": center_share, "epochs": sae.epochs, "batch": sae.batch, "learning_rate": sae.learning_rate,
+        "center_share": center_share, "epochs": sae.epochs, "batch": sae.batch, "learning_rate": sae.learning_rate_of(size),
         "seed": sae.seed, "n_tokens_train": source.n_tokens,
     }  # fmt: skip
+    plan = TrainingPlan(
+        n_features=size, n_steps=n_steps, batch=sae.batch, learning_rate=settings["learning_rate"], decay_share=DECAY_SHARE,
+        checkpoint_every_steps=sae.checkpoint_every_steps, seed=sae.seed,
+    )  # fmt: skip
     dtype, why_dtype = choose_dtype(torch.device(device), "auto")
     architecture = make_architecture(sae, center_share)
     trainer = Trainer(source, architecture, plan, settings, work, dtype, device)

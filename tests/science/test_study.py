@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from sae_pipeline.errors import UserError
+from sae_pipeline.stages import study_digest
 from sae_pipeline.study import load_study, parse_study
 from tests.science.test_store import RAW
 
@@ -23,6 +24,9 @@ def test_demo_study_loads_and_writes_every_default_down() -> None:
         ({"sae": {"sizes": [16, 64]}}, ["k = 32", "smallest size 16"]),
         ({"sae": {"sizes": [64], "architecture": "relu_l1", "k": 3}}, ["k belongs to topk"]),
         ({"sae": {"sizes": [64], "l1": 3}}, ["l1 belongs to relu_l1"]),
+        ({"sae": {"sizes": [64], "learning_rate": {32: 1e-3, 64: 1e-3}}}, ["learning_rate names size 32"]),
+        ({"sae": {"sizes": [64, 128], "learning_rate": {64: 1e-3}}}, ["learning_rate has no entry for size 128"]),
+        ({"sae": {"sizes": [64], "learning_rate": {"other": -1e-3}}}, ["learning_rate must be positive"]),
         ({"hook": {"after_block": -1}}, ["`hook.after_block` = -1"]),
         ({"hook": {}}, ["`hook.after_block` is missing"]),
         ({"corpus": {"sources": []}}, ["`corpus.sources` = []"]),
@@ -51,3 +55,13 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- 1", encoding="utf-8")
     with pytest.raises(UserError, match="a mapping of sections"):
         load_study(tmp_path / "list.yaml")
+
+
+def test_another_size_s_learning_rate_leaves_this_size_fresh() -> None:
+    def study(rates: dict):
+        return parse_study({**RAW, "sae": {"sizes": [64, 128], "learning_rate": rates}})
+
+    before, after = study({64: 1e-3, "other": 2e-3}), study({64: 1e-3, "other": 5e-3})
+    assert after.sae.learning_rate_of(64) == 1e-3 and after.sae.learning_rate_of(128) == 5e-3
+    assert study_digest(before, "sae", 64) == study_digest(after, "sae", 64)
+    assert study_digest(before, "sae", 128) != study_digest(after, "sae", 128)
