@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from sae_pipeline.tables.schemas import TABLES, conform, empty
+from sae_pipeline.tables.views import create_views
 
 SIZES = (32, 64)
 N_STEERED = 4
@@ -107,12 +108,13 @@ def synthetic_tables(seed: int = 0) -> dict[str, pl.DataFrame]:
 
 
 def write_synthetic_analysis(path: Path, tables: dict[str, pl.DataFrame] | None = None) -> Path:
-    """Write the tables into a DuckDB file and return its path."""
+    """Write the tables and views into a DuckDB file and return its path."""
     with duckdb.connect(str(path)) as connection:
         for name, frame in (tables or synthetic_tables()).items():
             connection.register("incoming", frame.to_arrow())
             connection.execute(f"create table {name} as select * from incoming").fetchall()
             connection.unregister("incoming")
+        create_views(connection)
     return path
 
 

@@ -20,25 +20,6 @@ _RANDOM_FEATURES = """
     order by size, feature
 """
 
-_BEST_STEERED = """
-    select * from steering_features where best_factor is not null
-    order by passes desc, difference desc nulls last, size, feature limit $n
-"""
-
-# The first reported prompt on which the steered text names the concept (else the first): a chosen example, and said to be one.
-_PAIR = """
-    select steered.prompt, steered.completion as after, baseline.completion as before, steered.concept_hit, steered.fluent
-    from steering_generations steered
-    join steering_generations baseline
-        on baseline.size = steered.size and baseline.control = 'baseline' and baseline.half = steered.half
-        and baseline.prompt_id = steered.prompt_id and baseline.sample = steered.sample
-        and (baseline.target_feature = steered.target_feature or baseline.target_feature is null)
-    where steered.size = $size and steered.target_feature = $feature and steered.control = 'none' and steered.half = 'report'
-        and steered.mode = 'clamp' and steered.factor = $factor
-    order by steered.concept_hit desc nulls last, steered.fluent desc nulls last, steered.prompt_id, steered.sample limit 1
-"""
-
-
 def rows(connection: duckdb.DuckDBPyConnection, query: str, **parameters: Any) -> list[Row]:
     """Query result as dictionaries."""
     return connection.sql(query, params=parameters or None).pl().to_dicts()
@@ -46,14 +27,12 @@ def rows(connection: duckdb.DuckDBPyConnection, query: str, **parameters: Any) -
 
 def steered_features(connection: duckdb.DuckDBPyConnection, n: int = N_STEERED) -> list[Row]:
     """The steered features with the clearest effect, each with its explanation and one before/after pair."""
-    found = rows(connection, _BEST_STEERED, n=n)
+    found = rows(connection, "select * from best_steerable where best_factor is not null limit $n", n=n)
     for row in found:
         row["explanation"] = explanation(connection, row["size"], row["feature"])
         row["concept_terms"] = [readable(term, 40) for term in row["concept_terms"]]
-        pairs = rows(connection, _PAIR, size=row["size"], feature=row["feature"], factor=row["best_factor"])
-        row["pair"] = (
-            {key: readable(value) if isinstance(value, str) else value for key, value in pairs[0].items()} if pairs else None
-        )
+        pair = {key: row[key] for key in ("prompt", "before", "after")}
+        row["pair"] = {key: readable(text) for key, text in pair.items()} if row["after"] is not None else None
     return found
 
 

@@ -21,7 +21,7 @@ from sae_pipeline.stages import STAGES, sizes_of
 from sae_pipeline.store import ArtifactStore, Manifest, Outcome
 from sae_pipeline.tables.files import check_file
 from sae_pipeline.tables.schemas import TABLES, conform, empty, polars_schema
-from sae_pipeline.tables.views import VIEWS
+from sae_pipeline.tables.views import VIEWS, create_views, sql_text
 
 DATABASE = "analysis.duckdb"
 ROW_COUNTS = "row_counts.json"  # what the artefact's own folder holds: {table: rows}
@@ -57,9 +57,7 @@ def build_analysis_db(store: ArtifactStore, work: Path) -> Outcome:
     scratch = work / DATABASE
     with duckdb.connect(str(scratch), config={"autoinstall_known_extensions": False}) as connection:
         n_rows = _fill(connection, artefacts)
-        for name, view in VIEWS.items():
-            connection.execute(f"CREATE VIEW {name} AS {view.query}").fetchall()
-            connection.execute(f"COMMENT ON VIEW {name} IS {_literal(view.description)}").fetchall()
+        create_views(connection)
     (work / ROW_COUNTS).write_text(json.dumps(n_rows, indent=1) + "\n", encoding="utf-8")
     n_bytes = scratch.stat().st_size
     check_database(target)  # once more: filling took a while
@@ -144,9 +142,9 @@ def _create(connection: duckdb.DuckDBPyConnection, name: str) -> None:
         for column, dtype in polars_schema(name).items()
     )
     connection.execute(f"CREATE TABLE {name} ({columns})").fetchall()
-    connection.execute(f"COMMENT ON TABLE {name} IS {_literal(table.description)}").fetchall()
+    connection.execute(f"COMMENT ON TABLE {name} IS {sql_text(table.description)}").fetchall()
     for column, spec in table.schema.columns.items():
-        connection.execute(f"COMMENT ON COLUMN {name}.{column} IS {_literal(spec.description or '')}").fetchall()
+        connection.execute(f"COMMENT ON COLUMN {name}.{column} IS {sql_text(spec.description or '')}").fetchall()
 
 
 def _insert_file(connection: duckdb.DuckDBPyConnection, name: str, path: Path, added: dict[str, float | int]) -> None:
@@ -167,10 +165,6 @@ def sql_type(dtype: Any) -> str:
     if isinstance(dtype, pl.List):
         return sql_type(dtype.inner) + "[]"
     return _SQL_TYPES[dtype if isinstance(dtype, type) else type(dtype)]
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _swap(scratch: Path, target: Path) -> None:

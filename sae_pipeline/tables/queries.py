@@ -1,10 +1,7 @@
-"""Named read-only queries on the analysis database: where to start, for people (docs/tables.md prints them) and for code."""
+"""Read-only queries to start from; docs/tables.md prints them, a test runs them."""
 
 from dataclasses import dataclass
 from typing import Any
-
-import duckdb
-import polars as pl
 
 
 @dataclass(frozen=True)
@@ -53,9 +50,3 @@ QUERIES: dict[str, Query] = {
         {},
     ),
 }
-
-
-def run(connection: duckdb.DuckDBPyConnection, name: str, **parameters: Any) -> pl.DataFrame:
-    """The answer to a named query. Missing parameters take their documented defaults."""
-    query = QUERIES[name]
-    return connection.sql(query.sql, params=query.defaults | parameters or None).pl()

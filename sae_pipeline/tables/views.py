@@ -6,6 +6,8 @@ unit are not independent. Methods are never averaged together: `method` (and `mo
 
 from dataclasses import dataclass
 
+import duckdb
+
 
 @dataclass(frozen=True)
 class View:
@@ -89,7 +91,8 @@ VIEWS: dict[str, View] = {
                     and status = 'ok'
                 order by method, model limit 1
             ) as explanation,
-            concept_terms, density, best_factor, concept_rate, control_rate, ratio, difference, low, high, n, passes,
+            selected_by, concept_terms, density, best_factor, sweet_low, sweet_high,
+            concept_rate, control_rate, ratio, difference, low, high, n, passes,
             prompt, before, after
         from steering_features target left join (select * from pairs where place = 1) using (size, feature)
         order by passes desc, difference desc nulls last, size, feature
@@ -130,3 +133,15 @@ VIEWS: dict[str, View] = {
         """,
     ),
 }
+
+
+def create_views(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create every view, with its description as comment, in a database that has the tables."""
+    for name, view in VIEWS.items():
+        connection.execute(f"CREATE VIEW {name} AS {view.query}").fetchall()
+        connection.execute(f"COMMENT ON VIEW {name} IS {sql_text(view.description)}").fetchall()
+
+
+def sql_text(text: str) -> str:
+    """A string as an SQL literal."""
+    return "'" + text.replace("'", "''") + "'"

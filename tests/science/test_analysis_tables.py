@@ -17,7 +17,7 @@ from sae_pipeline.stages import STAGES, sizes_of
 from sae_pipeline.store import ArtifactStore, Outcome
 from sae_pipeline.tables import docs, files
 from sae_pipeline.tables.build import DATABASE, build_analysis_db, sql_type
-from sae_pipeline.tables.queries import QUERIES, run
+from sae_pipeline.tables.queries import QUERIES
 from sae_pipeline.tables.schemas import TABLES, conform, polars_schema
 from sae_pipeline.tables.views import VIEWS
 from tests.synthetic_analysis import SIZES, synthetic_tables
@@ -183,7 +183,8 @@ def test_leaderboard_has_one_row_per_size_and_medians_of_the_tables(database, ta
 
 @pytest.mark.parametrize("name", sorted(QUERIES))
 def test_every_named_query_runs_and_answers(database, name):
-    answer = run(database, name, **({"size": 32} if name == "feature" else {}))
+    parameters = QUERIES[name].defaults | ({"size": 32} if name == "feature" else {})
+    answer = database.sql(QUERIES[name].sql, params=parameters or None).pl()
     if name != "specificity":
         assert len(answer) > 0
 
