@@ -25,6 +25,7 @@ from sae_pipeline.store import Outcome
 from sae_pipeline.study import Explain, Score
 from sae_pipeline.tables.schemas import conform
 
+N_CONTROL_WINDOWS = 20  # random directions, and neurons, that get scores by windows (rules are scored for all of them)
 SINGLE_TOKEN = 0.5  # precision and recall from which one token is said to explain a feature
 
 
@@ -54,7 +55,7 @@ def build_explanations(
             explanations = explainer.explain(units.ids[units.explained].tolist())
             tables.append(explanation_table(size, explanations))
             by_column = dict(zip(units.explained.tolist(), explanations, strict=True))
-            sample = scored_columns(units, score) if units.unit == "sae_feature" else units.explained.tolist()
+            sample = scored_columns(units, score) if units.unit == "sae_feature" else units.explained[:N_CONTROL_WINDOWS].tolist()
             rows = [
                 *rule_scores(index, units, explanations, score.seed),
                 *window_scores(index, embedder, units, {column: by_column[column] for column in sample}, score.seed),

@@ -18,7 +18,7 @@ from sae_pipeline.interpret.judged_specificity import judged_specificity
 from sae_pipeline.interpret.llm_calls import write_calls
 from sae_pipeline.interpret.llm_explainer import METHOD as LLM
 from sae_pipeline.interpret.protocols import ARM_OF_UNIT, Explanation, ScoredWindow
-from sae_pipeline.interpret.proxy import METHOD, ProxyScorer, calibrate, parts_of
+from sae_pipeline.interpret.proxy import METHOD, ProxyScorer, calibrate
 from sae_pipeline.interpret.rules import RuleIndex
 from sae_pipeline.interpret.sentences import quote
 from sae_pipeline.interpret.specificity_rows import Arm, specificity_rows
@@ -27,7 +27,6 @@ from sae_pipeline.interpret.tokens import TokenTable
 from sae_pipeline.interpret.units import Units, load_units, sae_features
 from sae_pipeline.interpret.windows import Example, active_examples, decoys, derangement, generator
 from sae_pipeline.judge.open import AskingJudge
-from sae_pipeline.progress import bar
 from sae_pipeline.store import Outcome
 from sae_pipeline.study import Score as ScoreSettings
 from sae_pipeline.tables.schemas import conform, empty
@@ -53,19 +52,20 @@ def build_specificity_scores(
     windows = {id(units): _examples(tokens, units, columns, score) for units, columns in _windowed(arms)}
     calibration = calibrate(index, embedder, _train_windows(tokens, arms[0].units, known, score))
     calibration.write(work / "calibration.json")
-    shown = [each.window(tokens.context) for by_column in windows.values() for mine in by_column.values() for each in mine]
-    embedder.windows([parts_of(index, window) for window in shown])  # all at once, in batches of like length
-    scorer = ProxyScorer(index, embedder, calibration)
     first_id = _first_ids(windows)
-    frames = []
-    with bar(f"specificity {size}", sum(len(arm.columns) for arm in arms), "units") as progress:
-        for arm in arms:
-            for column, explanation in zip(arm.columns, arm.explanations, strict=True):
-                examples = windows[id(arm.units)][column]
-                results = scorer.score(explanation, [example.window(tokens.context) for example in examples])
-                first = first_id[id(arm.units), column]
-                frames.append(specificity_rows(size, arm, column, examples, results, first, METHOD))
-                progress.update(1)
+    pairs = [
+        (arm, column, explanation, windows[id(arm.units)][column])
+        for arm in arms
+        for column, explanation in zip(arm.columns, arm.explanations, strict=True)
+    ]
+    # The scorer gets explanations and windows only: no kind, interval, activation or arm.
+    results = ProxyScorer(index, embedder, calibration).score_all(
+        [(explanation, [each.window(tokens.context) for each in examples]) for _, _, explanation, examples in pairs]
+    )
+    frames = [
+        specificity_rows(size, arm, column, examples, scores, first_id[id(arm.units), column], METHOD)
+        for (arm, column, _, examples), scores in zip(pairs, results, strict=True)
+    ]
     metadata = summary(pl.concat(frames), score.seed)
     if score.method == "rubric":
         assert judge is not None
@@ -105,12 +105,13 @@ def _arms(
     own = {column: _explanation_of(known, features, column) for column in columns}
     explained = [column for column in columns if own[column].status == "ok"]
     arms = [Arm("none", features, columns, [own[column] for column in columns])]
+    random = np.random.default_rng([score.seed, 5])
+    some = np.sort(random.permutation(explained)[: score.n_controls]).astype(int).tolist()
     if len(explained) > 1:
         other = derangement(explained, score.seed)
-        some = explained[: score.n_controls]
         arms.append(Arm("shuffled", features, some, [own[other[column]] for column in some]))
-    baseline = [_top_token_explanation(index, features, column, own[column]) for column in explained]
-    arms.append(Arm("baseline", features, explained, baseline))
+    baseline = [_top_token_explanation(index, features, column, own[column]) for column in some]
+    arms.append(Arm("baseline", features, some, baseline))
     for units in controls:
         columns = units.explained.tolist()
         arms.append(Arm(ARM_OF_UNIT[units.unit], units, columns, [_explanation_of(known, units, column) for column in columns]))

@@ -102,35 +102,62 @@ class ProxyScorer:
 
     def score(self, explanation: Explanation, windows: Sequence[ScoredWindow]) -> list[Score]:
         """One score per window; units without an explanation get its status."""
+        return self.score_all([(explanation, windows)])[0]
+
+    def score_all(self, pairs: Sequence[tuple[Explanation, Sequence[ScoredWindow]]]) -> list[list[Score]]:
+        """`score` for many explanations. Only what the rules leave below 2 is embedded, all of it in batches of like length."""
+        by_rule = [self._by_rule(explanation, windows) for explanation, windows in pairs]
+        open_windows = [
+            [window for window, score in zip(windows, scores, strict=True) if _is_open(score)]
+            for (_, windows), scores in zip(pairs, by_rule, strict=True)
+        ]
+        self._embedder.windows([parts_of(self._index, window) for mine in open_windows for window in mine])
+        self._embedder.texts(
+            [explanation.about_inputs for (explanation, _), mine in zip(pairs, open_windows, strict=True) if mine]
+        )
+        return [
+            self._with_cosines(explanation, mine, scores)
+            for (explanation, _), mine, scores in zip(pairs, open_windows, by_rule, strict=True)
+        ]
+
+    def _by_rule(self, explanation: Explanation, windows: Sequence[ScoredWindow]) -> list[Score]:
         if explanation.status != "ok" or explanation.rule is None:
             return [Score(None, explanation.status, None) for _ in windows]
         held_before = np.concatenate([[0], np.cumsum(self._index.holds_N(Rule.from_json(explanation.rule)))])
-        telling = self._telling(held_before)
+        telling, scores = self._telling(held_before), []
+        for window in windows:
+            token = window.token_index
+            at_token = _held(held_before, token, token)
+            at_near = _held(held_before, max(token - NEAR, window.first), min(token + NEAR, window.last))
+            if at_token and telling["token"]:
+                scores.append(Score(3, "ok", "rule on the token"))
+            elif at_near and telling["near"]:
+                scores.append(Score(2, "ok", "rule nearby"))
+            elif _held(held_before, window.first, window.last) and telling["window"]:
+                scores.append(Score(1, "ok", "rule in the window"))
+            elif at_token:
+                scores.append(Score(1, "ok", "a broad rule holds on the token"))
+            else:
+                scores.append(Score(0, "ok", "nothing in common"))
+        return scores
+
+    def _with_cosines(self, explanation: Explanation, windows: Sequence[ScoredWindow], scores: Sequence[Score]) -> list[Score]:
+        """Raise the open scores (those of `windows`, in order) where text and explanation are similar."""
+        if not windows:
+            return list(scores)
         whole_WH, near_WH = self._embedder.windows([parts_of(self._index, window) for window in windows])
         text_H = self._embedder.texts([explanation.about_inputs])[0]
-        return [
-            self._one(window, held_before, telling, float(near_WH[i] @ text_H), float(whole_WH[i] @ text_H))
-            for i, window in enumerate(windows)
-        ]
-
-    def _one(self, window: ScoredWindow, held_before: np.ndarray, telling: dict[str, bool], near: float, whole: float) -> Score:
-        token, limits = window.token_index, self._calibration
-        at_token = _held(held_before, token, token)
-        at_near = _held(held_before, max(token - NEAR, window.first), min(token + NEAR, window.last))
-        at_window = _held(held_before, window.first, window.last)
-        if at_token and telling["token"]:
-            return Score(3, "ok", "rule on the token")
-        if at_near and telling["near"]:
-            return Score(2, "ok", "rule nearby")
-        if near > limits.cosine_near:
-            return Score(2, "ok", f"similar to the near text (cosine {near:.2f})")
-        if at_window and telling["window"]:
-            return Score(1, "ok", "rule in the window")
-        if whole > limits.cosine_window:
-            return Score(1, "ok", f"similar to the window (cosine {whole:.2f})")
-        if at_token:
-            return Score(1, "ok", "a broad rule holds on the token")
-        return Score(0, "ok", "nothing in common")
+        cosines = zip((near_WH @ text_H).tolist(), (whole_WH @ text_H).tolist(), strict=True)
+        raised = []
+        for score in scores:
+            if _is_open(score):
+                near, whole = next(cosines)
+                if near > self._calibration.cosine_near:
+                    score = Score(2, "ok", f"similar to the near text (cosine {near:.2f})")
+                elif score.value == 0 and whole > self._calibration.cosine_window:
+                    score = Score(1, "ok", f"similar to the window (cosine {whole:.2f})")
+            raised.append(score)
+        return raised
 
     def _telling(self, held_before: np.ndarray) -> dict[str, bool]:
         """Whether the rule, at each distance, holds for few enough random train tokens to be evidence."""
@@ -147,6 +174,11 @@ class ProxyScorer:
         train = np.flatnonzero(self._index.tokens.train_N)
         # Evenly spaced, not drawn: the same tokens for every rule and every run.
         return train[np.linspace(0, len(train) - 1, min(N_COVERAGE_TOKENS, len(train))).astype(np.int64)]
+
+
+def _is_open(score: Score) -> bool:
+    """Whether a cosine could still raise the score."""
+    return score.value is not None and score.value < 2
 
 
 def _held(held_before: np.ndarray, first: int, last: int) -> bool:
