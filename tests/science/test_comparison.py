@@ -9,9 +9,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from sae_pipeline.plots import comparison as comparison_module
 from sae_pipeline.plots.comparison import FIGURES, TABLE, build_size_comparison
 from sae_pipeline.plots.specificity import matched_minus_shuffled
 from sae_pipeline.plots.summaries import size_comparison
+from sae_pipeline.store import Outcome
 from tests.synthetic_analysis import SIZES, synthetic_tables, write_synthetic_analysis
 
 
@@ -21,13 +23,8 @@ def tables() -> dict[str, pl.DataFrame]:
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory, tables: dict[str, pl.DataFrame]) -> Path:
-    return write_synthetic_analysis(tmp_path_factory.mktemp("db") / "analysis.duckdb", tables)
-
-
-@pytest.fixture(scope="module")
-def comparison(database: Path) -> pl.DataFrame:
-    with duckdb.connect(str(database), read_only=True) as connection:
+def comparison(made_up_database: Path) -> pl.DataFrame:
+    with duckdb.connect(str(made_up_database), read_only=True) as connection:
         return size_comparison(connection)
 
 
@@ -88,22 +85,25 @@ def test_matched_minus_shuffled_pairs_by_feature():
     assert row["high"] - row["difference"] == pytest.approx(1.96 * np.std([1, 3], ddof=1) / np.sqrt(2))
 
 
-def test_the_artefact_has_every_figure_and_equal_bytes_each_time(database: Path, tmp_path: Path):
-    outcome = build_size_comparison(database, tmp_path / "one")
-    build_size_comparison(database, tmp_path / "two")
-    files = sorted(str(file.relative_to(tmp_path / "one")) for file in (tmp_path / "one").rglob("*") if file.is_file())
-    assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
-    listed = json.loads((tmp_path / "one" / "figures.json").read_text(encoding="utf-8"))
+def test_the_artefact_has_every_figure_and_equal_bytes_each_time(
+    made_up_database: Path, made_up_comparison: tuple[Path, Outcome], tmp_path: Path
+):
+    folder, outcome = made_up_comparison
+    build_size_comparison(made_up_database, tmp_path)
+    files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    assert all((folder / file).read_bytes() == (tmp_path / file).read_bytes() for file in files)
+    listed = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
     assert {entry["title"] for entry in listed} == {figure.title for figure in FIGURES}
     assert [entry["method"] for entry in listed if entry["name"].startswith("specificity")] == ["proxy", "proxy"]
     assert len(files) == 2 * len(listed) + 2 and TABLE in files
     assert outcome.metadata["explained_variance (64)"] == 0.8 and outcome.metadata["figures_without_rows"] == "none"
 
 
-def test_figures_without_rows_are_named(tmp_path: Path):
+def test_figures_without_rows_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(comparison_module, "FIGURES", [figure for figure in FIGURES if figure.name in ("masked", "steering")])
     tables = synthetic_tables()
     tables["steering_scores"] = tables["steering_scores"].clear()
     database = write_synthetic_analysis(tmp_path / "analysis.duckdb", tables)
     outcome = build_size_comparison(database, tmp_path / "work")
     assert outcome.metadata["figures_without_rows"] == "Steering: dose and effect"
-    assert not list((tmp_path / "work" / "figures").glob("steering*"))
+    assert sorted(file.name for file in (tmp_path / "work" / "figures").iterdir()) == ["masked.dark.png", "masked.light.png"]

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from sae_pipeline.plots import comparison
 from sae_pipeline.plots.comparison import build_size_comparison
 from sae_pipeline.report.build import REPORT, build_report
 from sae_pipeline.report.tokens import level, readable, shown_tokens, visible
+from sae_pipeline.store import Outcome
 from tests.synthetic_analysis import SCRIPT, synthetic_tables, write_synthetic_analysis
 
 
@@ -37,14 +39,13 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Path]:
-    folder = tmp_path_factory.mktemp("made-up")
-    database = write_synthetic_analysis(folder / "analysis.duckdb")
-    for name in ("comparison", "report"):
-        (folder / name).mkdir()
-    build_size_comparison(database, folder / "comparison")
-    build_report(database, folder / "comparison", folder / "report")
-    return (folder / "report" / REPORT).read_text(encoding="utf-8"), database, folder / "comparison"
+def report(
+    made_up_database: Path, made_up_comparison: tuple[Path, Outcome], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path, Path]:
+    """(the page, the database, the comparison's folder)."""
+    folder = tmp_path_factory.mktemp("report")
+    build_report(made_up_database, made_up_comparison[0], folder)
+    return (folder / REPORT).read_text(encoding="utf-8"), made_up_database, made_up_comparison[0]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,8 @@ def test_before_and_after_are_of_the_reporting_half_at_the_chosen_factor(page: P
     assert "none at 2.0" not in text
 
 
-def test_a_study_without_steering_and_scores_still_has_a_report(tmp_path: Path):
+def test_a_study_without_steering_and_scores_still_has_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(comparison, "FIGURES", [figure for figure in comparison.FIGURES if figure.name in ("masked", "steering")])
     tables = synthetic_tables()
     for name in ("steering_scores", "steering_generations", "steering_features", "specificity_scores", "explanation_scores"):
         tables[name] = tables[name].clear()
