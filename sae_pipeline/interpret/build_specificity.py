@@ -191,8 +191,12 @@ def summary(table: pl.DataFrame, seed: int) -> dict[str, Any]:
             {"interval": interval, **_difference(pairs.filter(pl.col("interval") == interval), seed)}
             for interval in sorted(pairs["interval"].unique())
         ]
-    means = ok.group_by("control", "kind").agg(pl.col("score").mean()).sort("control", "kind")
-    metadata |= {f"mean_{row['control']}_{row['kind']}": row["score"] for row in means.iter_rows(named=True)}
+    arms = table.group_by("control", "kind").agg(pl.col("score").mean(), n_scored=pl.col("score").count(), n_attempted=pl.len())
+    arms = arms.sort("control", "kind")
+    scored = arms.filter(pl.col("n_scored") > 0)
+    metadata |= {f"mean_{row['control']}_{row['kind']}": row["score"] for row in scored.iter_rows(named=True)}
+    # A mean without its denominator cannot be judged.
+    metadata["windows_by_arm"] = arms.drop("score").to_dicts()
     metadata["n_by_score"] = {str(score): n for score, n in ok.group_by("score").len().sort("score").iter_rows()}
     metadata["single_token_share_of_level_3"] = _single_token_share(active)
     return metadata

@@ -170,6 +170,9 @@ def test_artefacts_conform_and_matched_beats_shuffled(built) -> None:
     assert set(specificity["kind"].unique()) == {"active", "same_token_inactive", "random"}
     assert second["matched_minus_shuffled_low"] > 0
     assert second["n_features_scored"] == 7 and second["n_features_attempted"] == 8
+    counts = {(row["control"], row["kind"]): (row["n_scored"], row["n_attempted"]) for row in second["windows_by_arm"]}
+    own = specificity.filter((pl.col("control") == "none") & (pl.col("kind") == "active"))
+    assert counts["none", "active"] == (own["score"].count(), own.height) and own["score"].null_count()
     rare = specificity.filter((pl.col("unit_id") == PLANTED.index("rare")) & (pl.col("unit") == "sae_feature"))
     assert set(rare["status"].unique()) == {"too_few_examples"} and rare["score"].null_count() == rare.height
 
