@@ -10,6 +10,7 @@ Shape legend: F features, D model width, V vocabulary, T prompt tokens.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -79,71 +80,52 @@ def draw_features(
         concept = words.concept(token_index, value, N_TERMS, strict=False)
         return Drawn(feature, selected_by, concept, row["top_token"], row["max_activation"], row["density"])
 
-    if requested:
-        for feature in requested:
-            if feature not in facts or not facts[feature]["max_activation"] > 0:
-                raise UserError("steer.features", f"feature {feature} was never active in training", "Name another feature.")
-    candidates = _candidates(facts, activations, words, seed)
+    for feature in requested or ():
+        if feature not in facts or not facts[feature]["max_activation"] > 0:
+            raise UserError("steer.features", f"feature {feature} was never active in training", "Name another feature.")
     n_random = 0 if requested else n_targets - n_targets // 2
-    random = [drawn(feature, "random") for feature, _ in _take(candidates, n_random)]
-    avoid = set(requested or ())
-    controls = [drawn(feature, "random") for feature, _ in _take(candidates, n_controls, avoid)]
-    if requested:
-        return Draw([drawn(feature, "requested") for feature in requested], controls, 0)
-    pool = [feature for feature, _ in _take(track(candidates, "concept words", unit="features"), N_SCORED)]
-    scores = output_scores(lm, sae, pool, [facts[feature]["max_activation"] for feature in pool])
-    best = sorted(range(len(pool)), key=lambda i: -scores[i])[: n_targets // 2]
-    scored = [drawn(pool[i], "output_score") for i in best]
-    scored_of = dict(zip(pool, scores, strict=True))
-    own = output_scores(lm, sae, [each.feature for each in random], [each.maximum for each in random])
-    scored_of |= {each.feature: score for each, score in zip(random, own, strict=True)}
-    targets = [_with_score(each, scored_of[each.feature]) for each in (*random, *scored)]
+    n_scored = 0 if requested else n_targets // 2
+    order = _candidates(facts, activations, words, seed, set(requested or ()))
+    head = list(islice(track(order, "concept words", unit="features"), n_random + n_controls + (N_SCORED if n_scored else 0)))
+    # Features that do not fit are taken only as far as the fitting ones do not suffice.
+    unfit = [feature for feature, fits in head if not fits]
+    head = [feature for feature, fits in head if fits]
+    head += unfit[: max(0, n_random + n_controls + n_scored - len(head))]
+    random, controls, pool = head[:n_random], head[n_random : n_random + n_controls], head[n_random + n_controls :]
+    maxima = [facts[feature]["max_activation"] for feature in (*random, *pool)]
+    score_of = dict(zip((*random, *pool), output_scores(lm, sae, [*random, *pool], maxima), strict=True))
+    best = sorted(pool, key=lambda feature: -score_of[feature])[:n_scored]
+    targets = [
+        *(drawn(feature, "requested") for feature in requested or ()),
+        *(replace(drawn(feature, "random"), output_score=score_of[feature]) for feature in random),
+        *(replace(drawn(feature, "output_score"), output_score=score_of[feature]) for feature in best),
+    ]
     if not targets or not controls:
         raise UserError("steering_evals", "too few features were ever active", "Train the SAE on more tokens.")
-    taken = [each.feature for each in (*targets, *controls)]
-    n_lifted = sum(not _fits(facts[feature], words.concept(*activations.of(feature), N_TERMS)) for feature in taken)
-    return Draw(targets, controls, n_lifted)
+    return Draw(targets, [drawn(feature, "random") for feature in controls], len(set(unfit) & {*random, *controls, *best}))
 
 
 def _candidates(
-    facts: dict[int, dict], activations: SparseActivations, words: CorpusWords, seed: int
-) -> Iterator[tuple[int, Concept]]:
-    """Features in a seeded random order: those that meet every condition first, then the rest of those ever active."""
-    active = sorted(feature for feature, row in facts.items() if row["max_activation"] > 0)
+    facts: dict[int, dict], activations: SparseActivations, words: CorpusWords, seed: int, avoid: set[int]
+) -> Iterator[tuple[int, bool]]:
+    """(feature, whether it meets every condition), seeded random order; those that do come first, then all others ever active."""
+    active = sorted(feature for feature, row in facts.items() if row["max_activation"] > 0 and feature not in avoid)
     order = [active[i] for i in np.random.default_rng(seed).permutation(len(active))]
-    rest: list[tuple[int, Concept]] = []
+    rest: list[int] = []
     for feature in order:
-        if not _eligible(facts[feature]):
-            rest.append((feature, Concept(())))
-            continue
-        concept = words.concept(*activations.of(feature), N_TERMS)
-        if _fits(facts[feature], concept):
-            yield feature, concept
+        if _eligible(facts[feature]) and _is_concept_like(words.concept(*activations.of(feature), N_TERMS)):
+            yield feature, True
         else:
-            rest.append((feature, concept))
-    yield from rest
-
-
-def _take(candidates: Iterator[tuple[int, Concept]], n: int, avoid: set[int] | None = None) -> Iterator[tuple[int, Concept]]:
-    taken = 0
-    while taken < n and (candidate := next(candidates, None)) is not None:
-        if not avoid or candidate[0] not in avoid:
-            taken += 1
-            yield candidate
+            rest.append(feature)
+    yield from ((feature, False) for feature in rest)
 
 
 def _eligible(row: dict) -> bool:
     return DENSITY[0] <= row["density"] <= DENSITY[1] and row["n_documents_train"] >= MIN_DOCUMENTS
 
 
-def _fits(row: dict, concept: Concept) -> bool:
-    if not _eligible(row) or len(concept.terms) < MIN_TERMS:
-        return False
-    return concept.coverage >= MIN_COVERAGE and concept.own >= MIN_OWN
-
-
-def _with_score(drawn: Drawn, score: float) -> Drawn:
-    return replace(drawn, output_score=score)
+def _is_concept_like(concept: Concept) -> bool:
+    return len(concept.terms) >= MIN_TERMS and concept.coverage >= MIN_COVERAGE and concept.own >= MIN_OWN
 
 
 @torch.no_grad()
