@@ -257,7 +257,7 @@ class Steer(Section):
 
     n_features: dict[int | Literal["other"], int] = Field(default={"other": 6})
     features: list[int] | None = Field(default=None, description="steer these features instead of a drawn sample")
-    factors: list[float] = Field(default=[0, 0.5, 1, 2, 4], min_length=1)
+    factors: list[float] = Field(default=[0, 0.5, 1, 1.5, 2], min_length=1)
     max_new_tokens: int = Field(default=24, gt=0)
     n_prompts: int = Field(default=16, ge=4, description="neutral prompts; half choose the factor, half report")
     samples_per_prompt: int = Field(default=5, gt=0, description="completions per reporting prompt at the chosen factor")

@@ -95,9 +95,8 @@ class CorpusWords:
             return Concept(())
         mass_W = np.bincount(word_P, weights=weight_A[activation_P], minlength=len(self.words))
         z_W = log_odds_z(mass_W, self.background_W)
-        documents_W = np.zeros(len(self.words), np.int64)
-        pairs = np.unique(np.stack([word_P, self.doc_N[token_index_A][activation_P]], 1), axis=0)
-        np.add.at(documents_W, pairs[:, 0], 1)
+        _, word_Q = _distinct_pairs(self.doc_N[token_index_A][activation_P], word_P, len(self.words))
+        documents_W = np.bincount(word_Q, minlength=len(self.words))
         share_W = mass_W / weight_A.sum()
         good_W = self.allowed_W & (z_W >= MIN_Z) & (documents_W >= MIN_DOCUMENTS) & (share_W >= MIN_TERM_SHARE)
         if not strict and not good_W.any():
@@ -117,8 +116,13 @@ class CorpusWords:
         inside &= self.doc_N[index_AK] == self.doc_N[token_index_A][:, None]
         word_AK = np.where(inside, self.word_N[index_AK], -1)
         activation_AK = np.broadcast_to(np.arange(len(token_index_A))[:, None], word_AK.shape)
-        pairs = np.unique(np.stack([activation_AK[word_AK >= 0], word_AK[word_AK >= 0]], 1), axis=0)
-        return pairs[:, 0], pairs[:, 1]
+        return _distinct_pairs(activation_AK[word_AK >= 0], word_AK[word_AK >= 0], len(self.words))
+
+
+def _distinct_pairs(first_P: np.ndarray, word_P: np.ndarray, n_words: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each (first, word) pair once, ordered. One integer per pair: sorting rows of two is 20 x slower."""
+    key_P = np.unique(first_P.astype(np.int64) * n_words + word_P)
+    return key_P // n_words, key_P % n_words
 
 
 def log_odds_z(count_W: np.ndarray, background_W: np.ndarray) -> np.ndarray:

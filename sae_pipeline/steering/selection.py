@@ -30,7 +30,7 @@ from sae_pipeline.steering.prompts import output_score_text
 DENSITY = (1e-4, 1e-2)
 MIN_DOCUMENTS = 5
 MIN_TERMS, MIN_COVERAGE, MIN_OWN, N_TERMS = 3, 0.5, 0.3, 8
-N_SCORED = 192  # candidates whose logit-output score is computed
+N_SCORED = 512  # candidates whose logit-output score is computed
 OUTPUT_SCORE_FACTOR, OUTPUT_SCORE_TOKENS = 2.0, 20
 
 
