@@ -10,6 +10,7 @@ from sae_pipeline.interpret.bootstrap import paired_difference
 from sae_pipeline.interpret.build_explanations import build_explanations
 from sae_pipeline.interpret.build_specificity import build_specificity_scores
 from sae_pipeline.interpret.embedding import SentenceEmbedder
+from sae_pipeline.interpret.explanation_scores import window_scores
 from sae_pipeline.interpret.protocols import Explanation, ScoredWindow
 from sae_pipeline.interpret.protocols import Score as UnitScore
 from sae_pipeline.interpret.proxy import NEAR, RUBRIC, ProxyScorer, calibrate
@@ -204,6 +205,12 @@ def test_scored_windows_are_held_out_and_hold_what_they_say(index: RuleIndex, bu
 def test_the_same_inputs_give_the_same_bytes(folders: Folders, built, tmp_path) -> None:
     explained, scored, _, _ = built
     again = SentenceEmbedder()
+    build_explanations(
+        size=9, explain=Explain(), score=SCORE, corpus=folders.corpus, activations=folders.activations,
+        feature_stats=folders.feature_stats, embedder=again, work=tmp_path,
+    )  # fmt: skip
+    for name in ("explanations.parquet", "explanation_scores.parquet", "control_units.safetensors"):
+        assert (tmp_path / name).read_bytes() == (explained / name).read_bytes()
     build_specificity_scores(
         size=9, score=SCORE, corpus=folders.corpus, activations=folders.activations, feature_stats=folders.feature_stats,
         explanations=explained, embedder=again, work=tmp_path,
@@ -261,6 +268,27 @@ def test_bootstrap_resamples_features_not_windows() -> None:
     mean, low, high, _ = paired_difference(value, np.zeros(200), unit, seed=1)
     expected = 1.96 * value[::4].std(ddof=0) / np.sqrt(50)
     assert (high - low) / 2 == pytest.approx(expected, rel=0.15)
+
+
+def test_detection_is_half_of_one_plus_hits_minus_false_alarms(index: RuleIndex, embedder: SentenceEmbedder) -> None:
+    units, tokens, column = make_units(index.tokens), index.tokens, PLANTED.index("bigram")
+    forces = explanation(Rule("token", (token(" forces"),)))
+    rows = list(window_scores(index, embedder, units, {column: forces}, seed=3))
+    value = {row.metric: row.value for row in rows if row.control == "none"}
+    random = generator(3, "detection", units, column)
+    examples = active_examples(units, column, 1, random)
+    examples += decoys(tokens, units, column, 3, random, quiet_window=True)
+    active = set(units.held_out.of(column)[0].tolist())
+    seen: dict[bool, list[bool]] = {True: [], False: []}
+    for example in examples:
+        shown = example.window(CONTEXT)
+        positions = range(shown.first, shown.last + 1)
+        assert bool(active & set(positions)) == (example.kind == "active")
+        seen[example.kind == "active"].append(any(tokens.token_id_N[i] == token(" forces") for i in positions))
+    hits, false_alarms = np.mean(seen[True]), np.mean(seen[False])
+    assert hits == 1.0 and 0 < false_alarms < 1
+    assert value["detection_auroc"] == pytest.approx((1 + hits - false_alarms) / 2)
+    assert rows[0].n == len(examples)
 
 
 def test_the_rubric_is_the_papers(built) -> None:
