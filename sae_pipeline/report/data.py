@@ -20,6 +20,7 @@ _RANDOM_FEATURES = """
     order by size, feature
 """
 
+
 def rows(connection: duckdb.DuckDBPyConnection, query: str, **parameters: Any) -> list[Row]:
     """Query result as dictionaries."""
     return connection.sql(query, params=parameters or None).pl().to_dicts()
