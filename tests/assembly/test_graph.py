@@ -11,7 +11,7 @@ from sae_pipeline.definitions import build_defs
 
 ROOT = Path(__file__).resolve().parents[2]
 ASSEMBLY = {
-    "__main__", "automation", "cli", "definitions", "jobs", "orphans", "partitions", "runner",
+    "__main__", "automation", "cli", "compute_logs", "definitions", "jobs", "orphans", "partitions", "runner",
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "datasets", "anthropic", "matplotlib", "pandera", "duckdb"}
 
