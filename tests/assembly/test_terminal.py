@@ -73,7 +73,7 @@ class Terminal:
 
 def test_bars_reach_the_terminal_and_ctrl_c_is_clean(folder):
     terminal = Terminal(folder)
-    terminal.read_until(r"sae/64: +[1-9]\d*%")
+    terminal.read_until(r"sae/64: +([5-9]|\d\d)%")
     os.killpg(terminal.process.pid, signal.SIGINT)
     code = terminal.finish()
     assert code == 130, terminal.seen
@@ -85,7 +85,6 @@ def test_bars_reach_the_terminal_and_ctrl_c_is_clean(folder):
 
     again = Terminal(folder, "--only", "sae")
     assert again.finish() == 0, again.seen
-    assert re.search(r"activations +fresh", again.seen) or "activations" not in again.seen
     assert store.freshness("sae", 64).state == "fresh"
     manifest = store.manifest("sae", 64)
     assert manifest is not None and manifest.metadata["resumed_at_step"] > 0, "training began again instead of going on"
