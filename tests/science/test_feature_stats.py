@@ -236,6 +236,20 @@ def test_bytes_depend_neither_on_chunks_nor_on_the_run(case, tmp_path):
         assert pl.read_parquet(path).equals(pl.read_parquet(whole / path.name)), path.name
 
 
+def test_an_sae_that_never_fires_has_dead_features_and_no_examples(tmp_path, case):
+    class Silent(Sae):
+        def encode_sparse(self, r_ND):
+            nothing = torch.zeros(0, dtype=torch.long)
+            return SimpleNamespace(offsets=torch.zeros(len(r_ND) + 1, dtype=torch.long), feature=nothing, value=torch.zeros(0))
+
+    sae = Silent(case.activations)
+    outcome = write_feature_stats(case.corpus, case.activations, sae, case.unembedding_DV, SETTINGS, 64, tmp_path)  # pyright: ignore[reportArgumentType]
+    assert outcome.metadata["n_alive"] == outcome.metadata["n_examples"] == 0
+    for name, n_rows in (("features", F), ("feature_intervals", 0), ("feature_examples", 0)):
+        assert len(check(name, pl.read_parquet(tmp_path / f"{name}.parquet"))) == n_rows
+    assert SparseActivations.open(tmp_path / "activations_train.parquet").n_units == F
+
+
 def test_samples_are_uniform():
     """Each of 20 members of a group is the first drawn about equally often over many seeds (chi-square)."""
     units, tokens = np.zeros(20, np.int64), np.arange(1000, 1020)
