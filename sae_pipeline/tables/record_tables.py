@@ -10,7 +10,8 @@ _SIZE = column(pl.Int32, "Number of features of the SAE; null for stages without
 RECORD_TABLES = (
     table(
         "llm_calls",
-        "One attempt at asking a language-model judge; empty while every method is offline.",
+        "One attempt at asking a language-model judge; empty while every method is offline. What two sizes ask in common stands "
+        "under both: sum costs over distinct request_sha, or read the ledger.",
         {
             "stage": column(pl.String, "Stage that asked"),
             "size": _SIZE,

@@ -59,19 +59,22 @@ def message_body(model: str, content: list, stop_reason: str, n_input: int, n_ou
     }  # fmt: skip
 
 
-def obey(schema: dict[str, Any], seed: str) -> Any:
+def obey(schema: dict[str, Any], seed: str, defs: dict[str, Any] | None = None) -> Any:
     """A value that obeys a JSON schema, chosen by `seed`."""
+    defs = schema.get("$defs") or defs or {}
+    if "$ref" in schema:
+        return obey(defs[schema["$ref"].rpartition("/")[2]], seed, defs)
     if "anyOf" in schema:
-        return obey(schema["anyOf"][0], seed)
+        return obey(schema["anyOf"][0], seed, defs)
     if "enum" in schema:
         return schema["enum"][int(hashlib.sha256(seed.encode()).hexdigest(), 16) % len(schema["enum"])]
     if "const" in schema:
         return schema["const"]
     kind = schema.get("type")
     if kind == "object":
-        return {name: obey(part, f"{seed}/{name}") for name, part in schema["properties"].items()}
+        return {name: obey(part, f"{seed}/{name}", defs) for name, part in schema["properties"].items()}
     if kind == "array":
-        return [obey(schema["items"], f"{seed}/{i}") for i in range(max(1, schema.get("minItems", 1)))]
+        return [obey(schema["items"], f"{seed}/{i}", defs) for i in range(max(1, schema.get("minItems", 1)))]
     return {"integer": 0, "number": 0.5, "boolean": False}.get(str(kind), f"text {hashlib.sha256(seed.encode()).hexdigest()[:6]}")
 
 
