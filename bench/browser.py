@@ -19,6 +19,7 @@ from sae_pipeline.browser.app import create_app
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.study import Study, parse_study
 from sae_pipeline.tables.schemas import TABLES, empty
+from sae_pipeline.tables.views import create_views
 
 SIZE, D_MODEL, N_EXAMPLES, WINDOW = 65_536, 576, 32, 33
 ORIGIN = "http://127.0.0.1:3001"
@@ -84,6 +85,7 @@ def make_study(root: Path) -> Study:
         for name in [name for name, table in TABLES.items() if table.in_database]:
             connection.register("incoming", empty(name).to_arrow())
             connection.execute(f"create table {name} as select * from incoming").fetchall()
+        create_views(connection)
         for statement in FILL.split(";"):
             if statement.strip():
                 connection.execute(statement).fetchall()

@@ -79,11 +79,7 @@ def compare_page(request: Request, state: State) -> Response:
 
 def best_steerable(cursor: Cursor, n: int = N_BEST) -> list[Row]:
     """The features with the clearest effect, for the doors to the playground."""
-    found = cursor.rows(
-        "select size, feature, passes, best_factor, concept_rate, control_rate, n, concept_terms from steering_features"
-        " where best_factor is not null order by passes desc, difference desc nulls last, size, feature limit $n",
-        n=n,
-    )
+    found = cursor.rows("select * from best_steerable where best_factor is not null limit $n", n=n)
     texts = short_explanations(cursor, [FeatureKey(row["size"], row["feature"]) for row in found])
     for row in found:
         row["text"] = texts[FeatureKey(row["size"], row["feature"])]

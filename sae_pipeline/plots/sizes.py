@@ -4,6 +4,9 @@ import polars as pl
 
 from sae_pipeline.plots.figure import LIGHT, Theme, legend, new_figure, set_title, size_axis, to_png
 
+FLOOR = -1.0
+COLUMNS = ("explained_variance", "explained_variance_unmasked")
+
 
 def metrics_by_size(metrics: pl.DataFrame, theme: Theme = LIGHT) -> bytes:
     """PNG: explained variance, L0, CE recovered and living features against SAE size. `metrics`: rows of `sae_metrics`."""
@@ -32,6 +35,9 @@ def metrics_by_size(metrics: pl.DataFrame, theme: Theme = LIGHT) -> bytes:
         set_title(axis, title, theme)
         size_axis(axis, sizes)
         axis.margins(x=0.15, y=0.4)
+        axis.ticklabel_format(axis="y", useOffset=False)
+        if column == "alive_fraction":
+            axis.set_ylim(min(0.9, *(value - 0.05 for value in rows[column].drop_nulls())), 1.03)
         if len(series) > 1:
             legend(axis, theme, loc="best")
     for axis in axes[1]:
@@ -42,8 +48,8 @@ def metrics_by_size(metrics: pl.DataFrame, theme: Theme = LIGHT) -> bytes:
 def masked_and_unmasked(metrics: pl.DataFrame, theme: Theme = LIGHT) -> bytes:
     """PNG: explained variance with and without massive activations, per size.
 
-    Unmasked, a handful of tokens with a hundred times the usual norm carry nearly all variance, and the number means nothing;
-    the figure shows how far apart the two readings are. `metrics`: rows of `sae_metrics`.
+    Unmasked, a handful of tokens with a hundred times the usual norm carry nearly all variance, and the number means nothing
+    (it may be near 1 or far below 0); the figure shows how far apart the two readings are. `metrics`: rows of `sae_metrics`.
     """
     rows = metrics.sort("size")
     places = list(range(rows.height))
@@ -54,12 +60,16 @@ def masked_and_unmasked(metrics: pl.DataFrame, theme: Theme = LIGHT) -> bytes:
         (0.2, "explained_variance_unmasked", "all tokens (dominated by massive activations)", theme.controls[0]),
     ):
         values = [value if value is not None else float("nan") for value in rows[column].to_list()]
-        bars = axis.bar([place + offset for place in places], values, width=0.36, color=color, label=label)
-        axis.bar_label(bars, fmt="%.3f", fontsize=8, color=theme.foreground, padding=2)
+        # Far below zero there is nothing to compare: the bar ends at FLOOR and its label says how far it goes.
+        heights = [max(value, FLOOR) for value in values]
+        bars = axis.bar([place + offset for place in places], heights, width=0.36, color=color, label=label)
+        axis.bar_label(bars, [f"{value:,.3g}" for value in values], fontsize=8, color=theme.foreground, padding=2)
     axis.set_xticks(places, [f"{size:,}" for size in rows["size"].to_list()])
     axis.set_xlabel("features in the SAE")
     axis.set_ylabel("explained variance")
-    axis.set_ylim(top=1.45)
-    axis.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
+    lowest = min((value for column in COLUMNS for value in rows[column].drop_nulls()), default=0.0)
+    axis.set_ylim(1.35 * FLOOR if lowest < 0 else 0, 2.0 if lowest < 0 else 1.45)
+    axis.set_yticks([FLOOR, 0, 1] if lowest < 0 else [0, 0.25, 0.5, 0.75, 1.0])
+    axis.axhline(0, color=theme.muted, linewidth=0.8)
     legend(axis, theme, loc="upper left")
     return to_png(figure)

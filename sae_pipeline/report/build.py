@@ -103,7 +103,11 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals |= {"offline_methods": OFFLINE_METHODS, "control_titles": CONTROL_TITLES}
-    environment.filters |= {"visible": visible, "number": number, "share": lambda value: "–" if value is None else f"{value:.1%}"}
+    environment.filters |= {
+        "visible": visible,
+        "number": number,
+        "share": lambda value, digits=1: "–" if value is None else f"{value:.{digits}%}",
+    }
     return environment
 
 

@@ -4,12 +4,15 @@ Escaping is the template's work (autoescape). Here the rest: invisible and direc
 long words are cut, and the level becomes a CSS class (`a0`-`a10`), so that pages need no inline style.
 """
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 N_LEVELS = 10
 MAX_CHARS = 80
+MAX_PIECES = 8  # tokens that are joined into whole characters
+_PIECES = re.compile(r"((?:\\x[0-9a-f]{2})+)")
 _SPELLED = {"\n": "⏎", "\t": "⇥", "\r": "␍"}
 
 
@@ -26,11 +29,46 @@ class ShownToken:
 def shown_tokens(
     tokens: Sequence[str], activations: Sequence[float], maximum: float, center: int | None = None
 ) -> list[ShownToken]:
-    """The window of an example, each token with its level relative to the feature's training `maximum`."""
-    return [
-        ShownToken(visible(token), level(activation, maximum), activation, at == center)
-        for at, (token, activation) in enumerate(zip(tokens, activations, strict=True))
-    ]
+    """The window of an example, each token with its level relative to the feature's training `maximum`.
+
+    Tokens that are pieces of one character (`\\xe3\\x81`, `\\x9f`) are shown together as that character, with the strongest
+    activation of the pieces.
+    """
+    shown = []
+    for text, first, last in _whole_characters(tokens):
+        activation = max(activations[first:last])
+        is_center = center is not None and first <= center < last
+        shown.append(ShownToken(visible(text), level(activation, maximum), activation, is_center))
+    return shown
+
+
+def _whole_characters(tokens: Sequence[str]) -> list[tuple[str, int, int]]:
+    """(text, first token, token after the last): pieces of a character joined, everything else alone."""
+    found, at = [], 0
+    while at < len(tokens):
+        text, after = _joined(tokens, at)
+        found.append((text, at, after))
+        at = after
+    return found
+
+
+def _joined(tokens: Sequence[str], first: int) -> tuple[str, int]:
+    """The shortest run of tokens from `first` on that is whole characters; the token alone when there is none."""
+    data = b""
+    for last in range(first, min(first + MAX_PIECES, len(tokens))):
+        if last > first and not _PIECES.search(tokens[last]):
+            break
+        data += _bytes_of(tokens[last])
+        try:
+            return data.decode("utf-8"), last + 1
+        except UnicodeDecodeError:
+            continue
+    return tokens[first], first + 1
+
+
+def _bytes_of(token: str) -> bytes:
+    parts = _PIECES.split(token)  # odd places are the escapes
+    return b"".join(bytes.fromhex(part.replace("\\x", "")) if at % 2 else part.encode() for at, part in enumerate(parts))
 
 
 def level(activation: float, maximum: float) -> int:

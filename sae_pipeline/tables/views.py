@@ -67,7 +67,8 @@ VIEWS: dict[str, View] = {
     ),
     "best_steerable": View(
         "Steered features, clearest effect first: concept rate beside the random-feature control at the factor chosen on the "
-        "other half of the prompts, and one before/after pair of the reported half (the first whose text names the concept).",
+        "other half of the prompts, and one before/after pair of the reported half (the first whose text names the concept). "
+        "Where most texts at that factor are not fluent, others come first.",
         """
         with pairs as (
             select target.size, target.feature, steered.prompt, baseline.completion as before, steered.completion as after,
@@ -93,9 +94,14 @@ VIEWS: dict[str, View] = {
             ) as explanation,
             selected_by, concept_terms, density, best_factor, sweet_low, sweet_high,
             concept_rate, control_rate, ratio, difference, low, high, n, passes,
-            prompt, before, after
+            fluency, prompt, before, after
         from steering_features target left join (select * from pairs where place = 1) using (size, feature)
-        order by passes desc, difference desc nulls last, size, feature
+        left join (
+            select size, target_feature as feature, factor as best_factor, value as fluency from steering_scores
+            where control = 'none' and mode = 'clamp' and half = 'report' and metric = 'fluency'
+        ) using (size, feature, best_factor)
+        -- A text that repeats one word names the concept, too.
+        order by passes and coalesce(fluency >= 0.5, true) desc, passes desc, difference desc nulls last, size, feature
         """,
     ),
     "leaderboard": View(

@@ -89,7 +89,7 @@ def test_equal_data_give_equal_bytes(report: tuple[str, Path, Path], tmp_path: P
 def test_scores_stand_beside_controls_with_counts_and_method(page: Page):
     text = re.sub(r"\s+", " ", "".join(page.text))
     assert "shuffled explanation" in text and "MLP neuron" in text
-    assert "n 79 / 80 examples" in text and "n 11 / 12 units" in text
+    assert "n 79 / 80" in text and "n 11 / 12" in text and "n is examples scored / attempted" in text
     assert "proxy without an LLM" in text and "token-stats · no LLM" in text
     assert "At 32 features, 2 of 4 tried pass" in text
 
@@ -119,6 +119,14 @@ def test_activation_levels(activation: float, expected: int):
 
 def test_a_feature_that_never_fired_in_training_has_no_level():
     assert level(3.0, 0.0) == 0
+
+
+def test_pieces_of_a_character_are_shown_as_the_character_with_their_strongest_activation():
+    tokens = ["し", "\\xe3\\x81", "\\x9f", "\\xe2", " a\\xd0", "\\xb6b", "end"]
+    shown = shown_tokens(tokens, [0, 1, 4, 2, 0, 3, 0], 4.0, center=2)
+    assert [token.text for token in shown] == ["し", "た", "\\xe2", " aжb", "end"]
+    assert [token.activation for token in shown] == [0, 4, 2, 3, 0]
+    assert [token.center for token in shown] == [False, True, False, False, False]
 
 
 def test_invisible_characters_are_spelled_out():
