@@ -12,14 +12,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sae_pipeline.stages import STAGES
+from sae_pipeline.stages import STAGES, study_digest
 from sae_pipeline.store import ArtifactStore
-from sae_pipeline.study import Study
+from sae_pipeline.study import Steer, Study
 
 # Floating-point operations per second that this code reaches on one core of a server CPU with bfloat16 instructions.
-MODEL_RATE_PER_CORE = 1.5e11
-SAE_RATE_PER_CORE = 5.0e10
-GENERATION_RATE_PER_CORE = 2.0e10  # key-value-cached steps of small batches are bound by memory, not arithmetic
+MODEL_RATE_PER_CORE = 1.65e11
+SAE_RATE_PER_CORE = 1.4e11
+GENERATION_RATE_PER_CORE = 6.0e10  # key-value-cached steps are bound by memory, not arithmetic
+SAE_TOKEN_CORE_SECONDS = 2.5e-5  # of a training token, whatever the size: reading, sparse gradients, optimizer
+DENSE_PRODUCTS = 6  # matrix products of a step that is not sparse
+PROMISING = 0.75  # texts over `n_texts`: features that look hopeless get fewer
+N_INSTRUCTIONS = 2  # templates of the prompt-only control
 NO_JUDGE = "none: offline methods only, 0 dollars"
 N_BYTES = {"bfloat16": 2, "float32": 4}
 
@@ -99,7 +103,8 @@ def make_plan(store: ArtifactStore, artefacts: Sequence[tuple[str, int | None]],
         if state != "fresh":
             rebuilt.add(stage)
         manifest = store.manifest(stage, size)
-        seconds = manifest.seconds if manifest else expected_seconds(study, shape, stage, size)
+        as_before = manifest is not None and manifest.study_digest == study_digest(study, stage, size)
+        seconds = manifest.seconds if manifest and as_before else expected_seconds(study, shape, stage, size)
         rows.append(
             Estimate(
                 stage,
@@ -131,27 +136,41 @@ def expected_seconds(study: Study, shape: Shape, stage: str, size: int | None) -
     to_hook = 2.0 * shape.block_parameters * (study.hook.after_block + 1)
     whole = 2.0 * shape.parameters
     encode = 2.0 * shape.d_model * (size or 0)
-    steer = study.steer
-    generated = steer.max_new_tokens * steer.n_prompts * steer.samples_per_prompt * (len(steer.factors) + 1)
-    n_arms = 4 * study.n_steered(size) if size else 0  # the feature and its three controls
+    splice = study.metrics.splice_tokens * (whole - to_hook)
     model_rate, sae_rate = MODEL_RATE_PER_CORE * cores, SAE_RATE_PER_CORE * cores
     match stage:
         case "corpus":
             return 10 + tokens / 1e5
         case "activations":
-            return 5 + (tokens * to_hook + 3 * study.metrics.splice_tokens * whole) / model_rate
+            return 5 + (tokens * to_hook + 3 * splice) / model_rate
         case "sae":
-            return 2 + tokens * (1 - study.corpus.held_out) * study.sae.epochs * 3 * encode / sae_rate
+            products = DENSE_PRODUCTS if study.sae.architecture == "relu_l1" else 1
+            trained = tokens * (1 - study.corpus.held_out) * study.sae.epochs
+            return 2 + trained * (SAE_TOKEN_CORE_SECONDS / cores + products * encode / sae_rate)
         case "sae_metrics":
-            return 3 + 2 * study.metrics.splice_tokens * whole / model_rate + held_out * 2 * encode / sae_rate
+            return 3 + 2 * splice / model_rate + held_out * 2 * encode / sae_rate
         case "feature_stats":
             return 5 + tokens * encode / sae_rate
         case "steering_evals":
-            return 3 + n_arms * generated * whole / (GENERATION_RATE_PER_CORE * cores)
+            texts = PROMISING * n_texts(study.steer, study.n_steered(size or 0), size == max(study.sae.sizes))
+            generated = texts * study.steer.max_new_tokens
+            return 10 + generated * whole / (GENERATION_RATE_PER_CORE * cores)
         case "explanations" | "specificity_scores":
             return 10
         case _:
             return 3
+
+
+def n_texts(steer: Steer, n_features: int, is_largest: bool) -> int:
+    """Texts that the steering evals of one size generate, at most: as if every feature looked promising
+    (`sae_pipeline.steering.plan` decides)."""
+    half, modes, n = steer.n_prompts // 2, 2 if is_largest else 1, len(steer.features or ()) or n_features
+    n_factors = len(set(steer.factors))
+    choices = len([factor for factor in set(steer.factors) if factor > 0]) or n_factors
+    baseline = half * (2 + steer.samples_per_prompt)
+    choosing = steer.choose_samples * (n * (N_INSTRUCTIONS + modes * choices) + choices * (1 + modes))
+    reporting = n * (half * (2 * modes + steer.samples_per_prompt) + (n_factors - 1) * steer.dose_samples)
+    return baseline + choosing + reporting + choices * half * (modes * steer.samples_per_prompt + 2)
 
 
 def expected_bytes(study: Study, shape: Shape, stage: str, size: int | None) -> int:

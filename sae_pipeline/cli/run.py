@@ -131,7 +131,20 @@ def _preflight(store: ArtifactStore, options: RunOptions, console: Console) -> N
 
     plan = make_plan(store, _artefacts(store, options), options.force)
     show_plan(plan, console)
+    _show_device(store, options, console)
     check_plan(store, plan, options.device, options.max_minutes)
+
+
+def _show_device(store: ArtifactStore, options: RunOptions, console: Console) -> None:
+    """What computes and in which number format, with the reasons."""
+    import torch
+
+    from sae_pipeline.device import choose_device
+    from sae_pipeline.language_model.precision import choose_dtype
+
+    device = choose_device(options.device)
+    _, why = choose_dtype(torch.device(device.name), store.study.model.dtype)
+    console.print(f"  device  {device.name} ({device.reason}), up to {device.memory_bytes / 1e9:.1f} GB of memory; {why}")
 
 
 def _materialize(store: ArtifactStore, options: RunOptions, guarded_file: Path | None):

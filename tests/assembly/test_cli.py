@@ -88,6 +88,8 @@ def test_plan_prints_everything_and_writes_no_artefact(capfd, study_file):
         "batch_topk, k 8",
         "32, 64",
         "0 dollars",
+        "device  cpu (auto: no CUDA",
+        "float32: set in the study",
     ):
         assert words in out, words
     assert not [path for path in Path("data").rglob("*") if path.is_file()]

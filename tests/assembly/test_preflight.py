@@ -115,6 +115,16 @@ def test_plan_says_what_the_judge_may_cost(pipeline):
         printed(backend="anthropic", model="unheard-of", budget_usd=5)
 
 
+def test_the_demo_is_planned_within_its_budget_on_two_cores(monkeypatch, tmp_path):
+    monkeypatch.setattr(plan_module.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    store = ArtifactStore(load_study("studies/demo.yaml"), tmp_path)
+    plan = make_plan(store, everything(store))
+    by_stage = {stage: sum(row.seconds for row in plan.rows if row.stage == stage) for stage in STAGES}
+    assert 8 * 60 < plan.seconds < 15 * 60 - 100, by_stage  # 15 minutes with the installation
+    for stage, budget in (("activations", 170), ("sae", 200), ("steering_evals", 300)):
+        assert budget / 3 < by_stage[stage] <= budget * 1.25, by_stage
+
+
 def test_foreign_database_is_refused_and_kept(pipeline):
     database = pipeline.store.root / "analysis.duckdb"
     database.parent.mkdir(parents=True)

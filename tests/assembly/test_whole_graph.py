@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from sae_pipeline.definitions import build_defs
+from sae_pipeline.plan import n_texts
 from sae_pipeline.runner import Wanted, run_pipeline
 from sae_pipeline.stages import STAGES, sizes_of
 from sae_pipeline.store import ArtifactStore
@@ -71,6 +72,13 @@ def test_runs_are_on_the_studys_own_instance_with_versions_metadata_and_checks(f
             assert event.metadata["path"].value == str(finished_study.store.path(stage, 64 if spec.per_size else None))
             if stage == "sae":
                 assert "data:image/png;base64," in str(event.metadata["training"].value)
+
+
+def test_the_plan_bounds_the_texts_that_steering_generates(finished_study):
+    steer, store = finished_study.store.study.steer, finished_study.store
+    for size, is_largest in ((32, False), (64, True)):
+        made = len(pl.read_parquet(store.path("steering_evals", size) / "steering_generations.parquet", columns=["size"]))
+        assert made <= n_texts(steer, 2, is_largest) < 2 * made
 
 
 def test_second_run_recomputes_nothing_and_says_so(finished_study):
