@@ -11,8 +11,9 @@ from torch import Tensor
 
 from sae_pipeline.sae.kernels import Pairs, pairs_at, positions_above
 
-# Weight of the past in the running average of the batch's smallest kept value; the last tenth of training decides it.
-THRESHOLD_DECAY = 0.99
+# Weight of the past in the running average of the batch's smallest kept value. Short, because that value still drifts while the
+# learning rate falls; one batch alone is already the extreme of tens of thousands of values.
+THRESHOLD_DECAY = 0.9
 
 
 class BatchTopK:
