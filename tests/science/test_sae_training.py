@@ -112,7 +112,7 @@ def kill_when(process: subprocess.Popen, work: Path, step: int) -> int:
     while (seen := reported_step(work)) < step:
         assert process.poll() is None, "training ended before it could be killed"
         assert time.monotonic() < deadline
-        time.sleep(0.002)
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     return seen
