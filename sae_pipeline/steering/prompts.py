@@ -50,9 +50,9 @@ def instructions() -> list[str]:
     return _file()["instructions"]
 
 
-def output_score_text() -> str:
-    """The text after which the logit-output score reads the next token."""
-    return _file()["output_score_text"]
+def output_score_texts() -> list[str]:
+    """The openings after which the logit-output score reads the next token; no prompt of the evals is among them."""
+    return _file()["output_score_texts"]
 
 
 @cache

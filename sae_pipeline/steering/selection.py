@@ -25,13 +25,13 @@ from sae_pipeline.progress import track
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.steering.concepts import Concept, CorpusWords
 from sae_pipeline.steering.interventions import Intervention, Push
-from sae_pipeline.steering.prompts import output_score_text
+from sae_pipeline.steering.prompts import output_score_texts
 
 DENSITY = (1e-4, 1e-2)
 MIN_DOCUMENTS = 5
 MIN_TERMS, MIN_COVERAGE, MIN_OWN, N_TERMS = 3, 0.5, 0.3, 8
-N_SCORED = 512  # candidates whose logit-output score is computed
-OUTPUT_SCORE_FACTOR, OUTPUT_SCORE_TOKENS = 2.0, 20
+N_SCORED = 1024  # candidates whose logit-output score is computed
+OUTPUT_SCORE_FACTOR = 2.0
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,10 @@ def draw_features(
     head = [feature for feature, fits in head if fits]
     head += unfit[: max(0, n_random + n_controls + n_scored - len(head))]
     random, controls, pool = head[:n_random], head[n_random : n_random + n_controls], head[n_random + n_controls :]
-    maxima = [facts[feature]["max_activation"] for feature in (*random, *pool)]
-    score_of = dict(zip((*random, *pool), output_scores(lm, sae, [*random, *pool], maxima), strict=True))
+    scored = [*random, *pool]
+    maxima = [facts[feature]["max_activation"] for feature in scored]
+    tokens = [term_tokens(lm, words.concept(*activations.of(feature), N_TERMS, strict=False).terms) for feature in scored]
+    score_of = dict(zip(scored, output_scores(lm, sae, scored, maxima, tokens), strict=True))
     best = sorted(pool, key=lambda feature: -score_of[feature])[:n_scored]
     targets = [
         *(drawn(feature, "requested") for feature in requested or ()),
@@ -128,30 +130,41 @@ def _is_concept_like(concept: Concept) -> bool:
     return len(concept.terms) >= MIN_TERMS and concept.coverage >= MIN_COVERAGE and concept.own >= MIN_OWN
 
 
+def term_tokens(lm: LanguageModel, terms: Sequence[str]) -> list[int]:
+    """The tokens with which a concept term can begin: after a space, in lower case or capitalised."""
+    spellings = [f" {spelling}" for term in terms for spelling in (term, term.capitalize())]
+    return sorted({lm.tokenize(spelling, bos=False)[0] for spelling in spellings})
+
+
 @torch.no_grad()
 def output_scores(
-    lm: LanguageModel, sae: SparseAutoencoder, features: Sequence[int], maxima: Sequence[float], batch_rows: int = 64
+    lm: LanguageModel,
+    sae: SparseAutoencoder,
+    features: Sequence[int],
+    maxima: Sequence[float],
+    tokens: Sequence[Sequence[int]],
+    batch_rows: int = 64,
 ) -> list[float]:
-    """Logit-output score of each feature, 0..1 (Arad et al. 2025): does turning it up make the model say what it writes?
+    """Logit-output score of each feature, -1..1: does turning it up make the model say what it is about?
 
-    S = P (1 - R / V). The feature is clamped to twice its training maximum (the paper's 10 breaks small models) while the model
-    reads a neutral opening; P is the largest probability of the next token among the feature's 20 logit-lens tokens
-    (W_dec @ unembedding), R the best rank of any of them, from 0.
+    After the idea of Arad et al. (2025), who ask for the feature's logit-lens tokens; here the tokens are those that begin the
+    feature's concept terms, so that one definition of the concept serves selection and evaluation. The score is the rise of
+    their next-token probability when the feature is clamped to twice its training maximum (the paper's 10 breaks small
+    models), averaged over neutral openings.
     """
-    ids_T = lm.tokenize(output_score_text(), bos=lm.bos_id is not None)
-    ids_1T = torch.tensor([ids_T])
-    r_1TD = lm.residual(ids_1T)
-    scores: list[float] = []
-    for start in range(0, len(features), batch_rows):
-        batch = list(features[start : start + batch_rows])
-        rows = [[Push(OUTPUT_SCORE_FACTOR * maxima[start + i], "clamp", feature)] for i, feature in enumerate(batch)]
-        edit = Intervention(sae, rows, sae.config["threshold_norm"], device=lm.device)
-        r_BTD = edit(r_1TD.expand(len(batch), -1, -1), None, 0)
-        logits_BV: Tensor = lm.logits_from(r_BTD, ids_1T.expand(len(batch), -1))[:, -1].float()
-        effect_BV = sae.W_dec_FD[batch].float().to(lm.device) @ lm.unembedding_DV.to(lm.device)
-        lens_BK = effect_BV[:, : logits_BV.shape[1]].topk(min(OUTPUT_SCORE_TOKENS, effect_BV.shape[1]), dim=1).indices
-        probability_BK = logits_BV.softmax(1).gather(1, lens_BK)
-        best_B = logits_BV.gather(1, lens_BK).max(1).values
-        rank_B = (logits_BV > best_B[:, None]).sum(1)
-        scores += (probability_BK.max(1).values * (1 - rank_B / logits_BV.shape[1])).tolist()
-    return scores
+    scores_F = torch.zeros(len(features))
+    openings = output_score_texts()
+    for text in openings:
+        ids_1T = torch.tensor([lm.tokenize(text, bos=lm.bos_id is not None)])
+        r_1TD = lm.residual(ids_1T)
+        clean_V = lm.logits_from(r_1TD, ids_1T)[0, -1].float().softmax(0)
+        for start in range(0, len(features), batch_rows):
+            batch = range(start, min(start + batch_rows, len(features)))
+            rows = [[Push(OUTPUT_SCORE_FACTOR * maxima[i], "clamp", features[i])] for i in batch]
+            edit = Intervention(sae, rows, sae.config["threshold_norm"], device=lm.device)
+            r_BTD = edit(r_1TD.expand(len(rows), -1, -1), None, 0)
+            steered_BV: Tensor = lm.logits_from(r_BTD, ids_1T.expand(len(rows), -1))[:, -1].float().softmax(1)
+            for row, i in enumerate(batch):
+                said = torch.tensor(tokens[i], dtype=torch.long, device=clean_V.device)
+                scores_F[i] += float(steered_BV[row, said].sum() - clean_V[said].sum()) / len(openings)
+    return scores_F.tolist()

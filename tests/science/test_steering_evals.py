@@ -12,7 +12,7 @@ from sae_pipeline.language_model.load import load_language_model
 from sae_pipeline.steering.evals import build_steering_evals
 from sae_pipeline.steering.generation import Generator
 from sae_pipeline.steering.prompts import excluded_words
-from sae_pipeline.steering.selection import output_scores
+from sae_pipeline.steering.selection import output_scores, term_tokens
 from sae_pipeline.study import FolderModel, Hook, Steer
 from sae_pipeline.tables.schemas import check
 from tests.tiny_steering import N_FEATURES, make_artefacts
@@ -185,6 +185,9 @@ def test_output_score_is_high_for_the_direction_of_a_frequent_token(made):
     direction_D = made.lm.unembedding_DV[:, token]
     sae.W_dec_FD[7] = direction_D / direction_D.norm()
     sae.W_dec_FD[8] = -sae.W_dec_FD[7]
-    likely, unlikely, weak = output_scores(made.lm, sae, [7, 8, 7], [500.0, 500.0, 0.001])
-    assert 0 <= weak < likely <= 1 and 0 <= unlikely <= 1
-    assert output_scores(made.lm, sae, [8, 7], [500.0, 500.0], batch_rows=1) == pytest.approx([unlikely, likely], abs=1e-4)
+    tokens = term_tokens(made.lm, ["ship"])
+    assert token in tokens
+    likely, unlikely, weak = output_scores(made.lm, sae, [7, 8, 7], [500.0, 500.0, 0.001], [tokens] * 3)
+    assert unlikely < 0.01 and abs(weak) < 0.01 and 0.1 < likely <= 1
+    swapped = output_scores(made.lm, sae, [8, 7], [500.0, 500.0], [tokens] * 2, batch_rows=1)
+    assert swapped == pytest.approx([unlikely, likely], abs=1e-4)
