@@ -61,7 +61,8 @@ def message_body(model: str, content: list, stop_reason: str, n_input: int, n_ou
 
 def obey(schema: dict[str, Any], seed: str, defs: dict[str, Any] | None = None) -> Any:
     """A value that obeys a JSON schema, chosen by `seed`."""
-    defs = schema.get("$defs") or defs or {}
+    defs = defs or schema.get("$defs", {})
+    assert defs is not None
     if "$ref" in schema:
         return obey(defs[schema["$ref"].rpartition("/")[2]], seed, defs)
     if "anyOf" in schema:
