@@ -25,7 +25,7 @@ def judged_specificity(
     size: int, arms: Sequence[Arm], windows: Mapping[int, dict[int, list[Example]]], first_id: Mapping[tuple[int, int], int],
     score: ScoreSettings, tokens: TokenTable, judge: AskingJudge, votes: int, proxy: pl.DataFrame, work: Path,
 ) -> tuple[pl.DataFrame, dict[str, Any]]:  # fmt: skip
-    """(rows of `specificity_scores` with method `rubric-v1/<explainer>`, metadata); writes `judge_calibration.parquet` to `work`.
+    """(rows of `specificity_scores`, method `rubric-v1-of-<explainer>`; metadata). Writes `judge_calibration.parquet` to `work`.
 
     `windows` and `first_id` are those of the proxy's rows, so that the two methods meet by example id.
     """
@@ -40,7 +40,7 @@ def judged_specificity(
     ]
     by_vote = [asker.judge_all(asked, vote) for vote in range(votes)]
     scores = [[_median(same) for same in zip(*mine, strict=True)] for mine in zip(*by_vote, strict=True)]
-    method = f"{RUBRIC}/{next((each.method for _, _, each in groups if each.status == 'ok'), 'none')}"
+    method = f"{RUBRIC}-of-{next((each.method for _, _, each in groups if each.status == 'ok'), 'none')}"
     table = pl.concat(
         [
             specificity_rows(

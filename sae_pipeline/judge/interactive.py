@@ -24,6 +24,8 @@ WAIT_FOR_OTHERS_SECONDS = 0.2
 MAX_INVALID = 3
 # When the first requests are all refused as wrong (400), the settings are wrong, and asking thousands more helps nobody.
 MAX_REFUSED_AT_START = 8
+# So many requests in a row that failed in spite of all retries: the server is down, and the others need not find out one by one.
+MAX_GIVEN_UP_IN_A_ROW = 5
 
 
 class InteractiveJudge:
@@ -48,7 +50,7 @@ class InteractiveJudge:
         self._jitter = random.Random()
         self._not_before = 0.0
         self._n_reserved = 0
-        self._n_refused, self._any_answer = 0, False
+        self._n_refused, self._any_answer, self._n_given_up = 0, False, 0
         self._fatal: Failure | None = None
 
     def ask(self, requests: Iterable[Request], what: str = "judge") -> list[Reply]:
@@ -62,7 +64,7 @@ class InteractiveJudge:
 
         replies: dict[int, Reply] = {}
         todo = iter(enumerate(requests))
-        self._fatal, self._not_before = None, 0.0
+        self._fatal, self._not_before, self._n_given_up = None, 0.0, 0
         client = anthropic.AsyncAnthropic(
             api_key=self._key.reveal(), base_url=self.settings.base_url, max_retries=0, timeout=self._limits.attempt_seconds,
             open_telemetry=False,
@@ -72,10 +74,11 @@ class InteractiveJudge:
                 for _ in range(min(self._max_concurrency, len(requests))):
                     group.create_task(self._work(client, todo, replies, progress))
         if self._fatal:
+            n_answered = sum(reply.status not in ("error", "budget", "not_run") for reply in replies.values())
             raise UserError(
                 f"judge ({self.backend})", self._fatal.detail,
-                "Mend the key, the model, the judge's settings or the account; "
-                f"the {len(replies)} answers so far are kept and not asked again.",
+                "Mend the key, the model, the judge's settings or the account (or wait, if the server is down); "
+                f"the {n_answered} answers so far are kept and not asked again.",
             ) from None  # fmt: skip
         return [replies[index] for index in range(len(requests))]
 
@@ -109,17 +112,24 @@ class InteractiveJudge:
             n_failed += 1
             if failure and (failure.verdict == "all" or self._all_refused(failure)):
                 self._fatal = self._fatal or failure
-            if self._fatal or (failure and failure.verdict == "request") or n_failed >= self._limits.max_attempts:
+            if self._fatal or (failure and failure.verdict == "request"):
                 return self._reply(sha, outcome)
             if failure:
                 wait = self._limits.wait(n_failed, failure.retry_after, self._jitter.random())
-                if time.monotonic() - clock + wait > self._limits.deadline_seconds:
+                late = time.monotonic() - clock + wait > self._limits.deadline_seconds
+                if late or n_failed >= self._limits.max_attempts:
+                    self._give_up(failure)
                     return self._reply(sha, outcome)
                 if failure.retry_after is not None:
                     # The server asked everybody to wait, not only this request.
                     self._not_before = max(self._not_before, time.monotonic() + wait)
                 else:
                     await asyncio.sleep(wait)
+
+    def _give_up(self, failure: Failure) -> None:
+        self._n_given_up += 1
+        if self._n_given_up >= MAX_GIVEN_UP_IN_A_ROW:
+            self._fatal = self._fatal or failure
 
     def _all_refused(self, failure: Failure) -> bool:
         self._n_refused += failure.verdict == "request"
@@ -165,7 +175,7 @@ class InteractiveJudge:
                 failure = Failure("retry", True, "200 without a message", 200)
                 outcome = Outcome("error", worst_nano, failure.detail, http_status=200, raw=shown)
             else:
-                self._any_answer = True
+                self._any_answer, self._n_given_up = True, 0
                 reading = read_message(message, request.answer, self.settings.capabilities.structured)
                 retryable = (
                     reading.status == "invalid" and not self.settings.capabilities.structured and n_failed + 1 < MAX_INVALID

@@ -62,6 +62,11 @@ def render(connection: duckdb.DuckDBPyConnection, comparison: pl.DataFrame, comp
         "quality": [(title, table) for title, table in quality if table],
         "explanation_scores": [(metric, pivot(comparison, "explanations", metric)) for metric in scores],
         "kinds": _kinds(comparison),
+        "judges": rows(
+            connection,
+            "select judge_calibration.*, (select sum(cost_usd) from llm_calls"
+            " where llm_calls.size = judge_calibration.size) as cost_usd from judge_calibration order by size",
+        ),
         "steering_totals": rows(
             connection,
             "select size, count(*) as n_tried, count_if(passes) as n_passes, any_value(n) as n from steering_features"

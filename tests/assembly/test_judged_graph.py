@@ -52,7 +52,7 @@ def test_the_graph_asks_the_judge_and_the_key_is_nowhere(judged, monkeypatch, ca
         ]  # fmt: skip
         assert sum(n for _, _, n, _ in calls) == n_sent
         methods = connection.sql("select distinct method from specificity_scores where score is not null order by 1").fetchall()
-        assert methods == [("proxy",), ("rubric-v1/llm-v1",)]
+        assert methods == [("proxy",), ("rubric-v1-of-llm-v1",)]
         # Answers at random: the judge fails its calibration.
         assert connection.sql("select size, passed from judge_calibration").fetchall() == [(32, False)]
     # Wherever the files of this study lie: artefacts, ledger, run storage, logs, and what was printed.

@@ -168,6 +168,13 @@ def test_settings_that_every_request_trips_over_stop_the_run(api, open_judge):
     assert len(api.sent()) == 8
 
 
+def test_a_server_that_is_down_stops_the_run_instead_of_failing_every_request_one_by_one(api, open_judge):
+    api.script = [message(GOOD), *(error(529) for _ in range(400))]
+    with pytest.raises(UserError, match=r"529.*the 1 answers so far are kept"):
+        open_judge(concurrency=1).ask([question(n) for n in range(100)])
+    assert len(api.sent()) == 1 + 5 * QUICK.max_attempts
+
+
 def test_nobody_listening_costs_nothing(open_judge):
     judge = open_judge()
     with socket.create_server(("127.0.0.1", 0)) as free:

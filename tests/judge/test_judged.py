@@ -85,7 +85,7 @@ def test_tables_conform_and_the_offline_rows_stand_beside(built):
         assert mean[f"{metric} none"] > mean[f"{metric} shuffled"]
         assert {f"{metric} random_direction", f"{metric} mlp_neuron"} <= set(mean)
     assert mean["judge_detection_answered none"] == 1
-    rubric = specificity.filter(method="rubric-v1/llm-v1")
+    rubric = specificity.filter(method="rubric-v1-of-llm-v1")
     proxy = specificity.filter(method="proxy")
     assert set(rubric["control"].unique()) == set(proxy["control"].unique())
     assert 0 in rubric["score"].to_list() and 3 in rubric["score"].to_list()  # score 0 survives from wire to table
