@@ -1,7 +1,7 @@
 """What a run would do: time, disk and memory per stage, from the study and the model's configuration alone.
 
 A stage that has been built before is expected to take as long as it took then. Everything else is counted in floating-point
-operations and divided by a rate; the rates are measured on the demo study (bench/RESULTS.md) and scale with the cores.
+operations and divided by a rate; the rates are measured on the demo study with two cores and scale with their number.
 """
 
 import os

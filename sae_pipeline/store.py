@@ -7,28 +7,27 @@ A manifest lists every file with its SHA-256, the study digest, the code version
 artefact was made from. An artefact is *fresh* when all of these still hold. No dagster here: `resources/store.py` injects it.
 """
 
-import errno
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from sae_pipeline.digests import file_digest, files_digest, value_digest
+from sae_pipeline.disk import disk_full_is_a_user_error
 from sae_pipeline.errors import UserError
 from sae_pipeline.inputs import external_inputs
 from sae_pipeline.stages import STAGES, sizes_of, study_digest
 from sae_pipeline.study import Study, load_study
 
 MANIFEST = "manifest.json"
-FULL = (errno.ENOSPC, errno.EDQUOT)  # no space, no quota
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,12 @@ class ArtifactStore:
         """The manifest of the published artefact, None when there is none."""
         self._recover(stage, size)
         file = self.path(stage, size) / MANIFEST
-        return Manifest(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+        try:
+            return Manifest(**json.loads(file.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError):
+            return None  # cut short, or of another version: nothing in the folder can be trusted, so it is built again
 
     def require(self, stage: str, size: int | None = None) -> Path:
         """Folder of an artefact that exists and whose files are intact; `UserError` otherwise."""
@@ -142,6 +146,7 @@ class ArtifactStore:
         files of a damaged artefact: builders look at what is there and go on. One builder per artefact at a time.
         """
         self._study_unchanged()
+        self._recover(stage, size)
         with self._lock(stage, size):
             if not force and self.freshness(stage, size).state == "fresh":
                 manifest = self.manifest(stage, size)
@@ -149,20 +154,25 @@ class ArtifactStore:
                 return Built(manifest, self.path(stage, size), reused=True)
             for _, parent, parent_size in self._parents(stage, size):
                 self.require(parent, parent_size)
+            # As they are now: what a parent becomes while this is built has not been read.
+            inputs = {name: version for name, version in self.inputs(stage, size).items() if version is not None}
             work = self._work_folder(stage, size, force)
             started, clock = datetime.now(UTC), time.monotonic()
-            with _disk_full_is_a_user_error(work):
+            with disk_full_is_a_user_error(work):
                 outcome = builder(work)
-                return self._publish(stage, size, work, outcome, started, time.monotonic() - clock)
+                return self._publish(stage, size, work, outcome, inputs, started, time.monotonic() - clock)
 
-    def _publish(self, stage: str, size: int | None, work: Path, outcome: Outcome, started: datetime, seconds: float) -> Built:
+    def _publish(
+        self, stage: str, size: int | None, work: Path, outcome: Outcome, inputs: dict[str, str], started: datetime,
+        seconds: float,
+    ) -> Built:  # fmt: skip
         files = {str(file.relative_to(work)): file_digest(file) for file in sorted(work.rglob("*")) if file.is_file()}
         files.pop(MANIFEST, None)
         final = self.path(stage, size)
         files |= {os.path.relpath(file, final): file_digest(file) for file in outcome.also}
         manifest = Manifest(
             stage=stage, size=size, code_version=STAGES[stage].code_version, study_digest=study_digest(self.study, stage, size),
-            inputs={name: version for name, version in self.inputs(stage, size).items() if version is not None},
+            inputs=inputs,
             files=files, data_version=outcome.data_version or files_digest(files),
             started=started.isoformat(timespec="seconds"), seconds=round(seconds, 3), metadata=outcome.metadata,
         )  # fmt: skip
@@ -234,17 +244,19 @@ class ArtifactStore:
         return None
 
     def _recover(self, stage: str, size: int | None) -> None:
+        """Bring back what stepped aside when a process died between two renames; not while one is between them."""
         final = self.path(stage, size)
         aside = _aside(final)
         if aside.exists() and not final.exists():
-            aside.rename(final)
+            with suppress(Timeout), self._lock(stage, size, wait_seconds=0):
+                if not final.exists():
+                    aside.rename(final)
 
     @contextmanager
-    def _lock(self, stage: str, size: int | None):
+    def _lock(self, stage: str, size: int | None, wait_seconds: float = -1):
         folder = self.root / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{_name(stage, size).replace('/', '-')}.lock")
-        with lock:
+        with FileLock(folder / f"{_name(stage, size).replace('/', '-')}.lock", timeout=wait_seconds):
             yield
 
     def _study_unchanged(self) -> None:
@@ -263,29 +275,9 @@ def _aside(final: Path) -> Path:
     return final.with_name(f".{final.name}.old")
 
 
-def _says_disk_full(error: Exception) -> bool:
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in FULL
-    # safetensors, polars and DuckDB raise exceptions of their own that only quote the system's words.
-    return any(os.strerror(number) in str(error) for number in FULL)
-
-
 def _fsync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-@contextmanager
-def _disk_full_is_a_user_error(work: Path):
-    try:
-        yield
-    except Exception as error:
-        if not _says_disk_full(error):
-            raise
-        free_gb = shutil.disk_usage(work).free / 1e9
-        raise UserError(
-            str(work), f"the disk is full ({free_gb:.2f} GB free)", "Free some space and run again: finished parts are kept."
-        ) from error

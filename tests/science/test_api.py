@@ -55,7 +55,7 @@ def _publish_artefacts(study: Study, root: Path) -> None:
         work = root / "work" / stage
         work.mkdir(parents=True)
         write(work)
-        store._publish(stage, SIZE, work, Outcome(), datetime.now(UTC), 0.0)
+        store._publish(stage, SIZE, work, Outcome(), {}, datetime.now(UTC), 0.0)
 
     publish("sae", SparseAutoencoder(weights, config).save)
     features = pl.DataFrame({"feature": pl.Series(range(SIZE), dtype=pl.Int32), "max_activation": maxima.numpy()})

@@ -112,6 +112,39 @@ def test_a_crash_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
     assert (final / "a.txt").read_text(encoding="utf-8") == "kept"
 
 
+def test_nobody_recovers_what_is_just_being_published(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    store.build("corpus", None, writer("old"))
+    final = store.path("corpus")
+    final.rename(final.with_name(".corpus.old"))
+    with store._lock("corpus", None):
+        assert store_of(tmp_path).manifest("corpus") is None and not final.exists()
+    assert store.manifest("corpus") is not None and final.exists()
+
+
+def test_a_manifest_that_is_cut_short_or_of_another_version_counts_as_missing(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    file = store.path("corpus") / "manifest.json"
+    for change in (lambda text: text[: len(text) // 2], lambda text: text.replace('"seconds"', '"minutes"')):
+        store.build("corpus", None, writer("x"))
+        file.write_text(change(file.read_text(encoding="utf-8")), encoding="utf-8")
+        assert store.freshness("corpus").state == "missing"
+    assert store.build("corpus", None, writer("x")).reused is False
+
+
+def test_a_parent_that_changes_during_a_build_makes_the_child_stale(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    store.build("corpus", None, writer("old"))
+
+    def build(work: Path) -> Outcome:
+        (work / "copy.txt").write_bytes((store.path("corpus") / "a.txt").read_bytes())
+        store_of(tmp_path).build("corpus", None, writer("new"), force=True)  # as another process may
+        return Outcome()
+
+    store.build("activations", None, build)
+    assert store.freshness("activations").why == "changed upstream: corpus"
+
+
 def test_full_disk_is_one_sentence_and_keeps_the_finished_part(tmp_path: Path) -> None:
     store = store_of(tmp_path)
 
