@@ -1,6 +1,7 @@
 """One readable English sentence from what token statistics know of a unit. Wording only: nothing is measured here."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sae_pipeline.interpret.protocols import LOGIT_CLAUSE, Kind
 from sae_pipeline.interpret.rules import Rule
@@ -54,6 +55,7 @@ def kind_of(rule: Rule, train_f1: float, texts: dict[int, str]) -> Kind:
     return "position" if rule.key == "position" else "phrase"
 
 
+@lru_cache(maxsize=2**16)
 def quote(token: str) -> str:
     """A token as a reader wants it: 'island'; invisible ones by name."""
     if not token.strip():
@@ -131,7 +133,9 @@ def _bigrams(facts: Facts) -> str:
 
 def _pair(before: str, token: str) -> str:
     if token.strip() and not before.strip():
-        return f"{quote(token)} at the start of a line" if "\n" in before else quote(token)
+        if "\n" in before:
+            return f"{quote(token)} at the start of a line"
+        return quote(token) if before else f"{quote(token)} at the start of a text"
     return quote(before.lstrip(" ") + token)
 
 

@@ -79,7 +79,9 @@ class TokenStats:
         return facts
 
     def _text(self, token: int) -> str:
-        return self.index.tokens.token_text[token] if token < self.index.tokens.n_vocabulary else ""
+        """Text of a token for the sentence; empty where a text begins (special tokens, the edge of a block)."""
+        tokens = self.index.tokens
+        return "" if token >= tokens.n_vocabulary or tokens.special_V[token] else tokens.token_text[token]
 
     def _rows(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(column, token index) of every train activation of `columns`."""

@@ -6,7 +6,7 @@ import pytest
 from sae_pipeline.interpret.explanation_scores import auroc, rule_scores
 from sae_pipeline.interpret.protocols import Explanation
 from sae_pipeline.interpret.rules import Rule, RuleIndex
-from sae_pipeline.interpret.sentences import list_of, quote
+from sae_pipeline.interpret.sentences import Facts, list_of, quote, sentence
 from sae_pipeline.interpret.token_stats import TokenStats, promoted_tokens
 from sae_pipeline.interpret.units import Units, load_units, mlp_neurons, random_directions, save_units
 from tests.science.interpret_world import PLANTED, make_tokens, make_units, planted_masks, token
@@ -150,3 +150,14 @@ def test_pieces_of_words_are_shown_with_the_word() -> None:
     units = Units("sae_feature", np.arange(1), sparse_of([mask], tokens.train_N), sparse_of([mask], tokens.test_N), np.arange(1))
     (explanation,) = TokenStats(RuleIndex(tokens), units, {}).explain([0])
     assert (explanation.text or "").startswith("Fires on 'ands' (in 'islands') (100 %")
+
+
+def test_pairs_of_tokens_are_written_as_readers_see_them() -> None:
+    def written(*pairs: tuple[int, int]) -> str:
+        texts = {1: "\n", 2: " Come", 3: " armed", 4: " forces", 5: ""}
+        facts = Facts(Rule("bigram", pairs), 0.5, 0.5, texts, {}, None, None, None, False, (), ())
+        return sentence(facts)
+
+    assert "'Come' at the start of a line and 'armed forces' (50 %" in written((1, 2), (3, 4))
+    assert "'Come' at the start of a text" in written((5, 2), (3, 4))
+    assert written((3, 4)).startswith("Fires on 'forces' after 'armed' (50 %")
