@@ -13,7 +13,7 @@ from tests.synthetic_analysis import synthetic_tables, write_synthetic_analysis
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return write_synthetic_analysis(tmp_path / "it's analysis.duckdb", {"features": synthetic_tables()["features"]})
+    return write_synthetic_analysis(tmp_path / "it's analysis.duckdb")
 
 
 @pytest.mark.parametrize(
@@ -28,10 +28,11 @@ def test_no_query_reaches_a_file_or_writes(path: Path, query: str):
 
 def test_a_new_version_is_seen_and_an_open_request_keeps_its_own(path: Path, tmp_path: Path):
     database = Database(path)
-    frame = synthetic_tables()["features"].with_columns(pl.lit(0.5).alias("density"))
+    tables = synthetic_tables()
+    frame = tables["features"] = tables["features"].with_columns(pl.lit(0.5).alias("density"))
     with database.cursor() as old:
         before = old.rows("select sum(density) as d from features")
-        write_synthetic_analysis(tmp_path / "new.duckdb", {"features": frame}).replace(path)
+        write_synthetic_analysis(tmp_path / "new.duckdb", tables).replace(path)
         with database.cursor() as new:
             assert new.rows("select sum(density) as d from features")[0]["d"] == frame.height / 2
         assert old.rows("select sum(density) as d from features") == before
