@@ -18,8 +18,14 @@ def status_command(study_file: Path) -> None:
     table = Table(title=f"Study {store.study.name} in {store.root}", title_justify="left")
     for title in ("stage", "size", "state", "why"):
         table.add_column(title, justify="right" if title == "size" else "left")
+    stale: set[tuple[str, int | None]] = set()
     for stage in STAGES:
         for size in sizes_of(store.study, stage):
             now = store.freshness(stage, size)
-            table.add_row(stage, "" if size is None else str(size), f"[{STYLES[now.state]}]{now.state}[/]", now.why)
+            changing = {parent for parent, its in stale if size is None or its in (size, None)}
+            above = [parent for parent in STAGES[stage].upstream if parent in changing]
+            if now.state != "fresh" or above:
+                stale.add((stage, size))
+            why = now.why or (f"may change with {', '.join(above)}" if above else "")
+            table.add_row(stage, "" if size is None else str(size), f"[{STYLES[now.state]}]{now.state}[/]", why)
     Console().print(table)

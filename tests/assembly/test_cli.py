@@ -1,6 +1,7 @@
 """The command line: help that teaches, exit codes, one line per mistake, never a traceback."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -135,3 +136,16 @@ def test_status_does_not_import_torch_or_dagster(study_file):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code, str(study_file)], capture_output=True, text=True, env=environment)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_status_names_what_may_change_below_a_stale_stage(finished_study, tmp_path):
+    study = finished_study.at(Path(shutil.copytree(finished_study.folder, tmp_path / "copy")))
+    mapping = yaml.safe_load(study.file.read_text(encoding="utf-8"))
+    mapping["steer"]["factors"] = [0, 1, 3]
+    study.file.write_text(yaml.safe_dump(mapping), encoding="utf-8")
+    code, out, _ = study.command("status")
+    rows = {tuple(cell.strip() for cell in line.strip("│\n").split("│")) for line in out.splitlines() if line.startswith("│")}
+    assert code == 0
+    assert ("steering_evals", "64", "stale", "the study changed") in rows
+    assert ("analysis_tables", "", "fresh", "may change with steering_evals") in rows
+    assert ("sae", "64", "fresh", "") in rows
