@@ -16,6 +16,12 @@ COLUMNS = (  # (control in the table, title)
 SCORES = (0, 1, 2, 3)
 
 
+def score_name(scores: pl.DataFrame) -> str:
+    """What the number is: "score", and for the offline method that it is a proxy."""
+    methods = set(scores["method"].unique()) if "method" in scores.columns else set()
+    return "score (proxy without an LLM)" if methods == {"proxy"} else "score"
+
+
 def score_counts(scores: pl.DataFrame) -> pl.DataFrame:
     """Scored active examples counted by (size, control, interval, score); `specificity_scores` rows in, null scores left out."""
     return (
@@ -47,7 +53,14 @@ def specificity_by_interval(scores: pl.DataFrame, theme: Theme = LIGHT) -> bytes
         row[0].set_ylabel(f"{size:,} features\nshare of examples" if size else "share of examples")
     handles, labels = axes[0][0].get_legend_handles_labels()
     if handles:
-        key = figure.legend(handles[::-1], labels[::-1], loc="outside right center", frameon=False, fontsize=8, title="score")
+        key = figure.legend(
+            handles[::-1],
+            labels[::-1],
+            loc="outside right center",
+            frameon=False,
+            fontsize=8,
+            title=score_name(scores).replace(" (", "\n("),
+        )
         key.get_title().set_color(theme.muted)
         key.get_title().set_fontsize(8)
         for text in key.get_texts():
@@ -125,7 +138,7 @@ def specificity_difference(scores: pl.DataFrame, theme: Theme = LIGHT) -> bytes:
     axis.axhline(0, color=theme.muted, linewidth=0.8)
     axis.set_xticks(range(1, N_INTERVALS + 1))
     axis.set_xlabel("activation interval (10: near the training maximum)")
-    axis.set_ylabel("matched minus shuffled score")
+    axis.set_ylabel(f"matched minus shuffled\n{score_name(scores)}")
     if sizes:
         legend(axis, theme, loc="best")
     return to_png(figure)

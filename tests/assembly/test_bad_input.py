@@ -27,7 +27,7 @@ class Case:
         self.study = FinishedStudy(folder)
         self.mapping = tiny_study_mapping(model_folder, text_folder)
 
-    def refused(self, *words: str) -> None:
+    def assert_refused(self, *words: str) -> None:
         self.study.file.write_text(yaml.safe_dump(self.mapping), encoding="utf-8")
         code, _, errors = self.study.command("run", "--device", "cpu")
         lines = [line for line in errors.splitlines() if line.startswith("error: ")]
@@ -44,12 +44,12 @@ def case(tmp_path, tiny_model_folder, tiny_text_folder):
 
 def test_hook_past_the_last_block(case):
     case.mapping["hook"]["after_block"] = 9
-    case.refused("hook.after_block", "blocks 0 to 2", "Choose 0 to 2")
+    case.assert_refused("hook.after_block", "blocks 0 to 2", "Choose 0 to 2")
 
 
 def test_missing_hub_model(case):
     case.mapping["model"] = {"source": "hub", "id": "nobody/no-such-model"}
-    case.refused("model.id", "nobody/no-such-model", "Check the id")
+    case.assert_refused("model.id", "nobody/no-such-model", "Check the id")
 
 
 def test_tokenizer_without_bos(case, tmp_path):
@@ -60,13 +60,13 @@ def test_tokenizer_without_bos(case, tmp_path):
             values.pop("bos_token", None)
             file.write_text(json.dumps(values), encoding="utf-8")
     case.mapping["model"]["path"] = str(folder)
-    case.refused("corpus.bos", "has no BOS token", "Set corpus.bos: none")
+    case.assert_refused("corpus.bos", "has no BOS token", "Set corpus.bos: none")
 
 
 def test_empty_corpus(case, tmp_path):
     (tmp_path / "stories.jsonl").write_text('{"text": ""}\n{"text": "  "}\n', encoding="utf-8")
     case.mapping["corpus"]["sources"][0]["path"] = str(tmp_path / "stories.jsonl")
-    case.refused("corpus.sources.stories", "holds no usable document (2 empty", "Give another source")
+    case.assert_refused("corpus.sources.stories", "holds no usable document (2 empty", "Give another source")
 
 
 def test_full_disk(case, monkeypatch):
@@ -74,7 +74,7 @@ def test_full_disk(case, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("sae_pipeline.corpus.build.vocabulary", full)  # the last file of the stage
-    case.refused("the disk is full", "Free some space and run again")
+    case.assert_refused("the disk is full", "Free some space and run again")
     assert list((case.study.folder / "data").rglob("blocks.parquet"))  # what was finished is kept
 
 
@@ -82,7 +82,7 @@ def test_foreign_database(case):
     file = case.study.folder / "data" / "tiny" / "analysis.duckdb"
     file.parent.mkdir(parents=True)
     file.write_text("my own notes", encoding="utf-8")
-    case.refused("analysis.duckdb", "is not a DuckDB database", "Move the file away")
+    case.assert_refused("analysis.duckdb", "is not a DuckDB database", "Move the file away")
     assert file.read_text(encoding="utf-8") == "my own notes"
 
 
@@ -92,7 +92,7 @@ def test_locked_database(case):
     command = [sys.executable, "-c", HOLD, str(file)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        case.refused("analysis.duckdb", "is open for writing in another program", "Close it there")
+        case.assert_refused("analysis.duckdb", "is open for writing in another program", "Close it there")
         holder.communicate("")
     assert file.is_file()
 

@@ -12,7 +12,7 @@ from PIL import Image
 from sae_pipeline.plots.distributions import density_histogram, norm_histogram
 from sae_pipeline.plots.figure import DARK, LIGHT, Theme, size_colors
 from sae_pipeline.plots.sizes import masked_and_unmasked, metrics_by_size
-from sae_pipeline.plots.specificity import score_counts, specificity_by_interval
+from sae_pipeline.plots.specificity import score_counts, score_name, specificity_by_interval
 from sae_pipeline.plots.steering import dose_curve
 from sae_pipeline.plots.training import N_POINTS, _means, training_curves
 
@@ -146,3 +146,9 @@ def test_larger_sizes_are_stronger_in_colour():
     colors = size_colors(SIZES, LIGHT)
     brightness = [sum(int(colors[size][at : at + 2], 16) for at in (1, 3, 5)) for size in SIZES]
     assert brightness == sorted(brightness, reverse=True)
+
+
+def test_scores_of_the_proxy_are_labelled_in_the_figure():
+    proxy, judged = (scores().with_columns(method=pl.lit(method)) for method in ("proxy", "rubric"))
+    assert score_name(proxy) == "score (proxy without an LLM)" and score_name(judged) == "score"
+    assert specificity_by_interval(proxy) != specificity_by_interval(judged)
