@@ -1,8 +1,8 @@
 """The study: one YAML file that says everything that can change a result.
 
 Every default is written here, nothing is hidden in code. Unknown keys and impossible values are refused when the file is
-loaded, with field, value and mend. What needs the model or the corpus itself (a hook past the last block, a budget larger than
-the corpus) is checked by `sae_pipeline.preflight` before anything long starts.
+loaded, with field, value and mend. What needs the model (a hook past the last block) is checked by `sae_pipeline.preflight`, what
+needs the texts (a budget larger than the corpus) by the first stage: both before anything long starts.
 """
 
 from pathlib import Path
