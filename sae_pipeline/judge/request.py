@@ -6,6 +6,7 @@ answer schema, the text itself and the vote number. Equal identity means the rec
 
 import json
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -62,15 +63,13 @@ class Request:
             {
                 "model": settings.model, "base_url": settings.base_url, "effort": settings.effort, "thinking": settings.thinking,
                 "capabilities": capabilities, "prompt": self.prompt, "prompt_sha": self.prompt_sha, "system": self.system,
-                "user": self.user, "answer": self.answer.model_json_schema(), "max_tokens": self.max_tokens, "vote": self.vote,
+                "user": self.user, "answer": _schema(self.answer), "max_tokens": self.max_tokens, "vote": self.vote,
             }
         )  # fmt: skip
 
     def wire(self, settings: Settings) -> dict[str, Any]:
         """Arguments of `messages.create` (and the `params` of a batched request)."""
-        import anthropic
-
-        schema = anthropic.transform_schema(self.answer)
+        schema = _wire_schema(self.answer)
         system = self.system
         output_config: dict[str, Any] = {"effort": settings.effort} if settings.effort else {}
         if settings.capabilities.structured:
@@ -91,6 +90,19 @@ class Request:
         if settings.capabilities.temperature:
             params["extra_body"] = {"temperature": 0}
         return params
+
+
+@cache
+def _schema(answer: type[BaseModel]) -> dict[str, Any]:
+    # Written anew for every request, a schema costs more than the rest of it.
+    return answer.model_json_schema()
+
+
+@cache
+def _wire_schema(answer: type[BaseModel]) -> dict[str, Any]:
+    import anthropic
+
+    return anthropic.transform_schema(answer)
 
 
 def wire_bytes(params: dict[str, Any]) -> int:
