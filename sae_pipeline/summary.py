@@ -4,6 +4,7 @@ from pathlib import Path
 
 import polars as pl
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -62,13 +63,13 @@ def _show_best_steerable(features: pl.DataFrame, generations: pl.DataFrame, cons
         Text("Best steerable features (concept rate: steered, beside the same clamp on a random feature)", style="bold")
     )
     for row in best.iter_rows(named=True):
-        terms = ", ".join(row["concept_terms"][:4])
+        terms = escape(", ".join(row["concept_terms"][:4]))
         console.print(
             f"[bold]{row['size']}/{row['feature']}[/bold] ({terms}) clamped to {row['best_factor']:g} x max: "
             f"{row['concept_rate']:.0%} beside {row['control_rate']:.0%}"
         )
         for label, text in _before_and_after(row, generations):
-            console.print(Text(f"    {label:<8}{text}", overflow="ellipsis", no_wrap=True))
+            console.print(Text(f"    {label:<8}{text}"), overflow="ellipsis", no_wrap=True)
 
 
 def _before_and_after(row: dict, generations: pl.DataFrame) -> list[tuple[str, str]]:

@@ -19,6 +19,7 @@ from sae_pipeline.study import Study, load_study, parse_study
 
 SECTION_WITH_FEATURES = {"explanations": "explain", "specificity_scores": "score", "steering_evals": "steer"}
 OK, BUG, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+WIDTH_OF_FILES = 120
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def run_command(options: RunOptions) -> int:
     guarded_file = options.study_file if wanted_study == study else None
     store = ArtifactStore(wanted_study, study_file=guarded_file)
     with terminal() as stream:
-        console = Console(file=stream, highlight=False)
+        console = plain_console(stream)
         todo = _wanted_and_not_fresh(store, options)
         if not todo and not options.force:
             console.print(f"Nothing to recompute: all {_n_artefacts(store, options)} artefacts are fresh by their digests.")
@@ -68,7 +69,7 @@ def run_command(options: RunOptions) -> int:
 def plan_command(study_file: Path) -> None:
     """Print the plan of a full run. Raises `UserError` for what would stop it."""
     store = ArtifactStore(load_study(study_file), study_file=study_file)
-    _preflight(store, RunOptions(study_file), Console(highlight=False))
+    _preflight(store, RunOptions(study_file), plain_console(sys.stdout))
 
 
 def with_features(study: Study, only: str | None, features: str | None) -> Study:
@@ -99,6 +100,11 @@ def terminal() -> Iterator[TextIO]:
         return
     with stream, progress.watch(stream):
         yield stream
+
+
+def plain_console(stream: TextIO) -> Console:
+    """The terminal's width; in a file wide enough for every table."""
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else WIDTH_OF_FILES)
 
 
 def _check_options(options: RunOptions, study: Study) -> None:

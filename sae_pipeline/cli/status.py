@@ -1,10 +1,11 @@
 """`sae-pipeline status`."""
 
+import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from sae_pipeline.cli.run import plain_console
 from sae_pipeline.stages import STAGES, sizes_of
 from sae_pipeline.store import ArtifactStore
 from sae_pipeline.study import load_study
@@ -28,4 +29,4 @@ def status_command(study_file: Path) -> None:
                 stale.add((stage, size))
             why = now.why or (f"may change with {', '.join(above)}" if above else "")
             table.add_row(stage, "" if size is None else str(size), f"[{STYLES[now.state]}]{now.state}[/]", why)
-    Console().print(table)
+    plain_console(sys.stdout).print(table)
