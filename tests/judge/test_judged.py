@@ -155,6 +155,7 @@ def test_without_a_key_everything_says_so_and_no_socket_is_opened(api, folders, 
     assert judged["score"].null_count() == judged.height and "not_run" in judged["status"].to_list()
 
 
+@pytest.mark.long
 def test_a_spent_budget_is_a_status_and_more_budget_asks_only_what_is_missing(api, folders, embedder, tmp_path, monkeypatch):
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     api.answer = oracle
