@@ -11,9 +11,11 @@ from torch import Tensor
 
 from sae_pipeline.sae.kernels import Pairs, pairs_at, positions_above
 
-# Weight of the past in the running average of the batch's smallest kept value. Short, because that value still drifts while the
-# learning rate falls; one batch alone is already the extreme of tens of thousands of values.
-THRESHOLD_DECAY = 0.9
+# Weight of the past in the running average of the batch's smallest kept value: about the last hundred steps decide. That value still
+# falls with the learning rate, so the average lies a little above its end; on held-out tokens, which activate a few more features
+# than training tokens at equal threshold, the mean number of active features then stays near k (demo, 16,384 features: 31.8 of 32;
+# with a memory of ten steps 34.3).
+THRESHOLD_DECAY = 0.99
 
 
 class BatchTopK:
