@@ -11,10 +11,10 @@ from torch import Tensor
 
 from sae_pipeline.sae.kernels import Pairs, pairs_at, positions_above
 
-# Weight of the past in the running average of the batch's smallest kept value: about the last hundred steps decide. That value still
-# falls with the learning rate, so the average lies a little above its end; on held-out tokens, which activate a few more features
-# than training tokens at equal threshold, the mean number of active features then stays near k (demo, 16,384 features: 31.8 of 32;
-# with a memory of ten steps 34.3).
+# Weight of the past in the running average of the batch's smallest kept value: about the last hundred steps decide. That value
+# still falls with the learning rate, so the average lies a little above its end. Held-out tokens activate a few more features
+# than training tokens at equal threshold, and so their mean number stays near k (demo, 16,384 features, k 32: 31.8; with the
+# final weights' own value on training batches it would be 34.3).
 THRESHOLD_DECAY = 0.99
 
 
