@@ -23,20 +23,12 @@ class AnalysisDb(dg.ConfigurableResource):
     @contextmanager
     def open(self) -> Iterator["duckdb.DuckDBPyConnection"]:
         """A read-only connection. Raises `UserError` when the file is missing, locked, or not a DuckDB database."""
-        import duckdb
-
         from sae_pipeline.errors import UserError
+        from sae_pipeline.preflight import open_database
 
         if not Path(self.path).is_file():
             raise UserError(self.path, "is not there yet", "Run `sae-pipeline run`, or materialize analysis_tables.")
-        try:
-            connection = duckdb.connect(self.path, read_only=True)
-        except duckdb.Error as error:
-            if "could not set lock" in str(error).lower():
-                raise UserError(self.path, "is open for writing in another program", "Close it there and try again.") from error
-            raise UserError(
-                self.path, "is not a DuckDB database of this version", "Move the file away; the next run writes a new one."
-            ) from error
+        connection = open_database(Path(self.path))
         try:
             yield connection
         finally:

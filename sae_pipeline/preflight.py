@@ -3,11 +3,15 @@
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sae_pipeline.errors import UserError
 from sae_pipeline.inputs import external_inputs
 from sae_pipeline.plan import Plan
 from sae_pipeline.store import ArtifactStore
+
+if TYPE_CHECKING:
+    import duckdb
 
 DISK_MARGIN = 1.1
 
@@ -65,14 +69,21 @@ def check_database(path: Path) -> None:
     """The analysis database must be absent, or one that this project made and nobody is writing. Raises `UserError`."""
     if not path.exists():
         return
+    with open_database(path) as connection:
+        tables = {name for (name,) in connection.execute("select table_name from information_schema.tables").fetchall()}
+    if "lineage" not in tables:
+        raise UserError(str(path), "is a database of something else (no table lineage)", "Move the file away and run again.")
+
+
+def open_database(path: Path) -> "duckdb.DuckDBPyConnection":
+    """A read-only connection; the caller closes it. Raises `UserError` for a locked file and for one that is no database."""
     import duckdb
 
     try:
-        with duckdb.connect(str(path), read_only=True) as connection:
-            tables = {name for (name,) in connection.execute("select table_name from information_schema.tables").fetchall()}
+        return duckdb.connect(str(path), read_only=True)
     except duckdb.Error as error:
         if "could not set lock" in str(error).lower():
             raise UserError(str(path), "is open for writing in another program", "Close it there and run again.") from error
-        raise UserError(str(path), "is not a DuckDB database that can be read", "Move the file away and run again.") from error
-    if "lineage" not in tables:
-        raise UserError(str(path), "is a database of something else (no table lineage)", "Move the file away and run again.")
+        raise UserError(
+            str(path), "is not a DuckDB database of this version", "Move the file away; the next run writes a new one."
+        ) from error

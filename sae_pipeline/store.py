@@ -96,7 +96,7 @@ class ArtifactStore:
         file = self.path(stage, size) / MANIFEST
         try:
             return Manifest(**json.loads(file.read_text(encoding="utf-8")))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, TypeError):
             return None  # cut short, or of another version: nothing in the folder can be trusted, so it is built again

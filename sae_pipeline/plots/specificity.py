@@ -4,8 +4,8 @@ Interpretability'), beside the controls that say what the numbers are worth."""
 import polars as pl
 
 from sae_pipeline.plots.figure import LIGHT, Theme, legend, new_figure, set_title, size_colors, to_png
+from sae_pipeline.tables.columns import N_INTERVALS
 
-N_INTERVALS = 10
 COLUMNS = (  # (control in the table, title)
     ("none", "matched explanation"),
     ("shuffled", "shuffled explanation"),
