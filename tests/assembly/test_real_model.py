@@ -26,7 +26,7 @@ def smallest_study() -> dict:
             ],
         },
         "activations": demo["activations"] | {"max_masked_fraction": 0.1, "n_neurons": 8},
-        "sae": demo["sae"] | {"sizes": SIZES, "k": 16, "epochs": 20, "batch": 512},
+        "sae": demo["sae"] | {"sizes": SIZES, "k": 16, "epochs": 20, "batch": 512, "learning_rate": 1.0e-3},
         "metrics": {"splice_tokens": 256},
         "score": {"method": "proxy", "n_features": 8, "examples_per_interval": 1, "n_controls": 4},
         "steer": {
