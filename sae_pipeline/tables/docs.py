@@ -28,6 +28,7 @@ Open the database with `duckdb -readonly data/demo/analysis.duckdb`, or from Pyt
 
 ```python
 import duckdb
+
 with duckdb.connect("data/demo/analysis.duckdb", read_only=True) as connection:
     print(connection.sql("SELECT * FROM leaderboard").pl())
 ```
