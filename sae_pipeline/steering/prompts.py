@@ -55,6 +55,11 @@ def output_score_texts() -> list[str]:
     return _file()["output_score_texts"]
 
 
+def output_score_turn() -> str:
+    """The user turn whose answer begins with one of these openings."""
+    return _file()["output_score_turn"]
+
+
 @cache
 def excluded_words() -> frozenset[str]:
     """Words that can never be concept terms: English stop words and every word of the prompts and instructions, stemmed."""

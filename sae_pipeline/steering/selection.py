@@ -5,7 +5,7 @@ at least 3 concept terms, one of them is near for at least half of its activatio
 themselves (not on punctuation, line breaks or pieces of other words). Half of the features are the first of a random order,
 half are the best logit-output scores among later ones in the same order; the control features lie between the two.
 
-Shape legend: F features, D model width, V vocabulary, T prompt tokens.
+Shape legend: F features, K factors, D model width, V vocabulary, T prompt tokens.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,13 +25,14 @@ from sae_pipeline.progress import track
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.steering.concepts import Concept, CorpusWords
 from sae_pipeline.steering.interventions import Intervention, Push
-from sae_pipeline.steering.prompts import output_score_texts
+from sae_pipeline.steering.prompts import output_score_texts, output_score_turn
 
 DENSITY = (1e-4, 1e-2)
 MIN_DOCUMENTS = 5
 MIN_TERMS, MIN_COVERAGE, MIN_OWN, N_TERMS = 3, 0.5, 0.3, 8
 N_SCORED = 1024  # candidates whose logit-output score is computed
-OUTPUT_SCORE_FACTOR = 2.0
+COARSE_FACTORS, FINE_FACTORS = (2.0,), (1.0, 2.0, 3.0)
+N_FINALISTS = 32  # candidates whose score is computed again within a chat and at several factors
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,17 @@ def draw_features(
     scored = [*random, *pool]
     maxima = [facts[feature]["max_activation"] for feature in scored]
     tokens = [term_tokens(lm, words.concept(*activations.of(feature), N_TERMS, strict=False).terms) for feature in scored]
-    score_of = dict(zip(scored, output_scores(lm, sae, scored, maxima, tokens), strict=True))
-    best = sorted(pool, key=lambda feature: -score_of[feature])[:n_scored]
+    bare = [lm.tokenize(text, bos=lm.bos_id is not None) for text in output_score_texts()[:2]]
+    turn = lm.chat(output_score_turn())
+    answers = [turn + lm.tokenize(text, bos=False) for text in output_score_texts()]
+    coarse = output_scores(lm, sae, scored, maxima, tokens, bare, COARSE_FACTORS)
+    ranked = sorted(range(n_random, len(scored)), key=lambda i: -coarse[i])
+    fine = [*range(n_random), *ranked[: max(N_FINALISTS, n_scored) if n_scored else 0]]
+    scores = output_scores(
+        lm, sae, [scored[i] for i in fine], [maxima[i] for i in fine], [tokens[i] for i in fine], answers, FINE_FACTORS
+    )
+    score_of = {scored[i]: score for i, score in zip(fine, scores, strict=True)}
+    best = sorted(set(score_of) - set(random), key=lambda feature: (-score_of[feature], feature))[:n_scored]
     targets = [
         *(drawn(feature, "requested") for feature in requested or ()),
         *(replace(drawn(feature, "random"), output_score=score_of[feature]) for feature in random),
@@ -143,28 +153,30 @@ def output_scores(
     features: Sequence[int],
     maxima: Sequence[float],
     tokens: Sequence[Sequence[int]],
+    openings: Sequence[list[int]],
+    factors: Sequence[float],
     batch_rows: int = 64,
 ) -> list[float]:
     """Logit-output score of each feature, -1..1: does turning it up make the model say what it is about?
 
     After the idea of Arad et al. (2025), who ask for the feature's logit-lens tokens; here the tokens are those that begin the
     feature's concept terms, so that one definition of the concept serves selection and evaluation. The score is the rise of
-    their next-token probability when the feature is clamped to twice its training maximum (the paper's 10 breaks small
-    models), averaged over neutral openings.
+    their next-token probability when the feature is clamped to `factor` x its training maximum, averaged over the openings
+    (token ids), at the best of the factors.
     """
-    scores_F = torch.zeros(len(features))
-    openings = output_score_texts()
-    for text in openings:
-        ids_1T = torch.tensor([lm.tokenize(text, bos=lm.bos_id is not None)])
+    scores_KF = torch.zeros(len(factors), len(features))
+    for opening in openings:
+        ids_1T = torch.tensor([opening])
         r_1TD = lm.residual(ids_1T)
         clean_V = lm.logits_from(r_1TD, ids_1T)[0, -1].float().softmax(0)
-        for start in range(0, len(features), batch_rows):
-            batch = range(start, min(start + batch_rows, len(features)))
-            rows = [[Push(OUTPUT_SCORE_FACTOR * maxima[i], "clamp", features[i])] for i in batch]
-            edit = Intervention(sae, rows, sae.config["threshold_norm"], device=lm.device)
-            r_BTD = edit(r_1TD.expand(len(rows), -1, -1), None, 0)
-            steered_BV: Tensor = lm.logits_from(r_BTD, ids_1T.expand(len(rows), -1))[:, -1].float().softmax(1)
-            for row, i in enumerate(batch):
-                said = torch.tensor(tokens[i], dtype=torch.long, device=clean_V.device)
-                scores_F[i] += float(steered_BV[row, said].sum() - clean_V[said].sum()) / len(openings)
-    return scores_F.tolist()
+        for k, factor in enumerate(factors):
+            for start in range(0, len(features), batch_rows):
+                batch = range(start, min(start + batch_rows, len(features)))
+                rows = [[Push(factor * maxima[i], "clamp", features[i])] for i in batch]
+                edit = Intervention(sae, rows, sae.config["threshold_norm"], device=lm.device)
+                r_BTD = edit(r_1TD.expand(len(rows), -1, -1), None, 0)
+                steered_BV: Tensor = lm.logits_from(r_BTD, ids_1T.expand(len(rows), -1))[:, -1].float().softmax(1)
+                for row, i in enumerate(batch):
+                    said = torch.tensor(tokens[i], dtype=torch.long, device=clean_V.device)
+                    scores_KF[k, i] += float(steered_BV[row, said].sum() - clean_V[said].sum()) / len(openings)
+    return scores_KF.max(0).values.tolist()

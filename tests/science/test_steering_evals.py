@@ -11,7 +11,7 @@ from sae_pipeline.errors import UserError
 from sae_pipeline.language_model.load import load_language_model
 from sae_pipeline.steering.evals import build_steering_evals
 from sae_pipeline.steering.generation import Generator
-from sae_pipeline.steering.prompts import excluded_words
+from sae_pipeline.steering.prompts import excluded_words, output_score_texts
 from sae_pipeline.steering.selection import output_scores, term_tokens
 from sae_pipeline.study import FolderModel, Hook, Steer
 from sae_pipeline.tables.schemas import check
@@ -187,7 +187,10 @@ def test_output_score_is_high_for_the_direction_of_a_frequent_token(made):
     sae.W_dec_FD[8] = -sae.W_dec_FD[7]
     tokens = term_tokens(made.lm, ["ship"])
     assert token in tokens
-    likely, unlikely, weak = output_scores(made.lm, sae, [7, 8, 7], [500.0, 500.0, 0.001], [tokens] * 3)
+    openings = [made.lm.tokenize(text, bos=True) for text in output_score_texts()]
+    likely, unlikely, weak = output_scores(made.lm, sae, [7, 8, 7], [500.0, 500.0, 0.001], [tokens] * 3, openings, [2.0])
     assert unlikely < 0.01 and abs(weak) < 0.01 and 0.1 < likely <= 1
-    swapped = output_scores(made.lm, sae, [8, 7], [500.0, 500.0], [tokens] * 2, batch_rows=1)
+    swapped = output_scores(made.lm, sae, [8, 7], [500.0, 500.0], [tokens] * 2, openings, [2.0], batch_rows=1)
     assert swapped == pytest.approx([unlikely, likely], abs=1e-4)
+    best = output_scores(made.lm, sae, [7], [500.0], [tokens], openings, [1e-6, 2.0])
+    assert best == pytest.approx([likely], abs=1e-4)  # the best of several factors
