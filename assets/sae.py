@@ -53,13 +53,13 @@ def weights_are_sound(folder: Path) -> Verdict:
     import torch
 
     from sae_pipeline.errors import UserError
-    from sae_pipeline.sae.autoencoder import NAMES, SparseAutoencoder
+    from sae_pipeline.sae.autoencoder import SparseAutoencoder
 
     try:
         model = SparseAutoencoder.load(folder)
     except UserError as error:
         return Verdict(False, error.what)
-    bad = [name for name in NAMES if not bool(torch.isfinite(getattr(model, name)).all())]
+    bad = [name for name, value in model.weights.items() if not bool(torch.isfinite(value).all())]
     off = float((model.W_dec_FD.norm(dim=1) - 1).abs().max())
     summary = f"not finite: {', '.join(bad)}" if bad else f"a decoder row's norm is {off:.1e} away from 1"
     return Verdict(not bad and off < 1e-4, summary, {"n_features": model.n_features, "largest_norm_error": off})

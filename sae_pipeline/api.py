@@ -68,10 +68,7 @@ class OpenStudy:
         if size not in self.study.sae.sizes:
             raise UserError("size", f"this study has no SAE of {size} features", f"Its sizes are {self.study.sae.sizes}.")
         plain = SparseAutoencoder.load(self.store.require("sae", size), self.device)
-        sae = StudySae(
-            {name: getattr(plain, name) for name in ("W_enc_FD", "b_enc_F", "W_dec_FD", "b_dec_D", "threshold_F", "mean_D")},
-            plain.config,
-        )
+        sae = StudySae(plain.weights, plain.config)
         table = self.store.require("feature_stats", size) / "features.parquet"
         facts = pl.read_parquet(table, columns=["feature", "max_activation"])
         sae.max_activation_F = torch.zeros(size)

@@ -5,6 +5,10 @@ Shapes: N tokens, F features, D width, P active (token, feature) pairs.
 x = scale (r - mean);  z = W_enc x + b_enc;  f_i = z_i where z_i > threshold_i, else 0;
 r_hat = (b_dec + sum f_i W_dec[i]) / scale + mean.
 Decoder rows have norm 1, so f_i is the paper's feature activation f_i ‖W_dec,i‖ (section 'Our approach to feature extraction').
+
+`topk`: the k largest z_i are active, as far as they are positive. Two things that only SAEs made elsewhere need: `rank_F` (topk
+ranks by rank_i z_i, because theirs ranked before the decoder's norm was folded in) and `token_norm` in the configuration (every
+token is normalised by itself before the encoder; see `token_norm`).
 """
 
 import json
@@ -22,15 +26,20 @@ from sae_pipeline.language_model.precision import choose_dtype
 from sae_pipeline.sae import kernels
 from sae_pipeline.sae.kernels import Pairs
 from sae_pipeline.sae.parameters import Parameters, published
+from sae_pipeline.sae.token_norm import EncoderInput, TokenNorm, encoder_input
 from sae_pipeline.sae.topk import largest_of_each_row
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 NAMES = ("W_enc_FD", "b_enc_F", "W_dec_FD", "b_dec_D", "threshold_F", "mean_D")
+OPTIONAL = ("rank_F",)
 CHUNK = 2048
 # Entries above this share of the threshold in bfloat16 are computed again in float32. The rounding of a pre-activation is about
 # 0.003 for tokens of ordinary norm, the margin about 0.1; tokens of larger norm are selected in float32.
 MARGIN = 0.9
 ORDINARY_NORM = 4.0
+# bfloat16 selects only where the margin exceeds this share of the encoder row's norm: seven standard deviations of the rounding
+# of a product with a token of norm sqrt(D), 2^-9 of that norm. Thresholds near 0 are compared in float32.
+ROUNDING = 0.015
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,8 @@ class SparseCodes:
     """P, int32, ascending within a token."""
     value: Tensor
     """P, float32, positive."""
+    frame: EncoderInput | None = None
+    """How each token was normalised by itself, where the SAE does that; `decode_sparse` undoes it."""
 
     @property
     def token(self) -> Tensor:
@@ -58,10 +69,13 @@ class SparseAutoencoder:
         self.W_enc_FD, self.b_enc_F, self.W_dec_FD, self.b_dec_D, self.threshold_F, self.mean_D = (
             weights[name] for name in NAMES
         )
+        self.rank_F = weights.get("rank_F")
         self.config = config
         self.scale = float(config["scale"])
+        self.token_norm: TokenNorm = config.get("token_norm", "none")
         self._selection_dtype = choose_dtype(self.W_enc_FD.device, "auto")[0]
         self._W_enc_low_FD: Tensor | None = None
+        self._norm_F = self.W_enc_FD.norm(dim=1)
 
     # --- where it comes from
 
@@ -102,18 +116,23 @@ class SparseAutoencoder:
         # A copy of our own: rows inside a file's buffer are aligned otherwise, and then sums round otherwise.
         return cls({name: value.to(device, copy=True) for name, value in weights.items()}, config)
 
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Every tensor by its name in the file."""
+        return {name: getattr(self, name) for name in (*NAMES, *OPTIONAL) if getattr(self, name) is not None}
+
     def save(self, folder: Path | str) -> None:
         """Write `weights.safetensors` and `config.json` into `folder`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: getattr(self, name).cpu().contiguous() for name in NAMES}, folder / WEIGHTS)
+        save_file({name: value.cpu().contiguous() for name, value in self.weights.items()}, folder / WEIGHTS)
         (folder / CONFIG).write_text(json.dumps(self.config, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def to(self, device: str | torch.device) -> "SparseAutoencoder":
         """A copy on another device (itself if it is there already)."""
         if torch.device(device) == self.W_enc_FD.device:
             return self
-        return SparseAutoencoder({name: getattr(self, name).to(device) for name in NAMES}, self.config)
+        return SparseAutoencoder({name: value.to(device) for name, value in self.weights.items()}, self.config)
 
     @property
     def n_features(self) -> int:
@@ -128,8 +147,12 @@ class SparseAutoencoder:
     # --- raw activations -> features
 
     def scaled(self, r_ND: Tensor) -> Tensor:
-        """x = scale (r - mean), float32."""
+        """scale (r - mean), float32: the space of the metrics, and what the encoder reads unless it normalises every token."""
         return (r_ND.to(self.W_enc_FD.device).float() - self.mean_D) * self.scale
+
+    def encoder_input(self, r_ND: Tensor) -> EncoderInput:
+        """x as the encoder reads it, and the way back to raw."""
+        return encoder_input(r_ND.to(self.W_enc_FD.device).float(), self.mean_D, self.scale, self.token_norm)
 
     @torch.no_grad()
     def encode_sparse(self, r_ND: Tensor) -> SparseCodes:
@@ -137,13 +160,14 @@ class SparseAutoencoder:
 
         Values are float32 dot products, computed pair by pair: they do not depend on the other tokens of the batch.
         """
-        chunks = [self._pairs(self.scaled(chunk_ND)) for chunk_ND in r_ND.split(CHUNK)]
+        chunks = [self._pairs(self.encoder_input(chunk_ND).x) for chunk_ND in r_ND.split(CHUNK)]
         counts_N = [pairs.offsets_N1.diff().long() for pairs in chunks]
         zero_1 = torch.zeros(1, dtype=torch.int64, device=self.W_enc_FD.device)
         return SparseCodes(
             torch.cat([zero_1, *counts_N]).cumsum(0),
             torch.cat([pairs.feature_P for pairs in chunks]) if chunks else zero_1[:0].int(),
             torch.cat([pairs.value_P for pairs in chunks]) if chunks else zero_1[:0].float(),
+            None if self.token_norm == "none" else self.encoder_input(r_ND),
         )
 
     def encode(self, r_ND: Tensor) -> Tensor:
@@ -155,17 +179,22 @@ class SparseAutoencoder:
 
     def _pairs(self, x_ND: Tensor) -> Pairs:
         if self.config["architecture"] == "topk":
-            return largest_of_each_row(self._pre_activations(x_ND), self.config["k"])
-        lowest = float(self.threshold_F.min())
-        if lowest <= 0:
+            return largest_of_each_row(self._pre_activations(x_ND), self.config["k"], self.rank_F)
+        active_F = self.threshold_F.clamp(min=0)  # activations are positive
+        lowest = float(active_F.min())
+        uniform = lowest == float(active_F.max())
+        if uniform and lowest == 0:
             z_NF = self._pre_activations(x_ND)
-            pairs = kernels.pairs_at(z_NF, kernels.positions_above(z_NF, 0.0))
-            return pairs.subset(pairs.value_P > self.threshold_F[pairs.feature_P.long()], pairs.value_P)
-        z_NF = self._low_pre_activations(x_ND)
-        pairs = kernels.pairs_at(z_NF, kernels.positions_above(z_NF, MARGIN * lowest))
+            return kernels.pairs_at(z_NF, kernels.positions_above(z_NF, 0.0))
+        low_is_enough = bool(((1 - MARGIN) * active_F > ROUNDING * self._norm_F).all())
+        z_NF = self._low_pre_activations(x_ND) if low_is_enough else self._pre_activations(x_ND)
+        if uniform:
+            position_P = kernels.positions_above(z_NF, MARGIN * lowest)
+        else:
+            position_P = kernels.positions_above(z_NF - (MARGIN * active_F).to(z_NF), 0.0)
+        pairs = kernels.pairs_at(z_NF, position_P)
         value_P = kernels.pair_products(pairs, x_ND, self.W_enc_FD) + self.b_enc_F[pairs.feature_P.long()]
-        active_P = value_P > self.threshold_F[pairs.feature_P.long()]
-        return pairs.subset(active_P, value_P)
+        return pairs.subset(value_P > active_F[pairs.feature_P.long()], value_P)
 
     def _pre_activations(self, x_ND: Tensor) -> Tensor:
         return torch.addmm(self.b_enc_F, x_ND, self.W_enc_FD.T)
@@ -184,19 +213,20 @@ class SparseAutoencoder:
     # --- features -> raw activations
 
     @torch.no_grad()
-    def decode(self, f_NF: Tensor) -> Tensor:
-        """Raw reconstruction, N x D float32, from dense feature activations."""
-        return self._raw(f_NF.to(self.W_dec_FD) @ self.W_dec_FD)
-
-    @torch.no_grad()
     def decode_sparse(self, codes: SparseCodes) -> Tensor:
         """Raw reconstruction, N x D float32, from sparse codes."""
         pairs = Pairs(codes.offsets, codes.token, codes.feature.long(), codes.value)
-        return self._raw(kernels.decode(pairs, self.W_dec_FD))
+        y_ND = kernels.decode(pairs, self.W_dec_FD) + self.b_dec_D
+        shift, gain = (self.mean_D, self.scale) if codes.frame is None else (codes.frame.shift, codes.frame.gain)
+        return y_ND / gain + shift
+
+    @torch.no_grad()
+    def decode(self, f_NF: Tensor) -> Tensor:
+        """The same from dense feature activations. Raises `ValueError` for an SAE that normalises every token by itself."""
+        if self.token_norm != "none":
+            raise ValueError(f"dense activations do not know their token's {self.token_norm}: use decode_sparse or reconstruct")
+        return (f_NF.to(self.W_dec_FD) @ self.W_dec_FD + self.b_dec_D) / self.scale + self.mean_D
 
     def reconstruct(self, r_ND: Tensor) -> Tensor:
         """decode(encode(r)), N x D float32, without a dense feature array."""
         return self.decode_sparse(self.encode_sparse(r_ND))
-
-    def _raw(self, sum_ND: Tensor) -> Tensor:
-        return (sum_ND + self.b_dec_D) / self.scale + self.mean_D

@@ -40,12 +40,12 @@ class TopK:
         """See `state`."""
 
 
-def largest_of_each_row(z_NF: Tensor, k: int) -> Pairs:
-    """The k largest positive entries of each row as pairs, features ascending within a token."""
+def largest_of_each_row(z_NF: Tensor, k: int, rank_F: Tensor | None = None) -> Pairs:
+    """The k largest positive entries of each row as pairs, features ascending within a token. `rank_F`: rank by rank_i z_i."""
     n_tokens = len(z_NF)
-    value_NK, feature_NK = z_NF.topk(k, dim=1, sorted=False)
-    feature_NK, order_NK = feature_NK.int().sort(dim=1)
-    value_P = value_NK.gather(1, order_NK).reshape(-1)
+    ranked_NF = z_NF if rank_F is None else z_NF * rank_F
+    feature_NK = ranked_NF.topk(k, dim=1, sorted=False).indices.int().sort(dim=1).values
+    value_P = z_NF.gather(1, feature_NK.long()).reshape(-1)
     keep_P = value_P > 0
     token_P = torch.arange(n_tokens, dtype=torch.int32, device=z_NF.device).repeat_interleave(k)[keep_P]
     edges = torch.arange(n_tokens + 1, dtype=torch.int32, device=z_NF.device)

@@ -4,7 +4,8 @@
     add     r' = r + c W_dec[i] / s
 
 r is raw, f_i the stored feature activation (in scaled space x = s (r - mu)), W_dec[i] the published unit row, c in units of the
-feature activation. Every row of a batch may steer its own units, so that many features share one forward pass.
+feature activation; where an SAE normalises every token by itself, s is that token's own. Every row of a batch may steer its own
+units, so that many features share one forward pass.
 
 Shape legend: B rows, T positions, K units per row, D model width, F features.
 """
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
+from sae_pipeline.sae.token_norm import encoder_input
 
 Mode = Literal["clamp", "add"]
 Positions = Literal["not_massive", "all", "response"]
@@ -94,15 +96,15 @@ class Intervention:
         """
         direction_BKD, encoder_BKD, bias_BK, threshold_BK, value_BK, clamped_BK, feature_BK = self._rows(len(r_BTD))
         raw_BTD = r_BTD.float()
+        frame = encoder_input(raw_BTD, self.mean_D, self.scale, self.sae.token_norm)
         if self.sae.config["architecture"] == "topk":
             f_BTK = self._among_largest(raw_BTD, feature_BK)
         else:
             # One feature's activation needs no other feature: it is active above the stored threshold.
-            x_BTD = (raw_BTD - self.mean_D) * self.scale
-            pre_BTK = torch.einsum("btd,bkd->btk", x_BTD, encoder_BKD) + bias_BK[:, None]
+            pre_BTK = torch.einsum("btd,bkd->btk", frame.x, encoder_BKD) + bias_BK[:, None]
             f_BTK = torch.where(pre_BTK > threshold_BK[:, None], pre_BTK, 0.0)
         shift_BTK = value_BK[:, None] - f_BTK * clamped_BK[:, None]
-        shift_BTD = torch.einsum("btk,bkd->btd", shift_BTK, direction_BKD) / self.scale
+        shift_BTD = torch.einsum("btk,bkd->btd", shift_BTK, direction_BKD) / frame.gain
         steered_BT = self._steered(raw_BTD, position_offset)
         return torch.where(steered_BT[..., None], raw_BTD + shift_BTD, raw_BTD).to(r_BTD.dtype)
 
