@@ -144,7 +144,7 @@ def expected_seconds(study: Study, shape: Shape, stage: str, size: int | None) -
         case "activations":
             return 5 + (tokens * to_hook + 3 * splice) / model_rate
         case "sae":
-            products = DENSE_PRODUCTS if study.sae.architecture == "relu_l1" else 1
+            products = DENSE_PRODUCTS if study.sae.architecture in ("relu_l1", "gated", "jumprelu") else 1
             trained = tokens * (1 - study.corpus.held_out) * study.sae.epochs
             return 2 + trained * (SAE_TOKEN_CORE_SECONDS / cores + products * encode / sae_rate)
         case "sae_metrics":
@@ -209,7 +209,7 @@ def show_plan(plan: Plan, console: Console) -> None:
     hook = f"{study.hook.site} after block {study.hook.after_block} of {plan.shape.n_blocks}, {plan.shape.d_model} dimensions"
     sources = ", ".join(f"{source.label} {source.tokens:,}" for source in study.corpus.sources)
     sae = study.sae
-    target = f"L1 {sae.l1 or 5:g}" if sae.architecture == "relu_l1" else f"k {sae.k or 32}"
+    target = ", ".join(f"{name} {value}" for name, value in sae.sparsity_settings.items())
     console.print(f"[bold]Study {study.name}[/bold]")
     console.print(f"  model   {_model(study)} ({plan.shape.parameters / 1e6:,.0f} M parameters)")
     console.print(f"  hook    {hook}")

@@ -33,7 +33,12 @@ __all__ = [
     "load_study", "parse_study",
 ]  # fmt: skip
 
-Architecture = Literal["relu_l1", "topk", "batch_topk"]
+Architecture = Literal["relu_l1", "topk", "batch_topk", "jumprelu", "gated", "matryoshka"]
+# Which fields set the sparsity of which architecture; setting any other is refused.
+SPARSITY_FIELDS: dict[str, tuple[str, ...]] = {
+    "relu_l1": ("l1",), "gated": ("l1",), "topk": ("k",), "batch_topk": ("k",), "matryoshka": ("k", "prefixes"),
+    "jumprelu": ("sparsity", "sparsity_loss"),
+}  # fmt: skip
 
 
 class Activations(Section):
@@ -55,8 +60,19 @@ class Sae(Section):
 
     architecture: Architecture = Field(default="batch_topk", description="see docs/metrics.md for their losses")
     sizes: list[int] = Field(min_length=1, description="numbers of features, one SAE each, increasing")
-    k: int | None = Field(default=None, gt=0, description="active features per token (topk, batch_topk); default 32")
-    l1: float | None = Field(default=None, gt=0, description="lambda of relu_l1; default 5 (the paper's)")
+    k: int | None = Field(default=None, gt=0, description="active features per token (topk, batch_topk, matryoshka); default 32")
+    l1: float | None = Field(default=None, gt=0, description="lambda of relu_l1 and gated; default 5 (the paper's)")
+    sparsity: float | None = Field(
+        default=None, gt=0, description="lambda of jumprelu; default 10 (sparsity_loss tanh) or 1 (step)"
+    )
+    sparsity_loss: Literal["tanh", "step"] | None = Field(
+        default=None, description="of jumprelu; tanh: Anthropic's of January 2025 (the default), step: Gemma Scope's"
+    )
+    prefixes: list[float] | None = Field(
+        default=None,
+        description="of matryoshka: shares of the features that reconstruct on their own, increasing to 1; "
+        "default 1/16, 1/8, 1/4, 1/2, 1",
+    )
     epochs: float = Field(default=3, gt=0, description="passes over the unmasked training tokens")
     batch: int = Field(default=2048, gt=0, description="tokens per step")
     learning_rate: float | dict[int | Literal["other"], float] = Field(
@@ -85,12 +101,19 @@ class Sae(Section):
 
     @model_validator(mode="after")
     def _own_fields_only(self) -> "Sae":
-        if self.architecture == "relu_l1" and self.k is not None:
-            raise ValueError("k belongs to topk and batch_topk; relu_l1 sets sparsity by l1")
-        if self.architecture != "relu_l1" and self.l1 is not None:
-            raise ValueError(f"l1 belongs to relu_l1; {self.architecture} sets sparsity by k")
-        if self.architecture != "relu_l1" and self.n_active > self.sizes[0]:
+        own = SPARSITY_FIELDS[self.architecture]
+        for field in sorted({name for names in SPARSITY_FIELDS.values() for name in names} - set(own)):
+            if getattr(self, field) is not None:
+                owners = " and ".join(name for name, fields in SPARSITY_FIELDS.items() if field in fields)
+                raise ValueError(f"{field} belongs to {owners}; {self.architecture} sets sparsity by {own[0]}")
+        if "k" in own and self.n_active > self.sizes[0]:
             raise ValueError(f"k = {self.n_active} is larger than the smallest size {self.sizes[0]}")
+        if self.architecture == "matryoshka":
+            shares = list(self.prefix_shares)
+            if shares != sorted(set(shares)) or shares[0] <= 0 or shares[-1] != 1:
+                raise ValueError("prefixes must be positive, strictly increasing and end with 1")
+            if len(shares) > self.sizes[0]:
+                raise ValueError(f"{len(shares)} prefixes do not fit into the smallest size {self.sizes[0]}")
         return self
 
     def learning_rate_of(self, size: int) -> float:
@@ -106,8 +129,27 @@ class Sae(Section):
 
     @property
     def l1_coefficient(self) -> float:
-        """lambda of `relu_l1` (paper, 'Scaling sparse autoencoders': 5)."""
+        """lambda of `relu_l1` (paper, 'Scaling sparse autoencoders': 5) and `gated`."""
         return self.l1 or 5.0
+
+    @property
+    def jumprelu_coefficient(self) -> float:
+        """lambda of `jumprelu`."""
+        return self.sparsity or (1.0 if self.sparsity_loss == "step" else 10.0)
+
+    @property
+    def prefix_shares(self) -> tuple[float, ...]:
+        """Shares of the features in each prefix of `matryoshka`."""
+        return tuple(self.prefixes or (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0))
+
+    @property
+    def sparsity_settings(self) -> dict[str, Any]:
+        """The fields of this architecture with their defaults filled in."""
+        values: dict[str, Any] = {
+            "k": self.n_active, "l1": self.l1_coefficient, "prefixes": list(self.prefix_shares),
+            "sparsity": self.jumprelu_coefficient, "sparsity_loss": self.sparsity_loss or "tanh",
+        }  # fmt: skip
+        return {name: values[name] for name in SPARSITY_FIELDS[self.architecture]}
 
 
 class Metrics(Section):

@@ -81,17 +81,18 @@ class SparseAutoencoder:
 
     @classmethod
     def from_parameters(
-        cls, parameters: Parameters, subtracts_decoder_bias: bool, threshold: float, mean_D: Tensor, config: dict[str, Any]
-    ) -> "SparseAutoencoder":
+        cls, parameters: Parameters, subtracts_decoder_bias: bool, threshold: Tensor | float, mean_D: Tensor,
+        config: dict[str, Any],
+    ) -> "SparseAutoencoder":  # fmt: skip
         """Fold training parameters: decoder norms into encoder rows and biases, b_dec into the biases if they saw x - b_dec.
 
-        `threshold` is already in published units (it was compared with f_i ‖W_dec,i‖).
+        `threshold` (one, or F) is already in published units (it was compared with f_i ‖W_dec,i‖).
         """
         with torch.no_grad():
             folded = published(parameters, torch.float32, subtracts_decoder_bias)
             weights = {
                 "W_enc_FD": folded.W_enc_FD, "b_enc_F": folded.b_enc_F, "W_dec_FD": folded.W_dec_FD,
-                "b_dec_D": parameters.b_dec_D.clone(), "threshold_F": torch.full_like(folded.b_enc_F, threshold),
+                "b_dec_D": parameters.b_dec_D.clone(), "threshold_F": torch.ones_like(folded.b_enc_F) * threshold,
                 "mean_D": mean_D.float(),
             }  # fmt: skip
         return cls({name: value.detach().cpu().contiguous() for name, value in weights.items()}, config)

@@ -9,7 +9,10 @@ Shapes: N tokens, F features, P active pairs.
 import torch
 from torch import Tensor
 
-from sae_pipeline.sae.kernels import Pairs, pairs_at, positions_above
+from sae_pipeline.sae.architecture import Architecture
+from sae_pipeline.sae.kernels import Pairs, pairs_from
+from sae_pipeline.sae.parameters import Parameters
+from sae_pipeline.sae.preactivations import PreActivations
 
 # Weight of the past in the running average of the batch's smallest kept value: about the last hundred steps decide. That value
 # still falls with the learning rate, so the average lies a little above its end. Held-out tokens activate a few more features
@@ -18,13 +21,10 @@ from sae_pipeline.sae.kernels import Pairs, pairs_at, positions_above
 THRESHOLD_DECAY = 0.99
 
 
-class BatchTopK:
+class BatchTopK(Architecture):
     """Keeps exactly k N pairs per batch (fewer only if fewer are positive); no penalty."""
 
     name = "batch_topk"
-    initial_decoder_norm = 1.0
-    subtracts_decoder_bias = True
-    revives_dead_features = True
 
     def __init__(self, k: int) -> None:
         self.k = k
@@ -32,14 +32,10 @@ class BatchTopK:
         self._average = 0.0
         self._weight = 0.0
 
-    def penalty(self, step: int, n_steps: int) -> float:
-        """No sparsity penalty."""
-        return 0.0
-
-    def select(self, z_NF: Tensor) -> Pairs:
+    def select(self, z: PreActivations, at_most: int) -> Pairs:
         """The k N largest entries of the batch, as far as they are positive."""
-        n_keep = self.k * len(z_NF)
-        position_C, value_C = self._candidates(z_NF, n_keep)
+        n_keep = self.k * z.n_tokens
+        position_C, value_C = self._candidates(z, n_keep)
         if len(position_C) > n_keep:
             chosen_P = value_C.topk(n_keep, sorted=False).indices.int().sort().values
             position_C, value_C = position_C[chosen_P], value_C[chosen_P]
@@ -47,23 +43,28 @@ class BatchTopK:
             self._last_smallest = float(value_C.min())
             self._average = THRESHOLD_DECAY * self._average + (1 - THRESHOLD_DECAY) * self._last_smallest
             self._weight = THRESHOLD_DECAY * self._weight + (1 - THRESHOLD_DECAY)
-        return pairs_at(z_NF, position_C)
+        return pairs_from(position_C, value_C, z.n_tokens, z.n_features)
 
-    def _candidates(self, z_NF: Tensor, n_keep: int) -> tuple[Tensor, Tensor]:
+    def _candidates(self, z: PreActivations, n_keep: int) -> tuple[Tensor, Tensor]:
         """A superset of the n_keep largest, cheaply: what exceeds a guess from the last batch; the guess falls until it suffices.
 
         The result of `select` does not depend on the guess, only its speed does.
         """
-        guess = self._last_smallest or _guess_from_rows(z_NF, self.k)
+        guess = self._last_smallest or _guess_from_rows(next(z.tiles())[1], self.k)
         while True:
             guess = 0.9 * guess if guess > 1e-4 else 0.0
-            position_C = positions_above(z_NF, guess)
+            position_C, value_C = z.above(guess)
             if len(position_C) >= n_keep or guess == 0.0:
-                return position_C, z_NF.reshape(-1)[position_C]
+                return position_C, value_C
 
-    def inference_threshold(self) -> float:
+    @property
+    def threshold(self) -> float:
         """Running average of the smallest kept value, in published units."""
         return self._average / self._weight if self._weight else 0.0
+
+    def inference(self, parameters: Parameters) -> tuple[Parameters, float]:
+        """Active above the running threshold."""
+        return parameters, self.threshold
 
     def state(self) -> dict[str, float]:
         """The running threshold."""

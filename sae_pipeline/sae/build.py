@@ -9,12 +9,15 @@ import torch
 from sae_pipeline.errors import UserError
 from sae_pipeline.language_model.precision import choose_dtype
 from sae_pipeline.sae import checkpoint as checkpoints
+from sae_pipeline.sae.architecture import Architecture
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.sae.batch_topk import BatchTopK
+from sae_pipeline.sae.gated import Gated
 from sae_pipeline.sae.history import read_history
+from sae_pipeline.sae.jumprelu import JumpReLU
+from sae_pipeline.sae.matryoshka import Matryoshka, prefix_lengths
 from sae_pipeline.sae.relu_l1 import ReluL1
 from sae_pipeline.sae.source import CachedActivations
-from sae_pipeline.sae.step import Architecture
 from sae_pipeline.sae.topk import TopK
 from sae_pipeline.sae.trainer import CLIP_NORM, Trainer, TrainingPlan
 from sae_pipeline.store import Outcome
@@ -48,10 +51,10 @@ def build_sae(
             "Lower sae.batch, or raise sae.epochs or the corpus budgets.",
         )  # fmt: skip
     center_share = _center_share(activations)
-    sparsity = {"l1": sae.l1_coefficient} if sae.architecture == "relu_l1" else {"k": sae.n_active}
     settings = {
-        "architecture": sae.architecture, **sparsity, "n_features": size, "d_model": source.d_model, "scale": activations.scale,
-        "center_share": center_share, "epochs": sae.epochs, "batch": sae.batch, "learning_rate": sae.learning_rate_of(size),
+        "architecture": sae.architecture, **sae.sparsity_settings, "n_features": size, "d_model": source.d_model,
+        "scale": activations.scale, "center_share": center_share, "epochs": sae.epochs, "batch": sae.batch,
+        "learning_rate": sae.learning_rate_of(size),
         "seed": sae.seed, "n_tokens_train": source.n_tokens,
     }  # fmt: skip
     plan = TrainingPlan(
@@ -59,7 +62,7 @@ def build_sae(
         checkpoint_every_steps=sae.checkpoint_every_steps, seed=sae.seed,
     )  # fmt: skip
     dtype, why_dtype = choose_dtype(torch.device(device), "auto")
-    architecture = make_architecture(sae, center_share)
+    architecture = make_architecture(sae, size, source.d_model, center_share)
     trainer = Trainer(source, architecture, plan, settings, work, dtype, device)
     trainer.run()
 
@@ -68,8 +71,10 @@ def build_sae(
         "product_dtype": str(dtype).removeprefix("torch."), "decay_share": DECAY_SHARE, "clip_norm": CLIP_NORM,
         "threshold_norm": activations.threshold_norm, "context": activations.context, **(origin or {}),
     }  # fmt: skip
+    with torch.no_grad():
+        parameters, threshold = architecture.inference(trainer.parameters)
     SparseAutoencoder.from_parameters(
-        trainer.parameters, architecture.subtracts_decoder_bias, architecture.inference_threshold(), activations.mean_D, config
+        parameters, architecture.subtracts_decoder_bias, threshold, activations.mean_D, config
     ).save(work)
     checkpoints.remove(work)
     last = read_history(work).row(-1, named=True)
@@ -83,13 +88,21 @@ def build_sae(
     )  # fmt: skip
 
 
-def make_architecture(sae: "Sae", center_share: float) -> Architecture:
+def make_architecture(sae: "Sae", size: int, d_model: int, center_share: float) -> Architecture:
     """The architecture that the study asks for; `center_share` is m of `ReluL1`."""
-    if sae.architecture == "relu_l1":
-        return ReluL1(sae.l1_coefficient, center_share)
-    if sae.architecture == "topk":
-        return TopK(sae.n_active)
-    return BatchTopK(sae.n_active)
+    match sae.architecture:
+        case "relu_l1":
+            return ReluL1(sae.l1_coefficient, center_share)
+        case "gated":
+            return Gated(sae.l1_coefficient, center_share)
+        case "jumprelu":
+            return JumpReLU(sae.jumprelu_coefficient, sae.sparsity_loss or "tanh", d_model)
+        case "topk":
+            return TopK(sae.n_active)
+        case "matryoshka":
+            return Matryoshka(sae.n_active, prefix_lengths(size, sae.prefix_shares))
+        case "batch_topk":
+            return BatchTopK(sae.n_active)
 
 
 def _center_share(activations: "ActivationReader") -> float:

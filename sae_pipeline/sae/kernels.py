@@ -34,6 +34,19 @@ class Pairs:
         """Active pairs in the batch."""
         return len(self.feature_P)
 
+    @staticmethod
+    def cat(parts: "list[Pairs]") -> "Pairs":
+        """Pairs of consecutive tokens as one."""
+        if len(parts) == 1:
+            return parts[0]
+        offsets, token, n_tokens, n_pairs = [parts[0].offsets_N1[:1]], [], 0, 0
+        for part in parts:
+            offsets.append(part.offsets_N1[1:] + n_pairs)
+            token.append(part.token_P + n_tokens)
+            n_tokens, n_pairs = n_tokens + part.n_tokens, n_pairs + part.n_pairs
+        feature_P, value_P = (torch.cat([getattr(part, name) for part in parts]) for name in ("feature_P", "value_P"))
+        return Pairs(torch.cat(offsets), torch.cat(token), feature_P, value_P)
+
     def subset(self, keep_P: Tensor, value_P: Tensor) -> "Pairs":
         """The pairs where `keep_P`, with other values."""
         token_P = self.token_P[keep_P]
@@ -71,12 +84,16 @@ def positions_above(z_NF: Tensor, threshold: float) -> Tensor:
     return torch.from_numpy(np.flatnonzero(flat.numpy() > threshold))
 
 
-def pairs_at(z_NF: Tensor, position_P: Tensor) -> Pairs:
-    """Pairs from ascending flat positions into `z_NF`; values in the dtype of `z_NF`."""
-    n_tokens, n_features = z_NF.shape
+def pairs_from(position_P: Tensor, value_P: Tensor, n_tokens: int, n_features: int) -> Pairs:
+    """Pairs from ascending flat positions into a matrix of n_tokens x n_features, and the values there."""
     token_P = torch.div(position_P, n_features, rounding_mode="floor").int()
     feature_P = (position_P - token_P.long() * n_features).int()
-    return Pairs(_offsets(token_P, n_tokens), token_P, feature_P, z_NF.reshape(-1)[position_P])
+    return Pairs(_offsets(token_P, n_tokens), token_P, feature_P, value_P)
+
+
+def pairs_at(z_NF: Tensor, position_P: Tensor) -> Pairs:
+    """Pairs from ascending flat positions into `z_NF`; values in the dtype of `z_NF`."""
+    return pairs_from(position_P, z_NF.reshape(-1)[position_P], *z_NF.shape)
 
 
 def by_feature(pairs: Pairs, n_features: int) -> ByFeature:

@@ -3,7 +3,7 @@
 Shapes: F features, D width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,10 +20,13 @@ class Parameters:
     b_enc_F: Parameter
     W_dec_FD: Parameter
     b_dec_D: Parameter
+    own: dict[str, Parameter] = field(default_factory=dict)
+    """What only some architectures have, one number per feature each (thresholds, gates)."""
 
     def named(self) -> dict[str, Parameter]:
         """{name: parameter} in a fixed order (optimizer state and checkpoints follow it)."""
-        return dict(vars(self))
+        shared = {name: value for name, value in vars(self).items() if name != "own"}
+        return shared | self.own
 
     @property
     def n_features(self) -> int:
@@ -46,7 +49,14 @@ class Published:
     norm_F: Tensor
 
 
-def initial_parameters(n_features: int, d_model: int, decoder_norm: float, generator: torch.Generator, device: str) -> Parameters:
+def initial_parameters(
+    n_features: int,
+    d_model: int,
+    decoder_norm: float,
+    generator: torch.Generator,
+    device: str,
+    own: dict[str, Tensor] | None = None,
+) -> Parameters:
     """Random decoder directions of one norm, encoder = decoder transposed, zero biases (paper's April 2024 update).
 
     Both weights are stored one row per feature, so 'transposed' shows as equality.
@@ -59,20 +69,28 @@ def initial_parameters(n_features: int, d_model: int, decoder_norm: float, gener
         b_enc_F=Parameter(torch.zeros(n_features, device=device)),
         W_dec_FD=Parameter(W_FD),
         b_dec_D=Parameter(torch.zeros(d_model, device=device)),
+        own={name: Parameter(value.to(device)) for name, value in (own or {}).items()},
     )
 
 
 def published(
-    parameters: Parameters, dtype: torch.dtype, subtracts_decoder_bias: bool, into: Published | None = None
+    parameters: Parameters,
+    dtype: torch.dtype,
+    subtracts_decoder_bias: bool,
+    into: Published | None = None,
+    shift_F: Tensor | None = None,
 ) -> Published:
     """Copies in `dtype` with relu(x W_enc^T + b_enc) = f_i ‖W_dec,i‖; `subtracts_decoder_bias`: the encoder sees x - b_dec.
 
+    `shift_F` (in training units) is taken off the biases, so that "above the shift" reads "positive".
     `into`: earlier copies to overwrite. Arrays of this size are expensive to allocate: the kernel clears every page.
     """
     norm_F = parameters.W_dec_FD.norm(dim=1)
     b_enc_F = parameters.b_enc_F
     if subtracts_decoder_bias:
         b_enc_F = b_enc_F - parameters.W_enc_FD @ parameters.b_dec_D
+    if shift_F is not None:
+        b_enc_F = b_enc_F - shift_F
     enc_FD, dec_FD = (
         (into.W_enc_FD, into.W_dec_FD) if into else (torch.empty_like(parameters.W_enc_FD, dtype=dtype) for _ in range(2))
     )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sae_pipeline.sae.parameters import Published
+from sae_pipeline.sae.preactivations import PreActivations
 
 SHARE = 1 / 32
 K_AUX = 256
@@ -27,13 +28,13 @@ class AuxGradients:
     du_A: Tensor
 
 
-def revive(dead_F: Tensor, z_NF: Tensor, x_low_ND: Tensor, error_ND: Tensor, weights: Published) -> AuxGradients | None:
+def revive(dead_F: Tensor, z: PreActivations, x_low_ND: Tensor, error_ND: Tensor, weights: Published) -> AuxGradients | None:
     """Gradients of the auxiliary loss; None when no feature is dead. `error_ND` is x_hat - x, float32."""
     feature_A = dead_F.nonzero().squeeze(1)
     if not len(feature_A):
         return None
-    n_tokens, dtype = len(z_NF), z_NF.dtype
-    u_NA = z_NF[:, feature_A].relu_()
+    n_tokens, dtype = z.n_tokens, x_low_ND.dtype
+    u_NA = z.columns(feature_A).relu_()
     if len(feature_A) > K_AUX:
         kth_N1 = u_NA.topk(K_AUX, dim=1).values[:, -1:]
         u_NA *= u_NA >= kth_N1

@@ -1,43 +1,27 @@
 """TopK: the k largest f_i ‖W_dec,i‖ of each token are active (Gao et al. 2024, 'Scaling and evaluating sparse autoencoders').
 
-Shapes: N tokens, F features, P active pairs.
+Shapes: N tokens, R tokens of a tile, F features, P active pairs.
 """
 
 import torch
 from torch import Tensor
 
+from sae_pipeline.sae.architecture import Architecture
 from sae_pipeline.sae.kernels import Pairs
+from sae_pipeline.sae.preactivations import PreActivations
 
 
-class TopK:
+class TopK(Architecture):
     """The sparsity is fixed per token, in training and at inference alike; no penalty."""
 
     name = "topk"
-    initial_decoder_norm = 1.0
-    subtracts_decoder_bias = True
-    revives_dead_features = True
 
     def __init__(self, k: int) -> None:
         self.k = k
 
-    def penalty(self, step: int, n_steps: int) -> float:
-        """No sparsity penalty."""
-        return 0.0
-
-    def select(self, z_NF: Tensor) -> Pairs:
+    def select(self, z: PreActivations, at_most: int) -> Pairs:
         """The k largest entries of each row, as far as they are positive."""
-        return largest_of_each_row(z_NF, self.k)
-
-    def inference_threshold(self) -> float:
-        """Active means positive and among the k largest."""
-        return 0.0
-
-    def state(self) -> dict[str, float]:
-        """Nothing is carried from step to step."""
-        return {}
-
-    def load_state(self, state: dict[str, float]) -> None:
-        """See `state`."""
+        return Pairs.cat([largest_of_each_row(z_RF, self.k) for _, z_RF in z.tiles()])
 
 
 def largest_of_each_row(z_NF: Tensor, k: int, rank_F: Tensor | None = None) -> Pairs:

@@ -13,11 +13,12 @@ import torch
 from sae_pipeline import progress
 from sae_pipeline.errors import UserError
 from sae_pipeline.sae import checkpoint as checkpoints
+from sae_pipeline.sae.architecture import Architecture
 from sae_pipeline.sae.checkpoint import BrokenCheckpointError, Checkpoint
 from sae_pipeline.sae.history import History
 from sae_pipeline.sae.parameters import Parameters, initial_parameters
 from sae_pipeline.sae.source import ActivationSource, ShuffledOrder
-from sae_pipeline.sae.step import Architecture, Step
+from sae_pipeline.sae.step import Step
 
 log = logging.getLogger(__name__)
 CLIP_NORM = 1.0
@@ -63,6 +64,7 @@ class Trainer:
             architecture.initial_decoder_norm,
             torch.Generator().manual_seed(2 * plan.seed),
             device,
+            architecture.own_parameters(plan.n_features),
         )
         self.order = ShuffledOrder(source.n_tokens, plan.batch, torch.Generator().manual_seed(2 * plan.seed + 1))
         self.optimizer = torch.optim.Adam(self.parameters.named().values(), lr=plan.learning_rate, betas=(0.9, 0.999), fused=True)
@@ -91,6 +93,9 @@ class Trainer:
         x_ND = self.source.batch(self.order.next()).to(self.device)
         penalty, learning_rate = self.architecture.penalty(index, self.plan.n_steps), self.plan.learning_rate_at(index)
         dead_F = self.tokens_since_active_F >= DEAD_AFTER_TOKENS
+        if index == 0:
+            with torch.no_grad():
+                self.architecture.prepare(self.parameters, x_ND)
         result = self.step(x_ND, penalty, dead_F if self.architecture.revives_dead_features else None)
         grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters.named().values(), CLIP_NORM)
         self.optimizer.param_groups[0]["lr"] = learning_rate

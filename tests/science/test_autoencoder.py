@@ -7,6 +7,8 @@ import torch
 from sae_pipeline.errors import UserError
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.sae.parameters import initial_parameters
+from tests.science.test_sae_gradients import ARCHITECTURES
+from tests.science.test_sae_gradients import parameters as training_parameters
 
 D, F, N = 24, 96, 32
 
@@ -64,6 +66,30 @@ def test_published_form_keeps_feature_activations_and_reconstruction(architectur
     np.testing.assert_allclose(f_NF.numpy(), u, atol=2e-5)
     np.testing.assert_allclose(sae.decode(f_NF).numpy(), r_hat, atol=2e-4)
     np.testing.assert_allclose(sae.reconstruct(raw()).numpy(), r_hat, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["relu_l1", "gated", "jumprelu tanh", "jumprelu step"])
+def test_published_form_of_every_architecture_with_thresholds_is_its_training_form(name):
+    """f_i ‖W_dec,i‖ in float64, from the definitions in the training units."""
+    made, architecture = training_parameters(name), ARCHITECTURES[name]()
+    p = {key: value.detach().double() for key, value in made.named().items()}
+    norm_F, x_ND = p["W_dec_FD"].norm(dim=1), 2 * torch.randn(200, made.d_model, generator=torch.Generator().manual_seed(5))
+    seen_ND = x_ND.double() - p["b_dec_D"] if architecture.subtracts_decoder_bias else x_ND.double()
+    z_NF = seen_ND @ p["W_enc_FD"].T + p["b_enc_F"]
+    f_NF = torch.relu(z_NF)
+    if name == "gated":
+        f_NF = (z_NF > 0) * torch.relu(p["r_mag_F"].exp() * (seen_ND @ p["W_enc_FD"].T) + p["b_mag_F"])
+    if name.startswith("jumprelu"):
+        f_NF = z_NF * (z_NF > p["log_threshold_F"].exp())
+    with torch.no_grad():
+        inferred, threshold = architecture.inference(made)
+    settings = {"architecture": name, "k": None, "n_features": len(norm_F), "d_model": made.d_model, "scale": 1.0}
+    sae = SparseAutoencoder.from_parameters(
+        inferred, architecture.subtracts_decoder_bias, threshold, torch.zeros(made.d_model), settings
+    )
+    assert 0.1 < (f_NF > 0).double().mean() < 0.7 and ((f_NF == 0) & (z_NF > 0)).any() == (name != "relu_l1")
+    torch.testing.assert_close(sae.encode(x_ND).double(), f_NF * norm_F, atol=3e-5, rtol=1e-5)
+    torch.testing.assert_close(sae.reconstruct(x_ND).double(), f_NF @ p["W_dec_FD"] + p["b_dec_D"], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("lowest", [-1.0, 0.0, 0.5])

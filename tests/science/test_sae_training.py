@@ -23,8 +23,19 @@ SIZE = 96
 FILES = ("weights.safetensors", "config.json", "history.parquet")
 
 
+SPARSITY = {
+    "relu_l1": {"l1": 0.4},
+    "gated": {"l1": 1.0},
+    "topk": {"k": 3},
+    "batch_topk": {"k": 3},
+    "matryoshka": {"k": 3, "prefixes": [0.25, 0.5, 1]},
+    "jumprelu": {"sparsity": 1.0},
+    "jumprelu step": {"sparsity": 1.5, "sparsity_loss": "step"},
+}
+
+
 def section(architecture: str = "batch_topk", **changes) -> Sae:
-    sparsity = {"l1": 0.4} if architecture == "relu_l1" else {"k": 3}
+    sparsity, architecture = SPARSITY[architecture], architecture.split()[0]
     fields = {"sizes": [SIZE], "epochs": 20, "batch": 256, "learning_rate": 5e-3, "checkpoint_every_steps": 20}
     return Sae(architecture=architecture, **sparsity, **(fields | changes))  # pyright: ignore[reportArgumentType]
 
@@ -45,7 +56,7 @@ def trained(planted: PlantedActivations, tmp_path_factory: pytest.TempPathFactor
     return work
 
 
-@pytest.mark.parametrize("architecture", ["relu_l1", "topk", "batch_topk"])
+@pytest.mark.parametrize("architecture", SPARSITY)
 def test_a_planted_dictionary_is_found(planted, tmp_path, architecture):
     build_sae(planted, section(architecture), SIZE, tmp_path)
     sae = SparseAutoencoder.load(tmp_path)
@@ -133,7 +144,7 @@ def test_killed_and_resumed_the_bytes_are_those_of_an_uninterrupted_run(tmp_path
     assert digests(killed) == digests(whole)
 
 
-def interrupted(planted, work: Path) -> Path:
+def interrupted(work: Path, architecture: str = "batch_topk", **changes) -> Path:
     """A work folder with a checkpoint at step 20, as an exception leaves it."""
 
     class Enough(Exception):
@@ -150,12 +161,23 @@ def interrupted(planted, work: Path) -> Path:
 
     work.mkdir()
     with pytest.raises(Enough):
-        build_sae(Failing(), section(), SIZE, work, {"hook": "planted"})  # pyright: ignore[reportArgumentType]
+        build_sae(Failing(), section(architecture, **changes), SIZE, work, {"hook": "planted"})  # pyright: ignore[reportArgumentType]
     return work
 
 
+@pytest.mark.parametrize("architecture", [name for name in SPARSITY if name != "batch_topk"])
+def test_every_architecture_resumes_to_the_same_bytes(planted, tmp_path, architecture):
+    changes = {"epochs": 3}
+    work = interrupted(tmp_path / "work", architecture, **changes)
+    outcome = build_sae(planted, section(architecture, **changes), SIZE, work, {"hook": "planted"})
+    (tmp_path / "whole").mkdir()
+    build_sae(planted, section(architecture, **changes), SIZE, tmp_path / "whole", {"hook": "planted"})
+    assert outcome.metadata["resumed_at_step"] == 20
+    assert digests(work) == digests(tmp_path / "whole")
+
+
 def test_a_truncated_checkpoint_is_noticed_and_training_starts_over(planted, trained, tmp_path, caplog):
-    work = interrupted(planted, tmp_path / "work")
+    work = interrupted(tmp_path / "work")
     file = work / "checkpoint-00000020.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     outcome = build_sae(planted, section(), SIZE, work, {"hook": "planted"})
@@ -165,7 +187,7 @@ def test_a_truncated_checkpoint_is_noticed_and_training_starts_over(planted, tra
 
 
 def test_a_checkpoint_of_other_settings_is_refused(planted, tmp_path):
-    work = interrupted(planted, tmp_path / "work")
+    work = interrupted(tmp_path / "work")
     with pytest.raises(UserError, match=r"checkpoint\.json: is of a run with another learning_rate"):
         build_sae(planted, section(learning_rate=1e-3), SIZE, work)
 

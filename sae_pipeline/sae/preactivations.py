@@ -1,0 +1,72 @@
+"""Pre-activations of a batch in tiles of tokens: never an array of size tokens x features beyond a fixed number of entries.
+
+Shapes: N tokens of a batch, R tokens of a tile, F features, D width, P positions, A chosen features.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from sae_pipeline.sae import kernels
+from sae_pipeline.sae.parameters import Published
+
+# 64 MiB in bfloat16. A batch that fits is one tile: then the product runs once and its result is kept for the whole step.
+TILE_ENTRIES = 2**25
+
+
+class PreActivations:
+    """z = x W_enc^T + b_enc in published units. The buffer is reused between steps: clearing fresh pages of this largest array
+    would cost a fifth of the product itself."""
+
+    def __init__(self, n_features: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.n_features = n_features
+        self._tile_RF = torch.empty(0, n_features, dtype=dtype, device=device)
+
+    def compute(self, x_low_ND: Tensor, weights: Published) -> "PreActivations":
+        """Take a new batch; a batch of one tile is computed now, a larger one tile by tile whenever `tiles` is iterated."""
+        self._x_low_ND, self._weights, self.n_tokens = x_low_ND, weights, len(x_low_ND)
+        rows = min(self.n_tokens, max(1, TILE_ENTRIES // self.n_features))
+        if len(self._tile_RF) != rows:
+            self._tile_RF = torch.empty(rows, self.n_features, dtype=x_low_ND.dtype, device=x_low_ND.device)
+        if rows == self.n_tokens:
+            self._product(x_low_ND, self._tile_RF)
+        return self
+
+    def _product(self, x_low_RD: Tensor, out_RF: Tensor) -> Tensor:
+        return torch.addmm(self._weights.b_enc_F, x_low_RD, self._weights.W_enc_FD.T, out=out_RF)
+
+    def tiles(self) -> Iterator[tuple[int, Tensor]]:
+        """(first token, z_RF) one after the other; a tile is overwritten by the next one."""
+        rows = len(self._tile_RF)
+        if rows == self.n_tokens:
+            yield 0, self._tile_RF
+            return
+        for first in range(0, self.n_tokens, rows):
+            part_RD = self._x_low_ND[first : first + rows]
+            yield first, self._product(part_RD, self._tile_RF[: len(part_RD)])
+
+    def above(self, threshold: float) -> tuple[Tensor, Tensor]:
+        """(flat int64 positions, values) of the entries greater than `threshold` (>= 0), ascending by position."""
+        found = []
+        for first, z_RF in self.tiles():
+            position_P = kernels.positions_above(z_RF, threshold)
+            found.append((position_P + first * self.n_features if first else position_P, z_RF.reshape(-1)[position_P]))
+        if len(found) == 1:
+            return found[0]
+        position, value = zip(*found, strict=True)
+        return torch.cat(position), torch.cat(value)
+
+    def columns(self, feature_A: Tensor) -> Tensor:
+        """z of a few features on every token, N x A, a copy."""
+        if len(self._tile_RF) == self.n_tokens:
+            return self._tile_RF[:, feature_A]
+        W_AD, b_A = self._weights.W_enc_FD[feature_A], self._weights.b_enc_F[feature_A]
+        return torch.addmm(b_A, self._x_low_ND, W_AD.T)
+
+    def whole(self) -> Tensor:
+        """All of z, N x F, for the dense step. In one tile it is the buffer itself."""
+        if len(self._tile_RF) == self.n_tokens:
+            return self._tile_RF
+        z_NF = torch.empty(self.n_tokens, self.n_features, dtype=self._tile_RF.dtype, device=self._tile_RF.device)
+        return self._product(self._x_low_ND, z_NF)
