@@ -22,8 +22,7 @@ SAE_RATE_PER_CORE = 1.4e11
 GENERATION_RATE_PER_CORE = 6.0e10  # key-value-cached steps are bound by memory, not arithmetic
 SAE_TOKEN_CORE_SECONDS = 2.5e-5  # of a training token, whatever the size: reading, sparse gradients, optimizer
 DENSE_PRODUCTS = 6  # matrix products of a step that is not sparse
-PROMISING = 0.75  # texts over `n_texts`: features that look hopeless get fewer
-N_INSTRUCTIONS = 2  # templates of the prompt-only control
+N_INSTRUCTIONS, THIN_CHOOSE = 2, 4  # of the prompt-only control: templates, texts of each on the choosing half
 NO_JUDGE = "none: offline methods only, 0 dollars"
 N_BYTES = {"bfloat16": 2, "float32": 4}
 
@@ -152,7 +151,7 @@ def expected_seconds(study: Study, shape: Shape, stage: str, size: int | None) -
         case "feature_stats":
             return 5 + tokens * encode / sae_rate
         case "steering_evals":
-            texts = PROMISING * n_texts(study.steer, study.n_steered(size or 0), size == max(study.sae.sizes))
+            texts = n_texts(study.steer, study.n_steered(size or 0), size == max(study.sae.sizes))
             generated = texts * study.steer.max_new_tokens
             return 10 + generated * whole / (GENERATION_RATE_PER_CORE * cores)
         case "explanations" | "specificity_scores":
@@ -162,15 +161,17 @@ def expected_seconds(study: Study, shape: Shape, stage: str, size: int | None) -
 
 
 def n_texts(steer: Steer, n_features: int, is_largest: bool) -> int:
-    """Texts that the steering evals of one size generate, at most: as if every feature looked promising
+    """Texts that the steering evals of one size generate, at most: as if the shared controls needed every factor
     (`sae_pipeline.steering.plan` decides)."""
-    half, modes, n = steer.n_prompts // 2, 2 if is_largest else 1, len(steer.features or ()) or n_features
+    half, n, shared = steer.n_prompts // 2, len(steer.features or ()) or n_features, 2
     n_factors = len(set(steer.factors))
     choices = len([factor for factor in set(steer.factors) if factor > 0]) or n_factors
+    thin, added = min(steer.choose_samples, THIN_CHOOSE), 1 if is_largest else 0
     baseline = half * (2 + steer.samples_per_prompt)
-    choosing = steer.choose_samples * (n * (N_INSTRUCTIONS + modes * choices) + choices * (1 + modes))
-    reporting = n * (half * (2 * modes + steer.samples_per_prompt) + (n_factors - 1) * steer.dose_samples)
-    return baseline + choosing + reporting + choices * half * (modes * steer.samples_per_prompt + 2)
+    choosing = n * (N_INSTRUCTIONS * thin + choices * (steer.choose_samples + added * thin))
+    choosing += choices * (2 * steer.choose_samples + added * thin)
+    reporting = n * (half * (1 + steer.samples_per_prompt + added) + (n_factors - 1) * steer.dose_samples)
+    return baseline + choosing + reporting + choices * half * (steer.samples_per_prompt + added + shared)
 
 
 def expected_bytes(study: Study, shape: Shape, stage: str, size: int | None) -> int:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import duckdb
 import polars as pl
 from rich.console import Console
 from rich.markup import escape
@@ -18,10 +19,8 @@ def show_summary(store: ArtifactStore, console: Console) -> None:
     metrics = _tables(store, "sae_metrics", "sae_metrics.parquet")
     if metrics is not None:
         console.print(_metrics_table(metrics))
-    features = _tables(store, "steering_evals", "steering_features.parquet")
-    generations = _tables(store, "steering_evals", "steering_generations.parquet")
-    if features is not None and generations is not None:
-        _show_best_steerable(features, generations, console)
+    if (database := store.root / "analysis.duckdb").is_file():
+        _show_best_steerable(database, console)
     _show_where_to_look(store, console)
 
 
@@ -53,10 +52,9 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
 
 
-def _show_best_steerable(features: pl.DataFrame, generations: pl.DataFrame, console: Console) -> None:
-    best = features.filter(pl.col("best_factor").is_not_null()).sort(
-        ["passes", "difference"], descending=True, nulls_last=True
-    ).head(N_BEST)  # fmt: skip
+def _show_best_steerable(database: Path, console: Console) -> None:
+    with duckdb.connect(str(database), read_only=True) as connection:
+        best = connection.execute("from best_steerable limit ?", [N_BEST]).pl()
     if best.is_empty():
         return
     console.print(
@@ -68,26 +66,9 @@ def _show_best_steerable(features: pl.DataFrame, generations: pl.DataFrame, cons
             f"[bold]{row['size']}/{row['feature']}[/bold] ({terms}) clamped to {row['best_factor']:g} x max: "
             f"{row['concept_rate']:.0%} beside {row['control_rate']:.0%}"
         )
-        for label, text in _before_and_after(row, generations):
+        for label in ("prompt", "before", "after"):
+            text = " ".join(str(row[label] or "").split())
             console.print(Text(f"    {label:<8}{text}"), overflow="ellipsis", no_wrap=True)
-
-
-def _before_and_after(row: dict, generations: pl.DataFrame) -> list[tuple[str, str]]:
-    """One prompt of the reporting half, unsteered and steered; a completion that names the concept where there is one."""
-    mine = generations.filter(pl.col("size") == row["size"], pl.col("half") == "report")
-    steered = mine.filter(
-        pl.col("feature") == row["feature"], pl.col("control") == "none", pl.col("mode") == "clamp",
-        pl.col("factor") == row["best_factor"],
-    ).sort(["concept_hit", "fluent", "prompt_id", "sample"], descending=[True, True, False, False])  # fmt: skip
-    if steered.is_empty():
-        return []
-    after = steered.row(0, named=True)
-    before = mine.filter(pl.col("control") == "baseline", pl.col("prompt_id") == after["prompt_id"]).head(1)
-    lines = [("prompt", after["prompt"])]
-    if not before.is_empty():
-        lines.append(("before", before["completion"][0]))
-    lines.append(("after", after["completion"]))
-    return [(label, " ".join(str(text).split())) for label, text in lines]
 
 
 def _show_where_to_look(store: ArtifactStore, console: Console) -> None:

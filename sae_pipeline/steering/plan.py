@@ -1,7 +1,8 @@
 """Which texts are generated: how many per arm, on which prompts.
 
 On the choosing half every arm sees every factor a few times; on the reporting half the chosen factor is measured, and the other
-factors of the features themselves lightly, for the dose curve. What looks hopeless on the choosing half gets fewer texts.
+factors of the features themselves lightly, for the dose curve. Clamped features and their controls get the full number of texts;
+addition and the concept asked for in words, which no pass mark rests on, get fewer.
 
 Control features and random directions are pools: their texts are shared by all features of a size, and read for each feature's
 own concept terms.
@@ -19,8 +20,8 @@ from sae_pipeline.steering.prompts import Half, Prompt, instructions
 from sae_pipeline.steering.selection import Draw, Drawn
 
 CHOOSE_PER_PROMPT = 2  # samples of one prompt share its reading
-THIN_SAMPLES = 2  # per reporting prompt: hopeless features, addition, prompt-only
-PROMISING_HITS = 2  # on the choosing half at the chosen factor
+THIN_CHOOSE, THIN_REPORT = 4, 1  # addition, prompt-only: texts per choice, texts per reporting prompt
+THIN_SHARED = 2  # the same for random directions, which all features share
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,10 @@ def pool_requests(arms: Sequence[Arm], prompts: Sequence[Prompt], n_texts: int) 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What the choosing half decided: factor by (control, mode, target), instruction by target, targets worth measuring fully."""
+    """What the choosing half decided: factor by (control, mode, target), instruction by target."""
 
     factor: dict[tuple[str, str, int], float]
     template: dict[int, int]
-    promising: frozenset[int]
 
     def factors_of(self, control: str, mode: str) -> list[float]:
         """The factors that any feature chose for this control."""
@@ -135,40 +135,39 @@ class Plan:
     def choosing_requests(self) -> list[Request]:
         """Every arm at every factor that may be chosen."""
         prompts, n, per_prompt = of_half(self.prompts, "choose"), self.amounts.choose_samples, CHOOSE_PER_PROMPT
+        n_of = {"clamp": n, "add": min(n, THIN_CHOOSE)}
         requests: list[Request] = []
         for i, drawn in enumerate(self.draw.targets):
             for arm in prompt_arms(drawn):
-                requests += spread(arm, prompts, n, per_prompt, first=i)
+                requests += spread(arm, prompts, min(n, THIN_CHOOSE), per_prompt, first=i)
             for mode in self.modes:
                 for factor in self.choices:
-                    requests += spread(feature_arm(drawn, mode, factor), prompts, n, per_prompt, first=i)
+                    requests += spread(feature_arm(drawn, mode, factor), prompts, n_of[mode], per_prompt, first=i)
         for factor in self.choices:
             requests += pool_requests(self.arms("random_direction", "add", factor), prompts, n)
             for mode in self.modes:
-                requests += pool_requests(self.arms("random_feature", mode, factor), prompts, n)
+                requests += pool_requests(self.arms("random_feature", mode, factor), prompts, n_of[mode])
         return requests
 
     def reporting_requests(self, chosen: Chosen) -> list[Request]:
         """Every arm at the factor chosen for it; clamped features at the other factors too."""
         prompts, amounts = of_half(self.prompts, "report"), self.amounts
-        n_full, n_thin = amounts.samples_per_prompt * len(prompts), THIN_SAMPLES * len(prompts)
+        per_prompt_of = {"clamp": amounts.samples_per_prompt, "add": min(THIN_REPORT, amounts.samples_per_prompt)}
         requests: list[Request] = []
         for i, drawn in enumerate(self.draw.targets):
             asked = prompt_arms(drawn)[chosen.template[drawn.feature]]
-            requests += spread(asked, prompts, n_thin, THIN_SAMPLES, first=i)
+            requests += spread(asked, prompts, THIN_REPORT * len(prompts), THIN_REPORT, first=i)
             for mode in self.modes:
                 best = chosen.factor["none", mode, drawn.feature]
-                full = mode == "clamp" and (drawn.feature in chosen.promising or drawn.selected_by == "requested")
-                per_prompt = amounts.samples_per_prompt if full else min(THIN_SAMPLES, amounts.samples_per_prompt)
-                arm = feature_arm(drawn, mode, best)
-                requests += spread(arm, prompts, per_prompt * len(prompts), per_prompt, first=i)
+                n = per_prompt_of[mode]
+                requests += spread(feature_arm(drawn, mode, best), prompts, n * len(prompts), n, first=i)
                 for factor in self.factors:
                     if mode == "clamp" and factor != best:
                         requests += spread(feature_arm(drawn, mode, factor), prompts, amounts.dose_samples, 1, first=i)
         for mode in self.modes:
             for factor in chosen.factors_of("random_feature", mode):
-                requests += pool_requests(self.arms("random_feature", mode, factor), prompts, n_full)
+                requests += pool_requests(self.arms("random_feature", mode, factor), prompts, per_prompt_of[mode] * len(prompts))
         wanted = {factor for mode in self.modes for factor in chosen.factors_of("random_direction", mode)}
         for factor in sorted(wanted):
-            requests += pool_requests(self.arms("random_direction", "add", factor), prompts, n_thin)
+            requests += pool_requests(self.arms("random_direction", "add", factor), prompts, THIN_SHARED * len(prompts))
         return requests

@@ -10,7 +10,7 @@ import polars as pl
 from sae_pipeline.steering import scores
 from sae_pipeline.steering.fluency import is_fluent
 from sae_pipeline.steering.interventions import Mode
-from sae_pipeline.steering.plan import PROMISING_HITS, Chosen, Plan
+from sae_pipeline.steering.plan import Chosen, Plan
 from sae_pipeline.steering.prompts import Half, prompts_version
 from sae_pipeline.steering.scores import Texts
 from sae_pipeline.steering.selection import Drawn
@@ -49,23 +49,20 @@ def arm_rows(
 
 
 def choose(plan: Plan, texts: pl.DataFrame) -> Chosen:
-    """Factors, instructions and promising features, from the choosing half alone."""
+    """Factors and instructions, from the choosing half alone."""
     factor: dict[tuple[str, str, int], float] = {}
     template: dict[int, int] = {}
-    promising: set[int] = set()
     for drawn in plan.draw.targets:
         for mode in plan.modes:
             for control in FACTOR_CONTROLS:
                 read = {
                     each: Texts.of(arm_rows(texts, "choose", control, mode, drawn, each), drawn.concept) for each in plan.choices
                 }
-                best = factor[control, mode, drawn.feature] = scores.choose_factor(read)
-                if control == "none" and mode == "clamp" and read[best].hit_N.sum() >= PROMISING_HITS:
-                    promising.add(drawn.feature)
+                factor[control, mode, drawn.feature] = scores.choose_factor(read)
         asked = arm_rows(texts, "choose", "prompt_only", "none", drawn, None)
         by_template = {i: Texts.of(rows, drawn.concept) for (i,), rows in asked.group_by("unit_id", maintain_order=True)}
         template[drawn.feature] = max(by_template, key=lambda i: (by_template[i].quality, -i))
-    return Chosen(factor, template, frozenset(promising))
+    return Chosen(factor, template)
 
 
 def tables(plan: Plan, chosen: Chosen, texts: pl.DataFrame, size: int, seed: int) -> dict[str, pl.DataFrame]:

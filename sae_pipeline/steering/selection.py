@@ -4,8 +4,6 @@ Eligible: active in training with a density from 1e-4 to 1e-2, in at least 5 doc
 at least 3 concept terms, one of them is near for at least half of its activation mass, and at least 30 % lies on such words
 themselves (not on punctuation, line breaks or pieces of other words). Half of the features are the first of a random order,
 half are the best logit-output scores among later ones in the same order; the control features lie between the two.
-
-Shape legend: F features, K factors, D model width, V vocabulary, T prompt tokens.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,8 +13,6 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
-import torch
-from torch import Tensor
 
 from sae_pipeline.errors import UserError
 from sae_pipeline.features.sparse import SparseActivations
@@ -24,15 +20,13 @@ from sae_pipeline.language_model.model import LanguageModel
 from sae_pipeline.progress import track
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.steering.concepts import Concept, CorpusWords
-from sae_pipeline.steering.interventions import Intervention, Push
-from sae_pipeline.steering.prompts import output_score_texts, output_score_turn
+from sae_pipeline.steering.output_score import Candidate, coarse_scores, fine_scores, says
 
 DENSITY = (1e-4, 1e-2)
 MIN_DOCUMENTS = 5
 MIN_TERMS, MIN_COVERAGE, MIN_OWN, N_TERMS = 3, 0.5, 0.3, 8
-N_SCORED = 1024  # candidates whose logit-output score is computed
-COARSE_FACTORS, FINE_FACTORS = (2.0,), (1.0, 2.0, 3.0)
-N_FINALISTS = 32  # candidates whose score is computed again within a chat and at several factors
+N_SCORED = 1024  # candidates with a coarse logit-output score
+N_FINALISTS = 64  # the best of these, scored again in full
 
 
 @dataclass(frozen=True)
@@ -93,19 +87,16 @@ def draw_features(
     head = [feature for feature, fits in head if fits]
     head += unfit[: max(0, n_random + n_controls + n_scored - len(head))]
     random, controls, pool = head[:n_random], head[n_random : n_random + n_controls], head[n_random + n_controls :]
-    scored = [*random, *pool]
-    maxima = [facts[feature]["max_activation"] for feature in scored]
-    tokens = [term_tokens(lm, words.concept(*activations.of(feature), N_TERMS, strict=False).terms) for feature in scored]
-    bare = [lm.tokenize(text, bos=lm.bos_id is not None) for text in output_score_texts()[:2]]
-    turn = lm.chat(output_score_turn())
-    answers = [turn + lm.tokenize(text, bos=False) for text in output_score_texts()]
-    coarse = output_scores(lm, sae, scored, maxima, tokens, bare, COARSE_FACTORS)
-    ranked = sorted(range(n_random, len(scored)), key=lambda i: -coarse[i])
-    fine = [*range(n_random), *ranked[: max(N_FINALISTS, n_scored) if n_scored else 0]]
-    scores = output_scores(
-        lm, sae, [scored[i] for i in fine], [maxima[i] for i in fine], [tokens[i] for i in fine], answers, FINE_FACTORS
-    )
-    score_of = {scored[i]: score for i, score in zip(fine, scores, strict=True)}
+
+    def candidate(feature: int) -> Candidate:
+        terms = words.concept(*activations.of(feature), N_TERMS, strict=False).terms
+        return Candidate(feature, facts[feature]["max_activation"], says(lm, terms))
+
+    later = [candidate(feature) for feature in pool]
+    ranked = sorted(zip(coarse_scores(lm, sae, later), later, strict=True), key=lambda pair: -pair[0])
+    finalists = [*map(candidate, random), *(each for _, each in ranked[: max(N_FINALISTS, n_scored) if n_scored else 0])]
+    scores = fine_scores(lm, sae, finalists)
+    score_of = {each.feature: score for each, score in zip(finalists, scores, strict=True)}
     best = sorted(set(score_of) - set(random), key=lambda feature: (-score_of[feature], feature))[:n_scored]
     targets = [
         *(drawn(feature, "requested") for feature in requested or ()),
@@ -138,45 +129,3 @@ def _eligible(row: dict) -> bool:
 
 def _is_concept_like(concept: Concept) -> bool:
     return len(concept.terms) >= MIN_TERMS and concept.coverage >= MIN_COVERAGE and concept.own >= MIN_OWN
-
-
-def term_tokens(lm: LanguageModel, terms: Sequence[str]) -> list[int]:
-    """The tokens with which a concept term can begin: after a space, in lower case or capitalised."""
-    spellings = [f" {spelling}" for term in terms for spelling in (term, term.capitalize())]
-    return sorted({lm.tokenize(spelling, bos=False)[0] for spelling in spellings})
-
-
-@torch.no_grad()
-def output_scores(
-    lm: LanguageModel,
-    sae: SparseAutoencoder,
-    features: Sequence[int],
-    maxima: Sequence[float],
-    tokens: Sequence[Sequence[int]],
-    openings: Sequence[list[int]],
-    factors: Sequence[float],
-    batch_rows: int = 64,
-) -> list[float]:
-    """Logit-output score of each feature, -1..1: does turning it up make the model say what it is about?
-
-    After the idea of Arad et al. (2025), who ask for the feature's logit-lens tokens; here the tokens are those that begin the
-    feature's concept terms, so that one definition of the concept serves selection and evaluation. The score is the rise of
-    their next-token probability when the feature is clamped to `factor` x its training maximum, averaged over the openings
-    (token ids), at the best of the factors.
-    """
-    scores_KF = torch.zeros(len(factors), len(features))
-    for opening in openings:
-        ids_1T = torch.tensor([opening])
-        r_1TD = lm.residual(ids_1T)
-        clean_V = lm.logits_from(r_1TD, ids_1T)[0, -1].float().softmax(0)
-        for k, factor in enumerate(factors):
-            for start in range(0, len(features), batch_rows):
-                batch = range(start, min(start + batch_rows, len(features)))
-                rows = [[Push(factor * maxima[i], "clamp", features[i])] for i in batch]
-                edit = Intervention(sae, rows, sae.config["threshold_norm"], device=lm.device)
-                r_BTD = edit(r_1TD.expand(len(rows), -1, -1), None, 0)
-                steered_BV: Tensor = lm.logits_from(r_BTD, ids_1T.expand(len(rows), -1))[:, -1].float().softmax(1)
-                for row, i in enumerate(batch):
-                    said = torch.tensor(tokens[i], dtype=torch.long, device=clean_V.device)
-                    scores_KF[k, i] += float(steered_BV[row, said].sum() - clean_V[said].sum()) / len(openings)
-    return scores_KF.max(0).values.tolist()

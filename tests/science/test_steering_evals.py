@@ -11,8 +11,9 @@ from sae_pipeline.errors import UserError
 from sae_pipeline.language_model.load import load_language_model
 from sae_pipeline.steering.evals import build_steering_evals
 from sae_pipeline.steering.generation import Generator
-from sae_pipeline.steering.prompts import excluded_words, output_score_texts
-from sae_pipeline.steering.selection import output_scores, term_tokens
+from sae_pipeline.steering.interventions import Intervention, Push
+from sae_pipeline.steering.output_score import Candidate, Reading, fine_scores, rises, says
+from sae_pipeline.steering.prompts import excluded_words
 from sae_pipeline.study import FolderModel, Hook, Steer
 from sae_pipeline.tables.schemas import check
 from tests.tiny_steering import N_FEATURES, make_artefacts
@@ -185,12 +186,37 @@ def test_output_score_is_high_for_the_direction_of_a_frequent_token(made):
     direction_D = made.lm.unembedding_DV[:, token]
     sae.W_dec_FD[7] = direction_D / direction_D.norm()
     sae.W_dec_FD[8] = -sae.W_dec_FD[7]
-    tokens = term_tokens(made.lm, ["ship"])
-    assert token in tokens
-    openings = [made.lm.tokenize(text, bos=True) for text in output_score_texts()]
-    likely, unlikely, weak = output_scores(made.lm, sae, [7, 8, 7], [500.0, 500.0, 0.001], [tokens] * 3, openings, [2.0])
-    assert unlikely < 0.01 and abs(weak) < 0.01 and 0.1 < likely <= 1
-    swapped = output_scores(made.lm, sae, [8, 7], [500.0, 500.0], [tokens] * 2, openings, [2.0], batch_rows=1)
-    assert swapped == pytest.approx([unlikely, likely], abs=1e-4)
-    best = output_scores(made.lm, sae, [7], [500.0], [tokens], openings, [1e-6, 2.0])
-    assert best == pytest.approx([likely], abs=1e-4)  # the best of several factors
+    said = says(made.lm, ["ship"])
+    assert token in said
+    likely, unlikely, weak = (Candidate(*each, said) for each in ((7, 500.0), (8, 500.0), (7, 0.001)))
+    readings = [Reading([made.lm.bos_id], made.lm.tokenize(text, bos=False)) for text in ("a few words", "and some more of them")]
+    rise_KC, extra_nats_KC = rises(made.lm, sae, [likely, unlikely, weak], readings, [2.0, 1e-6])
+    assert rise_KC[0, 1] < 0.01 and abs(rise_KC[0, 2]) < 0.01 and 0.1 < rise_KC[0, 0] <= 1
+    assert rise_KC[1].abs().max() < 0.01 and extra_nats_KC[1].abs().max() < 0.2  # still ablated
+    # One candidate, one text, one position at a time, through the whole model.
+    expected, nats = [], []
+    for reading in readings:
+        ids_1T = torch.tensor([[*reading.before, *reading.text]])
+        edit = Intervention(sae, [[Push(1000.0, "clamp", 7)]], sae.config["threshold_norm"])
+        with torch.no_grad():
+            clean_TV = made.lm.model(ids_1T).logits[0].softmax(-1)
+            with made.lm.edited(edit):
+                steered_TV = made.lm.model(ids_1T).logits[0].softmax(-1)
+        places = range(1, ids_1T.shape[1])
+        expected.append(sum(float(steered_TV[t, id] - clean_TV[t, id]) for t in places for id in said) / len(places))
+        targets = [(t, int(ids_1T[0, t + 1])) for t in places[:-1]]
+        nats.append(sum(float((clean_TV[t, id] / steered_TV[t, id]).log()) for t, id in targets) / len(targets))
+    assert float(rise_KC[0, 0]) == pytest.approx(sum(expected) / 2, abs=1e-4)
+    assert float(extra_nats_KC[0, 0]) == pytest.approx(sum(nats) / 2, rel=1e-3)
+
+
+def test_a_factor_that_wrecks_the_language_does_not_count(made):
+    from sae_pipeline.sae.autoencoder import SparseAutoencoder
+
+    sae = SparseAutoencoder.load(made.sae)
+    token = made.lm.tokenize(" ship", bos=False)[0]
+    direction_D = made.lm.unembedding_DV[:, token]
+    sae.W_dec_FD[7] = direction_D / direction_D.norm()
+    gentle, brutal = fine_scores(made.lm, sae, [Candidate(7, maximum, [token]) for maximum in (0.5, 5000.0)])
+    assert gentle > 0
+    assert brutal == 0.0
