@@ -81,7 +81,7 @@ STAGES: dict[str, Stage] = {
             ("corpus", "activations", "feature_stats", "explanations"),
             ("score", "explain.method", *JUDGE),
         ),
-        Stage("steering_evals", "steering", ("corpus", "activations", "sae", "feature_stats"), ("steer",)),
+        Stage("steering_evals", "steering", ("corpus", "activations", "sae", "feature_stats"), ("steer",), code_version="2"),
         Stage(
             "analysis_tables",
             "analysis",

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from sae_pipeline.report.data import steered_features
 from sae_pipeline.store import ArtifactStore
 
 N_BEST = 5
@@ -54,13 +55,13 @@ def _number(value: float | None, form: str) -> str:
 
 def _show_best_steerable(database: Path, console: Console) -> None:
     with duckdb.connect(str(database), read_only=True) as connection:
-        best = connection.execute("from best_steerable limit ?", [N_BEST]).pl()
-    if best.is_empty():
+        best = steered_features(connection, N_BEST)
+    if not best:
         return
     console.print(
         Text("Best steerable features (concept rate: steered, beside the same clamp on a random feature)", style="bold")
     )
-    for row in best.iter_rows(named=True):
+    for row in best:
         terms = escape(", ".join(row["concept_terms"][:4]))
         console.print(
             f"[bold]{row['size']}/{row['feature']}[/bold] ({terms}) clamped to {row['best_factor']:g} x max: "
