@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STUDY ?= studies/demo.yaml
 export SAE_PIPELINE_STUDY := $(STUDY)
 
-.PHONY: help run ui browse screenshots status test test-long lint format install clean
+.PHONY: help run survey ui browse screenshots status test test-long lint format install clean
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -23,6 +23,9 @@ install: $(VENV)/installed  ## make .venv with everything in it
 
 run: install  ## materialize the whole graph of the study, print the results
 	@$(BIN)/sae-pipeline run
+
+survey: install  ## after `run`: nearest features within and across sizes, the map of all features
+	@$(BIN)/sae-pipeline run --job survey
 
 ui: install  ## open Dagster and the feature browser on loopback
 	@$(BIN)/sae-pipeline ui

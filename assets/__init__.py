@@ -9,6 +9,7 @@ from assets.analysis_tables import analysis_tables
 from assets.corpus import corpus
 from assets.explanations import explanations
 from assets.feature_stats import feature_stats
+from assets.neighbourhoods import neighbourhoods
 from assets.publishing import StageAsset
 from assets.report import report
 from assets.sae import sae
@@ -26,6 +27,7 @@ STAGE_ASSETS: tuple[StageAsset, ...] = (
     explanations,
     specificity_scores,
     steering_evals,
+    neighbourhoods,
     analysis_tables,
     size_comparison,
     report,

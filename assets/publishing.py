@@ -19,7 +19,7 @@ from pydantic import Field
 from assets.verdicts import Verdict
 from sae_pipeline import progress
 from sae_pipeline.errors import UserError
-from sae_pipeline.stages import STAGES
+from sae_pipeline.stages import STAGES, Stage
 
 if TYPE_CHECKING:
     from sae_pipeline.store import ArtifactStore, Manifest, Outcome
@@ -62,12 +62,18 @@ class StageAsset:
                 for name, text in self.checks.items()
             ]
         return dg.asset(
-            name=self.stage, group_name=stage.group, deps=list(stage.upstream), partitions_def=partitions,
+            name=self.stage, group_name=stage.group, deps=[*stage.upstream, *stage.optional], partitions_def=partitions,
             code_version=stage.code_version, kinds=set(self.kinds), owners=OWNERS, check_specs=specs, pool=self.pool,
             description=inspect.getdoc(self.function),
-            # Cheap ones refresh themselves once every size is there; what costs GPU hours is scheduled or clicked.
-            automation_condition=dg.AutomationCondition.eager() if stage.group == "analysis" else None,
+            automation_condition=_when(stage) if stage.group == "analysis" else None,
         )(self.function)  # fmt: skip
+
+
+def _when(stage: Stage) -> dg.AutomationCondition:
+    """Cheap ones refresh themselves once every size is there; what costs GPU hours is scheduled or clicked. What they can do
+    without neither holds them up nor sets them off."""
+    optional = dg.AssetSelection.assets(*stage.optional)
+    return dg.AutomationCondition.eager().ignore(optional) if stage.optional else dg.AutomationCondition.eager()
 
 
 def stage_asset(

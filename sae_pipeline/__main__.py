@@ -38,6 +38,13 @@ def run(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:N, mps or cpu.")] = "auto",
     max_minutes: Annotated[float | None, typer.Option(help="Refuse to start when more time than this is expected.")] = None,
+    job: Annotated[
+        str | None,
+        typer.Option(
+            metavar="survey",
+            help="`survey`: after the main run, the nearest features within and across sizes and the map of all features.",
+        ),
+    ] = None,
 ) -> None:
     """Materialize what is not fresh, print the results.
 
@@ -49,7 +56,7 @@ def run(
 
     options = RunOptions(
         study_file=study, sizes=tuple(size or ()), only=only, force=force, features=features, device=device,
-        max_minutes=max_minutes,
+        max_minutes=max_minutes, job=job,
     )  # fmt: skip
     raise typer.Exit(run_command(options))
 

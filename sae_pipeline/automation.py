@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from sae_pipeline.jobs import PER_SIZE
+from sae_pipeline.stages import PER_SIZE
 from sae_pipeline.study import Study
 
 

@@ -21,6 +21,7 @@ MODEL_RATE_PER_CORE = 1.65e11
 SAE_RATE_PER_CORE = 1.4e11
 GENERATION_RATE_PER_CORE = 6.0e10  # key-value-cached steps are bound by memory, not arithmetic
 SAE_TOKEN_CORE_SECONDS = 2.5e-5  # of a training token, whatever the size: reading, sparse gradients, optimizer
+MAP_SECONDS_PER_FEATURE = 1.5e-3  # UMAP, one thread whatever the machine
 DENSE_PRODUCTS = 6  # matrix products of a step that is not sparse
 N_INSTRUCTIONS, THIN_CHOOSE = 2, 4  # of the prompt-only control: templates, texts of each on the choosing half
 NO_JUDGE = "none: offline methods only, 0 dollars"
@@ -156,6 +157,9 @@ def expected_seconds(study: Study, shape: Shape, stage: str, size: int | None) -
             return 10 + generated * whole / (GENERATION_RATE_PER_CORE * cores)
         case "explanations" | "specificity_scores":
             return 10
+        case "neighbourhoods":
+            n_features = sum(study.sae.sizes)
+            return 10 + n_features * (2.0 * shape.d_model * n_features / sae_rate + MAP_SECONDS_PER_FEATURE)
         case _:
             return 3
 

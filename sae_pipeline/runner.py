@@ -12,9 +12,8 @@ import dagster as dg
 from assets.publishing import USER_ERROR
 from sae_pipeline import progress
 from sae_pipeline.errors import UserError
-from sae_pipeline.jobs import COMPARE, PER_SIZE, PREPARE, job_of, stages_of
 from sae_pipeline.orphans import close_orphans
-from sae_pipeline.stages import STAGES
+from sae_pipeline.stages import COMPARE, PER_SIZE, PREPARE, STAGES, SURVEY, stages_of
 from sae_pipeline.store import ArtifactStore
 
 # Framework chatter is DEBUG, failures are printed by us: the terminal belongs to the progress lines.
@@ -23,11 +22,15 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the user asked for: some sizes (default all), one stage (default all), and whether fresh ones are rebuilt too."""
+    """What the user asked for: some sizes (default all), one stage (default all), and whether fresh ones are rebuilt too.
+
+    `survey`: the survey and the analysis that shows it, instead of everything else.
+    """
 
     sizes: tuple[int, ...] | None = None
     only: str | None = None
     force: bool = False
+    survey: bool = False
 
 
 @dataclass
@@ -49,10 +52,12 @@ class Report:
 def steps_of(store: ArtifactStore, wanted: Wanted) -> list[tuple[str, int | None, list[str]]]:
     """(job, size, stages) in the order of execution."""
     sizes = wanted.sizes or tuple(store.study.sae.sizes)
-    steps: list[tuple[str, int | None]] = [(PREPARE, None), *((PER_SIZE, size) for size in sizes), (COMPARE, None)]
+    main: list[tuple[str, int | None]] = [(PREPARE, None), *((PER_SIZE, size) for size in sizes), (COMPARE, None)]
+    survey: list[tuple[str, int | None]] = [(SURVEY, None), (COMPARE, None)]
     if wanted.only:
-        return [(job, size, [wanted.only]) for job, size in steps if job == job_of(wanted.only)]
-    return [(job, size, stages_of(job)) for job, size in steps]
+        steps = survey if STAGES[wanted.only].job == SURVEY else main
+        return [(job, size, [wanted.only]) for job, size in steps if job == STAGES[wanted.only].job]
+    return [(job, size, stages_of(job)) for job, size in (survey if wanted.survey else main)]
 
 
 def pending(store: ArtifactStore, stages: list[str], size: int | None) -> list[str]:

@@ -18,10 +18,15 @@ JUDGE = tuple(
     for name in ("backend", "model", "base_url", "effort", "thinking", "votes", "budget_usd", "budget_usd_per_run", "prices")
 )  # fmt: skip
 
+PREPARE, PER_SIZE, COMPARE, SURVEY = "prepare", "per_size", "compare", "survey"
+
 
 @dataclass(frozen=True)
 class Stage:
-    """One asset. `fields` are dotted study paths; a whole section is named by its key."""
+    """One asset. `fields` are dotted study paths; a whole section is named by its key.
+
+    `optional`: stages that it reads when they are fresh, and does without when they are not.
+    """
 
     name: str
     group: str
@@ -29,6 +34,14 @@ class Stage:
     fields: tuple[str, ...]
     per_size: bool = True
     code_version: str = "1"
+    optional: tuple[str, ...] = ()
+
+    @property
+    def job(self) -> str:
+        """The job that contains it. `run` goes through all but the survey, which is asked for by name."""
+        if self.per_size:
+            return PER_SIZE
+        return {"analysis": COMPARE, "survey": SURVEY}.get(self.group, PREPARE)
 
 
 STAGES: dict[str, Stage] = {
@@ -82,6 +95,7 @@ STAGES: dict[str, Stage] = {
             ("score", "explain.method", *JUDGE),
         ),
         Stage("steering_evals", "steering", ("corpus", "activations", "sae", "feature_stats"), ("steer",), code_version="2"),
+        Stage("neighbourhoods", "survey", ("sae",), ("sae.sizes", "survey"), per_size=False),
         Stage(
             "analysis_tables",
             "analysis",
@@ -97,11 +111,18 @@ STAGES: dict[str, Stage] = {
             ),
             ("name", "sae.sizes"),
             per_size=False,
+            optional=("neighbourhoods",),
+            code_version="2",
         ),
         Stage("size_comparison", "analysis", ("analysis_tables",), (), per_size=False),
         Stage("report", "analysis", ("analysis_tables", "size_comparison"), (), per_size=False),
     )
 }
+
+
+def stages_of(job: str) -> list[str]:
+    """The stages of a job, upstream first."""
+    return [name for name, stage in STAGES.items() if stage.job == job]
 
 
 def study_digest(study: Study, stage: str, size: int | None = None) -> str:

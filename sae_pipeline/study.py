@@ -30,7 +30,7 @@ from sae_pipeline.study_judge import Judge, ModelPrice
 __all__ = [
     "Activations", "BuiltinSource", "Corpus", "Explain", "Features", "FolderModel", "Hook", "HubModel", "HubSource", "Judge",
     "LocalSource", "Metrics", "Model", "ModelPrice", "PackageModel", "Sae", "Score", "Section", "Source", "Steer", "Study",
-    "load_study", "parse_study",
+    "Survey", "load_study", "parse_study",
 ]  # fmt: skip
 
 Architecture = Literal["relu_l1", "topk", "batch_topk", "jumprelu", "gated", "matryoshka"]
@@ -214,6 +214,16 @@ class Steer(Section):
     seed: int = Field(default=0, description="of every random choice of this section")
 
 
+class Survey(Section):
+    """What `sae-pipeline run --job survey` makes after the main run."""
+
+    n_neighbours: int = Field(
+        default=15, ge=2, le=100, description="nearest features kept per feature and size, and what the map is made from"
+    )
+    min_dist: float = Field(default=0.05, ge=0, le=1, description="how close UMAP may put features on the map")
+    seed: int = Field(default=0, description="of every random choice of this section")
+
+
 class Study(Section):
     """A whole study. `name` is also the folder under `data/`."""
 
@@ -228,6 +238,7 @@ class Study(Section):
     explain: Explain = Explain()
     score: Score = Score()
     steer: Steer = Steer()
+    survey: Survey = Survey()
     judge: Judge = Judge()
 
     @model_validator(mode="after")

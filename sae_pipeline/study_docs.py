@@ -29,6 +29,7 @@ SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("explain", study.Explain),
     ("score", study.Score),
     ("steer", study.Steer),
+    ("survey", study.Survey),
     ("judge", study.Judge),
     ("judge.prices, by model", study.ModelPrice),
 )

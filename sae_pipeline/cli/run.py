@@ -13,7 +13,7 @@ from rich.console import Console
 
 from sae_pipeline import progress
 from sae_pipeline.errors import UserError
-from sae_pipeline.stages import STAGES, sizes_of
+from sae_pipeline.stages import COMPARE, STAGES, SURVEY, sizes_of, stages_of
 from sae_pipeline.store import ArtifactStore
 from sae_pipeline.study import Study, load_study, parse_study
 
@@ -33,6 +33,7 @@ class RunOptions:
     features: str | None = None
     device: str = "auto"
     max_minutes: float | None = None
+    job: str | None = None
 
 
 def run_command(options: RunOptions) -> int:
@@ -112,6 +113,10 @@ def _check_options(options: RunOptions, study: Study) -> None:
         raise UserError("--size", f"{unknown[0]} is not in sae.sizes {study.sae.sizes}", "Give one of these.")
     if options.only and options.only not in STAGES:
         raise UserError("--only", f"no stage {options.only!r}", f"Stages: {', '.join(STAGES)}.")
+    if options.job not in (None, SURVEY):
+        raise UserError("--job", f"no job {options.job!r} to ask for", f"Leave it out, or give {SURVEY}.")
+    if options.job and (options.only or options.sizes):
+        raise UserError("--job", "goes with neither --only nor --size", "The survey is about all sizes; leave these out.")
 
 
 def _sizes(store: ArtifactStore, stage: str, options: RunOptions) -> list[int | None]:
@@ -119,7 +124,12 @@ def _sizes(store: ArtifactStore, stage: str, options: RunOptions) -> list[int | 
 
 
 def _artefacts(store: ArtifactStore, options: RunOptions) -> list[tuple[str, int | None]]:
-    stages = [options.only] if options.only else list(STAGES)
+    if options.only:
+        stages = [options.only]
+    elif options.job == SURVEY:
+        stages = [*stages_of(SURVEY), *stages_of(COMPARE)]
+    else:
+        stages = [stage for stage in STAGES if STAGES[stage].job != SURVEY]
     return [(stage, size) for stage in stages for size in _sizes(store, stage, options)]
 
 
@@ -165,8 +175,9 @@ def _materialize(store: ArtifactStore, options: RunOptions, guarded_file: Path |
     use_dagster_home(store.study.name, store.root.parent)
     compute = {"compute": Compute(device=options.device)}
     defs = build_defs(store.study, compute, root=store.root.parent, study_file=guarded_file)
+    wanted = Wanted(options.sizes or None, options.only, options.force, survey=options.job == SURVEY)
     with DagsterInstance.get() as instance:
-        return run_pipeline(defs, store, instance, Wanted(options.sizes or None, options.only, options.force))
+        return run_pipeline(defs, store, instance, wanted)
 
 
 def _finish(store: ArtifactStore, console: Console, clock: float) -> None:

@@ -78,7 +78,7 @@ def build_analysis_db(store: ArtifactStore, work: Path) -> Outcome:
 
 
 def _upstream(store: ArtifactStore) -> Iterator[Artefact]:
-    for stage in STAGES[STAGE].upstream:
+    for stage in (*STAGES[STAGE].upstream, *store.optional(STAGE)):
         for size in sizes_of(store.study, stage):
             folder = store.require(stage, size)
             manifest = store.manifest(stage, size)

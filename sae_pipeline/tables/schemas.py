@@ -13,10 +13,13 @@ from sae_pipeline.tables.interpretation_tables import INTERPRETATION_TABLES
 from sae_pipeline.tables.record_tables import RECORD_TABLES
 from sae_pipeline.tables.sae_tables import SAE_TABLES
 from sae_pipeline.tables.steering_tables import STEERING_TABLES
+from sae_pipeline.tables.survey_tables import SURVEY_TABLES
 
 TABLES: dict[str, Table] = {
     table.name: table
-    for table in (*DATA_TABLES, *SAE_TABLES, *FEATURE_TABLES, *INTERPRETATION_TABLES, *STEERING_TABLES, *RECORD_TABLES)
+    for table in (
+        *DATA_TABLES, *SAE_TABLES, *FEATURE_TABLES, *INTERPRETATION_TABLES, *STEERING_TABLES, *SURVEY_TABLES, *RECORD_TABLES
+    )  # fmt: skip
 }
 SCHEMAS: dict[str, pa.DataFrameSchema] = {name: table.schema for name, table in TABLES.items()}
 

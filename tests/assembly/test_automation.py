@@ -41,6 +41,15 @@ def test_analysis_is_requested_once_after_the_last_size(pipeline):
     assert tick(result.cursor).total_requested == 0
 
 
+def test_the_survey_neither_runs_by_itself_nor_sets_anything_off(pipeline):
+    pipeline.run()
+    defs = pipeline.defs()
+    cursor = dg.evaluate_automation_conditions(defs, pipeline.instance).cursor
+    pipeline.run(only="neighbourhoods")
+    result = dg.evaluate_automation_conditions(defs, pipeline.instance, cursor=cursor)
+    assert pipeline.fake.built == [("neighbourhoods", None)] and result.total_requested == 0
+
+
 def test_run_of_a_dead_process_is_closed_and_a_living_one_left(pipeline):
     defs, instance = pipeline.defs(), pipeline.instance
     job = defs.resolve_job_def("prepare")

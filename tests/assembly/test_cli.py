@@ -50,6 +50,8 @@ def test_help_teaches(capfd):
         (["run", "--study", "nowhere.yaml"], "nowhere.yaml: no such study file"),
         (["run", "--study", "{file}", "--size", "48"], "--size: 48 is not in sae.sizes [32, 64]"),
         (["run", "--study", "{file}", "--only", "training"], "--only: no stage 'training'. Stages: corpus, activations"),
+        (["run", "--study", "{file}", "--job", "per_size"], "--job: no job 'per_size' to ask for"),
+        (["run", "--study", "{file}", "--job", "survey", "--size", "32"], "--job: goes with neither --only nor --size"),
         (["run", "--study", "{file}", "--features", "1,2"], "--features: goes with --only"),
         (["run", "--study", "{file}", "--only", "explanations", "--features", "one"], "--features: 'one' is not a list"),
         (

@@ -4,8 +4,7 @@ import dagster as dg
 import pytest
 
 from sae_pipeline.definitions import build_defs
-from sae_pipeline.jobs import job_of, stages_of
-from sae_pipeline.stages import STAGES
+from sae_pipeline.stages import STAGES, stages_of
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +20,7 @@ def test_every_stage_is_a_documented_asset(defs, tiny_study):
         assert spec.description and len(spec.description) > 60, name
         assert spec.group_name == stage.group and spec.code_version == stage.code_version
         assert spec.kinds and spec.owners
-        assert {dep.asset_key.path[-1] for dep in spec.deps} == set(stage.upstream)
+        assert {dep.asset_key.path[-1] for dep in spec.deps} == {*stage.upstream, *stage.optional}
         keys = spec.partitions_def.get_partition_keys() if spec.partitions_def else None
         assert keys == (["32", "64"] if stage.per_size else None)
         eager = stage.group == "analysis"
@@ -40,7 +39,9 @@ def test_every_stage_but_figures_has_a_blocking_check_with_a_description(defs):
 
 
 def test_jobs_cover_the_graph_once(defs):
-    for job in ("prepare", "per_size", "compare"):
+    jobs = ("prepare", "per_size", "compare", "survey")
+    for job in jobs:
         selected = {key.path[-1] for key in defs.resolve_job_def(job).asset_layer.executable_asset_keys}
-        assert selected == set(stages_of(job)) == {stage for stage in STAGES if job_of(stage) == job}
-    assert set(stages_of("prepare") + stages_of("per_size") + stages_of("compare")) == set(STAGES)
+        assert selected == set(stages_of(job))
+    assert sorted(stage for job in jobs for stage in stages_of(job)) == sorted(STAGES)
+    assert stages_of("survey") == ["neighbourhoods"]

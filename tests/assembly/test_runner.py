@@ -4,10 +4,11 @@ import shutil
 
 import dagster as dg
 
-from sae_pipeline.stages import STAGES
+from sae_pipeline.stages import STAGES, SURVEY
 from tests.assembly.fake_graph import FILE
 
-ALL = [(stage, size) for stage, spec in STAGES.items() for size in ((32, 64) if spec.per_size else (None,))]
+MAIN = [stage for stage, spec in STAGES.items() if spec.job != SURVEY]
+ALL = [(stage, size) for stage in MAIN for size in ((32, 64) if STAGES[stage].per_size else (None,))]
 PER_SIZE = [stage for stage, spec in STAGES.items() if spec.per_size]
 ANALYSIS = [("analysis_tables", None), ("size_comparison", None), ("report", None)]
 
@@ -177,3 +178,26 @@ def test_wiped_data_is_rebuilt_though_dagster_remembers(pipeline):
     shutil.rmtree(pipeline.root)
     pipeline.run()
     assert sorted(pipeline.fake.built, key=str) == sorted(ALL, key=str)
+
+
+def test_the_survey_runs_when_asked_for_and_the_analysis_takes_it_in_while_it_is_fresh(pipeline):
+    pipeline.run()
+    assert ("neighbourhoods", None) not in pipeline.fake.built
+    pipeline.run(survey=True)
+    assert pipeline.fake.built == [("neighbourhoods", None), ANALYSIS[0]]  # equal bytes of the fake stop there
+    assert "neighbourhoods" in pipeline.store.inputs("analysis_tables")
+    pipeline.run()
+    assert pipeline.fake.built == []
+    # Other weights: what the survey says is about SAEs that are gone, and the main run does without it.
+    pipeline.run(only="sae", sizes=(64,), force=True)
+    pipeline.mapping["sae"]["seed"] = 7
+    pipeline.write()
+    pipeline.run()
+    assert ("neighbourhoods", None) not in pipeline.fake.built and ANALYSIS[0] in pipeline.fake.built
+    assert pipeline.store.freshness("neighbourhoods").state == "stale"
+    assert "neighbourhoods" not in pipeline.store.inputs("analysis_tables")
+
+
+def test_a_survey_before_the_first_run_names_what_is_missing(pipeline):
+    report = pipeline.run(survey=True)
+    assert pipeline.fake.built == [] and "sae/32" in str(report.user_errors[0]) and report.left_out

@@ -10,7 +10,7 @@ import pytest
 from sae_pipeline.definitions import build_defs
 from sae_pipeline.plan import n_texts
 from sae_pipeline.runner import Wanted, run_pipeline
-from sae_pipeline.stages import STAGES, sizes_of
+from sae_pipeline.stages import STAGES, SURVEY, sizes_of
 from sae_pipeline.store import ArtifactStore
 from sae_pipeline.study import load_study
 
@@ -40,6 +40,7 @@ def test_everything_is_built_and_says_what_comes_next(finished_study):
     assert finished_study.exit_code == 0, finished_study.errors
     store = finished_study.store
     states = {(stage, size): store.freshness(stage, size).state for stage in STAGES for size in sizes_of(store.study, stage)}
+    assert states.pop(("neighbourhoods", None)) == "missing"  # the survey is asked for by name
     assert len(states) == ALL and set(states.values()) == {"fresh"}
     for words in (
         "Study tiny",
@@ -61,6 +62,8 @@ def test_runs_are_on_the_studys_own_instance_with_versions_metadata_and_checks(f
         assert [run.job_name for run in instance.get_runs()][::-1] == ["prepare", "per_size", "per_size", "compare"]
         assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
         for stage, spec in STAGES.items():
+            if spec.job == SURVEY:
+                continue
             filters = dg.AssetRecordsFilter(asset_key=dg.AssetKey(stage), asset_partitions=["64"] if spec.per_size else None)
             (record,) = instance.fetch_materializations(filters, limit=1).records
             event = record.asset_materialization
@@ -72,6 +75,20 @@ def test_runs_are_on_the_studys_own_instance_with_versions_metadata_and_checks(f
             assert event.metadata["path"].value == str(finished_study.store.path(stage, 64 if spec.per_size else None))
             if stage == "sae":
                 assert "data:image/png;base64," in str(event.metadata["training"].value)
+
+
+def test_the_survey_fills_its_tables_and_the_main_run_then_has_nothing_to_do(copy):
+    report = copy.run(survey=True)
+    assert [stage for stage, _ in report.executed] == ["neighbourhoods", "analysis_tables", "size_comparison", "report"]
+    assert not report.failed, report.bugs
+    with duckdb.connect(str(copy.root / "tiny" / "analysis.duckdb"), read_only=True) as connection:
+        assert connection.execute("select size, count(*) from feature_map group by size order by size").fetchall() == [
+            (32, 32), (64, 64),
+        ]  # fmt: skip
+        (n,) = connection.execute("select count(*) from feature_neighbours").fetchone() or (0,)
+        assert n == (32 + 64) * 2 * 15
+        assert connection.execute("select count(*) from lineage where stage = 'neighbourhoods'").fetchone() == (1,)
+    assert copy.run().executed == []
 
 
 def test_the_plan_bounds_the_texts_that_steering_generates(finished_study):
