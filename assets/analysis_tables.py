@@ -24,12 +24,12 @@ def analysis_tables(context: dg.AssetExecutionContext, config: Rebuild, store: S
     from sae_pipeline.tables.build import DATABASE, build_analysis_db
 
     artifacts = store.artifacts
-    database = artifacts.root / DATABASE
+    database, sizes = artifacts.root / DATABASE, store.study.sae.sizes
     yield from publish(
         context, artifacts, "analysis_tables", lambda work: build_analysis_db(artifacts, work),
         checks={
-            "every_size": lambda _: every_size(database, store.study.sae.sizes),
-            "row_counts": lambda _: row_counts(database, artifacts.root, store.study.sae.sizes, set(artifacts.optional("analysis_tables"))),
+            "every_size": lambda _: every_size(database, sizes),
+            "row_counts": lambda _: row_counts(database, artifacts.root, sizes, set(artifacts.optional("analysis_tables"))),
         },
         force=config.force, headline=("n_tables", "n_views", "megabytes"),
     )  # fmt: skip

@@ -1,12 +1,13 @@
 """`sae-pipeline status`."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from rich.table import Table
 
 from sae_pipeline.cli.run import plain_console
-from sae_pipeline.stages import STAGES, sizes_of
+from sae_pipeline.stages import STAGES, SURVEY, sizes_of
 from sae_pipeline.store import ArtifactStore
 from sae_pipeline.study import load_study
 
@@ -27,6 +28,8 @@ def status_command(study_file: Path) -> None:
             above = [parent for parent in STAGES[stage].upstream if parent in changing]
             if now.state != "fresh" or above:
                 stale.add((stage, size))
+            if now.state != "fresh" and STAGES[stage].job == SURVEY:
+                now = replace(now, why=f"{now.why}; `run --job survey` makes it")
             why = now.why or (f"may change with {', '.join(above)}" if above else "")
             table.add_row(stage, "" if size is None else str(size), f"[{STYLES[now.state]}]{now.state}[/]", why)
     plain_console(sys.stdout).print(table)

@@ -15,20 +15,23 @@ from sae_pipeline.store import Outcome
 from sae_pipeline.study import Survey
 from sae_pipeline.survey.neighbours import decoder_rows, nearest_features
 from sae_pipeline.survey.projection import project
-from sae_pipeline.tables.schemas import conform
+from sae_pipeline.tables.schemas import conform, empty
 
 NEIGHBOURS, MAP = "feature_neighbours.parquet", "feature_map.parquet"
 
 
 def build_neighbourhoods(sae_folders: Mapping[int, Path], settings: Survey, work: Path) -> Outcome:
-    """Write both tables into `work`. `sae_folders`: {size: folder of its SAE}. Raises `UserError` for weights that are missing."""
+    """Write both tables into `work`. `sae_folders`: {size: folder of its SAE}. Raises `UserError` for missing weights."""
     directions = {size: decoder_rows(folder) for size, folder in sae_folders.items()}
     first = dict(zip(directions, np.cumsum([0, *(len(rows) for rows in directions.values())]).tolist(), strict=False))
     # The best K over all sizes are among the best K of every size.
     overall: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {size: [] for size in directions}
     best: dict[str, float] = {}
-    writer: pq.ParquetWriter | None = None
-    with bar("nearest features", sum(map(len, directions.values())) * len(directions), "features") as progress:
+    schema = empty("feature_neighbours").to_arrow().schema
+    with (
+        pq.ParquetWriter(work / NEIGHBOURS, schema, compression="zstd") as writer,
+        bar("nearest features", sum(map(len, directions.values())) * len(directions), "features") as progress,
+    ):
         for size, rows_FD in directions.items():
             for other, others_FD in directions.items():
                 neighbours, cosines = [], []
@@ -37,14 +40,10 @@ def build_neighbourhoods(sae_folders: Mapping[int, Path], settings: Survey, work
                     cosines.append(cosine_QK)
                     progress.update(len(neighbour_QK))
                 neighbour_FK, cosine_FK = np.concatenate(neighbours), np.concatenate(cosines)
-                table = _rows(size, other, neighbour_FK, cosine_FK).to_arrow()
-                writer = writer or pq.ParquetWriter(work / NEIGHBOURS, table.schema, compression="zstd")
-                writer.write_table(table)
+                writer.write_table(_rows(size, other, neighbour_FK, cosine_FK).to_arrow())
                 overall[size].append((neighbour_FK + first[other], cosine_FK))
                 if cosine_FK.shape[1]:
                     best[f"median nearest cosine {size} to {other}"] = float(np.median(cosine_FK[:, 0]))
-    assert writer is not None
-    writer.close()
     neighbour_FK, cosine_FK = _merged(list(overall.values()), settings.n_neighbours)
     directions_FD = np.concatenate(list(directions.values()))
     with bar("map of features", len(directions_FD), "features") as progress:

@@ -9,9 +9,7 @@ import warnings
 import numpy as np
 
 
-def project(
-    directions_FD: np.ndarray, neighbour_FK: np.ndarray, cosine_FK: np.ndarray, min_dist: float, seed: int
-) -> np.ndarray:
+def project(directions_FD: np.ndarray, neighbour_FK: np.ndarray, cosine_FK: np.ndarray, min_dist: float, seed: int) -> np.ndarray:
     """Coordinates F x 2, float32, from exact cosine neighbours (the feature itself not among them).
 
     Few features (too few for a neighbour graph) are laid out on a circle. With a seed UMAP computes in one thread: the same

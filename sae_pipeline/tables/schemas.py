@@ -18,8 +18,14 @@ from sae_pipeline.tables.survey_tables import SURVEY_TABLES
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
-        *DATA_TABLES, *SAE_TABLES, *FEATURE_TABLES, *INTERPRETATION_TABLES, *STEERING_TABLES, *SURVEY_TABLES, *RECORD_TABLES
-    )  # fmt: skip
+        *DATA_TABLES,
+        *SAE_TABLES,
+        *FEATURE_TABLES,
+        *INTERPRETATION_TABLES,
+        *STEERING_TABLES,
+        *SURVEY_TABLES,
+        *RECORD_TABLES,
+    )
 }
 SCHEMAS: dict[str, pa.DataFrameSchema] = {name: table.schema for name, table in TABLES.items()}
 

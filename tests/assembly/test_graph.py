@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ASSEMBLY = {
     "__main__", "automation", "cli", "compute_logs", "definitions", "jobs", "orphans", "partitions", "runner",
 }  # fmt: skip
-HEAVY = {"torch", "transformers", "datasets", "anthropic", "matplotlib", "pandera", "duckdb"}
+HEAVY = {"torch", "umap", "transformers", "datasets", "anthropic", "matplotlib", "pandera", "duckdb"}
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,9 @@ def by_full_sort(queries: np.ndarray, rows: np.ndarray, n: int, same: bool) -> t
     return order, np.take_along_axis(cosine, order, axis=1)
 
 
-@pytest.mark.parametrize(("n_rows", "n", "same"), [(700, 15, True), (700, 15, False), (64 * 40, 7, True), (9, 15, True), (1, 3, True)])
+@pytest.mark.parametrize(
+    ("n_rows", "n", "same"), [(700, 15, True), (700, 15, False), (64 * 40, 7, True), (9, 15, True), (1, 3, True)]
+)
 def test_neighbours_equal_those_of_a_full_sort(n_rows: int, n: int, same: bool, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(neighbours, "QUERIES_AT_ONCE", 100)
     rows = clustered(n_rows, 1)
