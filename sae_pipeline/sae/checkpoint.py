@@ -16,6 +16,7 @@ from sae_pipeline.digests import file_digest
 from sae_pipeline.errors import UserError
 
 POINTER = "checkpoint.json"
+FORMAT = 1  # of names and meaning of what a checkpoint holds; another one is refused
 
 
 class BrokenCheckpointError(Exception):

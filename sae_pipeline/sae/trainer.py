@@ -16,6 +16,7 @@ from sae_pipeline.sae import checkpoint as checkpoints
 from sae_pipeline.sae.architecture import Architecture
 from sae_pipeline.sae.checkpoint import BrokenCheckpointError, Checkpoint
 from sae_pipeline.sae.history import History
+from sae_pipeline.sae.interrupt import deferred_signals
 from sae_pipeline.sae.parameters import Parameters, initial_parameters
 from sae_pipeline.sae.source import ActivationSource, ShuffledOrder
 from sae_pipeline.sae.step import Step
@@ -54,9 +55,8 @@ class Trainer:
         self, source: ActivationSource, architecture: Architecture, plan: TrainingPlan, settings: dict[str, Any], work: Path,
         dtype: torch.dtype, device: str = "cpu",
     ) -> None:  # fmt: skip
-        self.source, self.architecture, self.plan, self.settings, self.work, self.device = (
-            source, architecture, plan, settings, work, device,
-        )  # fmt: skip
+        self.source, self.architecture, self.plan, self.work, self.device = source, architecture, plan, work, device
+        self.identity = settings | {"product_dtype": str(dtype), "checkpoint_format": checkpoints.FORMAT}
         # Two generators: the data order must not depend on the size, so that all sizes can share one stream.
         self.parameters: Parameters = initial_parameters(
             plan.n_features,
@@ -75,17 +75,24 @@ class Trainer:
         self.resumed_at_step = 0
 
     def run(self) -> None:
-        """Train until `plan.n_steps`. Raises `UserError` when the loss stops being a number."""
+        """Train until `plan.n_steps`. Raises `UserError` when the loss stops being a number.
+
+        SIGTERM and SIGINT save a checkpoint after the current step, then take their usual effect.
+        """
         self._resume()
         n_tokens, batch = self.plan.n_steps * self.plan.batch, self.plan.batch
-        with progress.bar(f"sae/{self.plan.n_features}", n_tokens, "tokens", initial=self.steps_done * batch) as bar:
-            while self.steps_done < self.plan.n_steps:
+        with (
+            deferred_signals() as asked,
+            progress.bar(f"sae/{self.plan.n_features}", n_tokens, "tokens", initial=self.steps_done * batch) as bar,
+        ):
+            while self.steps_done < self.plan.n_steps and asked.number is None:
                 self._one_step()
-                if self.history.is_due(self.steps_done) or self.steps_done == self.plan.n_steps:
+                ended = self.steps_done == self.plan.n_steps
+                saves = not ended and (asked.number is not None or self.steps_done % self.plan.checkpoint_every_steps == 0)
+                if ended or saves or self.history.is_due(self.steps_done):
                     self._write_history(bar)
-                if self.steps_done % self.plan.checkpoint_every_steps == 0 and self.steps_done < self.plan.n_steps:
-                    self._write_history(bar)
-                    checkpoints.save(self.work, self._checkpoint(), self.settings)
+                if saves:
+                    checkpoints.save(self.work, self._checkpoint(), self.identity)
                 bar.update(batch)
 
     def _one_step(self) -> None:
@@ -132,9 +139,10 @@ class Trainer:
 
     def _resume(self) -> None:
         try:
-            found = checkpoints.load(self.work, self.settings)
+            found = checkpoints.load(self.work, self.identity)
         except BrokenCheckpointError as error:
             log.warning("training of size %d starts over: %s", self.plan.n_features, error)
+            progress.say(f"  sae/{self.plan.n_features}: the checkpoint is refused and training starts over: {error}")
             checkpoints.remove(self.work)
             return
         if found is None:

@@ -1,5 +1,6 @@
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -30,12 +31,12 @@ SPARSITY = {
     "batch_topk": {"k": 3},
     "matryoshka": {"k": 3, "prefixes": [0.25, 0.5, 1]},
     "jumprelu": {"sparsity": 1.0},
-    "jumprelu step": {"sparsity": 1.5, "sparsity_loss": "step"},
+    "jumprelu-step": {"sparsity": 1.5, "sparsity_loss": "step"},
 }
 
 
 def section(architecture: str = "batch_topk", **changes) -> Sae:
-    sparsity, architecture = SPARSITY[architecture], architecture.split()[0]
+    sparsity, architecture = SPARSITY[architecture], architecture.split("-")[0]
     fields = {"sizes": [SIZE], "epochs": 20, "batch": 256, "learning_rate": 5e-3, "checkpoint_every_steps": 20}
     return Sae(architecture=architecture, **sparsity, **(fields | changes))  # pyright: ignore[reportArgumentType]
 
@@ -96,20 +97,56 @@ def test_equal_seeds_give_equal_bytes_and_another_seed_others(trained, planted, 
     assert digests(tmp_path / "other")["weights.safetensors"] != digests(trained)["weights.safetensors"]
 
 
-TRAIN = """
-import sys
+# One process that imports once and forks a training per line of standard input (folder, architecture); prints the child's process
+# id, then its exit status. It must not start the threads of any library itself: they do not survive a fork.
+SERVER = """
+import os, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from sae_pipeline.sae.build import build_sae
 from tests.science.planted import PlantedActivations
 from tests.science.test_sae_training import SIZE, section
-build_sae(PlantedActivations(), section(), SIZE, Path(sys.argv[1]), {"hook": "planted"})
+planted = PlantedActivations()
+torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])  # imports half of torch, once instead of in every child
+for line in sys.stdin:
+    folder, architecture = line.split()
+    child = os.fork()
+    if child == 0:
+        build_sae(planted, section(architecture), SIZE, Path(folder), {"hook": "planted"})
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitpid(child, 0)[1], flush=True)
 """
 
 
-def start(work: Path) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", TRAIN, str(work)], env=os.environ | {"OMP_NUM_THREADS": "1"})
+class Server:
+    """Trainings in processes of their own, and their exit statuses as `os.waitpid` gives them."""
+
+    def __enter__(self) -> "Server":
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", SERVER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def train(self, work: Path, architecture: str, send: signal.Signals | None = None, step: int = 0, delay: float = 0.0) -> int:
+        """Exit status; `send` is sent `delay` seconds after the history shows `step`."""
+        assert self._process.stdin and self._process.stdout
+        work.mkdir(exist_ok=True)
+        print(work, architecture, file=self._process.stdin, flush=True)
+        child, deadline = int(self._process.stdout.readline()), time.monotonic() + 120
+        while send and reported_step(work) < step:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        if send:
+            time.sleep(delay)
+            os.kill(child, send)
+        return int(self._process.stdout.readline())
 
 
 def reported_step(work: Path) -> int:
@@ -118,30 +155,38 @@ def reported_step(work: Path) -> int:
     return history["step"][-1] if history.height else -1
 
 
-def kill_when(process: subprocess.Popen, work: Path, step: int) -> int:
-    deadline = time.monotonic() + 600
-    while (seen := reported_step(work)) < step:
-        assert process.poll() is None, "training ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    return seen
+def kept_step(work: Path) -> int:
+    """Step of the checkpoint in the folder, 0 without one."""
+    pointer = work / "checkpoint.json"
+    return json.loads(pointer.read_text(encoding="utf-8"))["step"] if pointer.is_file() else 0
 
 
-@pytest.mark.parametrize("points", [(30, 130), pytest.param(tuple(range(5, 186, 20)), marks=pytest.mark.long)])
-def test_killed_and_resumed_the_bytes_are_those_of_an_uninterrupted_run(tmp_path, points):
+@pytest.mark.parametrize(
+    ("architecture", "n_kills"),
+    [("batch_topk", 5), *(pytest.param(name, 20, marks=pytest.mark.long) for name in SPARSITY)],
+)
+def test_killed_and_resumed_the_bytes_are_those_of_an_uninterrupted_run(tmp_path, architecture, n_kills):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir()
-    killed.mkdir()
-    assert start(whole).wait(timeout=600) == 0
-    for step in points:
-        seen = kill_when(start(killed), killed, step)
-        pointer = killed / "checkpoint.json"
-        kept = json.loads(pointer.read_text(encoding="utf-8"))["step"] if pointer.is_file() else 0
-        assert kept > seen - 20 - 5  # at most one checkpoint interval (and one rewrite of the history) is done again
-    assert start(killed).wait(timeout=600) == 0
-    assert digests(killed) == digests(whole)
+    points = sorted(random.sample(range(5, 215), n_kills))  # anew each time: none may matter
+    with Server() as server:
+        assert server.train(whole, architecture) == 0
+        for step in points:
+            assert server.train(killed, architecture, signal.SIGKILL, step, 0.01 * random.random()) == signal.SIGKILL, points
+            assert kept_step(killed) > step - 20 - 5  # at most one interval (and one rewrite of the history) is done again
+        assert server.train(killed, architecture) == 0
+    assert digests(killed) == digests(whole), points
+
+
+def test_sigterm_saves_a_checkpoint_between_two_steps(tmp_path):
+    work = tmp_path / "stopped"
+    with Server() as server:
+        assert server.train(work, "batch_topk", signal.SIGTERM, 104) == signal.SIGTERM
+        step = kept_step(work)
+        assert step > 104 and step % 20 != 0  # not one of the regular ones, at every 20th step
+        assert read_history(work)["step"].to_list() == list(range(step))
+        assert server.train(work, "batch_topk") == 0
+        assert server.train(tmp_path / "whole", "batch_topk") == 0
+    assert digests(work) == digests(tmp_path / "whole")
 
 
 def interrupted(work: Path, architecture: str = "batch_topk", **changes) -> Path:
@@ -190,6 +235,16 @@ def test_a_checkpoint_of_other_settings_is_refused(planted, tmp_path):
     work = interrupted(tmp_path / "work")
     with pytest.raises(UserError, match=r"checkpoint\.json: is of a run with another learning_rate"):
         build_sae(planted, section(learning_rate=1e-3), SIZE, work)
+
+
+def test_a_checkpoint_of_another_number_format_or_layout_is_refused(planted, tmp_path):
+    work = interrupted(tmp_path / "work")
+    pointer = work / "checkpoint.json"
+    saved = json.loads(pointer.read_text(encoding="utf-8"))
+    for field, value in (("product_dtype", "torch.float64"), ("checkpoint_format", 0)):
+        pointer.write_text(json.dumps(saved | {"settings": saved["settings"] | {field: value}}), encoding="utf-8")
+        with pytest.raises(UserError, match=f"is of a run with another {field}"):
+            build_sae(planted, section(), SIZE, work, {"hook": "planted"})
 
 
 def test_a_batch_larger_than_the_data_and_a_diverging_run_are_user_errors(planted, tmp_path):
