@@ -70,6 +70,7 @@ STAGES: dict[str, Stage] = {
                 "sae.batch",
                 "sae.learning_rate",
                 "sae.seed",
+                "sae.ring",
             ),
         ),
         Stage("sae_metrics", "sae", ("corpus", "activations", "sae"), ("metrics",)),

@@ -78,6 +78,11 @@ class Sae(Section):
     learning_rate: float | dict[int | Literal["other"], float] = Field(
         default=1.0e-3, description="peak, Adam; one number, or one per size (`other`: the sizes not named)"
     )
+    ring: int = Field(
+        default=262_144,
+        gt=0,
+        description="tokens mixed at a time when activations are streamed; stored ones are permuted whole",
+    )
     checkpoint_every_steps: int = Field(default=100, gt=0, description="work that a crash can cost; does not change results")
     seed: int = Field(default=0, description="of every random choice of this section")
 

@@ -75,6 +75,16 @@ class ActivationReader:
         return len(self.neuron_ids)
 
     @property
+    def is_streamed(self) -> bool:
+        """Whether activations are computed when they are asked for, instead of stored."""
+        return self.facts.get("source") == "streaming"
+
+    @cached_property
+    def document_of_token(self) -> Tensor:
+        """Document id by token index."""
+        return torch.cat([shard["doc_ids_BT"].flatten() for shard in self.shards])
+
+    @property
     def scale(self) -> float:
         """s, such that E|x|^2 = D over unmasked training tokens."""
         return self.facts["scale"]
@@ -108,6 +118,11 @@ class ActivationReader:
         if not masked:
             chosen_BT = chosen_BT & (self.reason_BT == KEEP)
         return chosen_BT.flatten().nonzero().squeeze(1)
+
+    def by_shard(self, token_index_N: Tensor) -> list[Tensor]:
+        """Ascending token indices, cut where shards begin."""
+        cuts = np.searchsorted(token_index_N.numpy(), self._first_token[1:])
+        return list(token_index_N.tensor_split(torch.from_numpy(cuts)))
 
     def gather(self, token_index_N: Tensor) -> Tensor:
         """Raw activations r_ND of any tokens, in the stored dtype and the order asked for."""

@@ -16,10 +16,11 @@ from sae_pipeline.sae.gated import Gated
 from sae_pipeline.sae.history import read_history
 from sae_pipeline.sae.jumprelu import JumpReLU
 from sae_pipeline.sae.matryoshka import Matryoshka, prefix_lengths
+from sae_pipeline.sae.mixing import Mixing
 from sae_pipeline.sae.relu_l1 import ReluL1
-from sae_pipeline.sae.source import CachedActivations
+from sae_pipeline.sae.source import BatchStream, PermutedStream, RingStream
 from sae_pipeline.sae.topk import TopK
-from sae_pipeline.sae.trainer import CLIP_NORM, Trainer, TrainingPlan
+from sae_pipeline.sae.trainer import CLIP_NORM, Trainer, TrainingPlan, train_together
 from sae_pipeline.store import Outcome
 
 if TYPE_CHECKING:
@@ -37,40 +38,36 @@ def build_sae(
     work: Path,
     origin: Mapping[str, Any] | None = None,
     device: str = "cpu",
+    companions: Mapping[int, Path] | None = None,
 ) -> Outcome:
     """Train the SAE of `size` features on the unmasked training tokens of `activations`.
 
     `origin`: what else `config.json` should say about where the activations come from (model, hook, BOS policy). A run that died
-    is taken up from its last checkpoint in `work`; none is left there at the end.
+    is taken up from its last checkpoint in `work`; none is left there at the end. `companions`: work folders of other sizes that
+    train from the same pass; their builds then find a finished training there.
     """
-    source = CachedActivations(activations)
-    n_steps = int(source.n_tokens * sae.epochs) // sae.batch
+    stream = make_stream(activations, sae)
+    n_steps = int(stream.n_tokens * sae.epochs) // sae.batch
     if n_steps < 1:
         raise UserError(
-            "sae.batch", f"{sae.batch} tokens exceed the {int(source.n_tokens * sae.epochs)} training tokens (epochs counted)",
+            "sae.batch", f"{sae.batch} tokens exceed the {int(stream.n_tokens * sae.epochs)} training tokens (epochs counted)",
             "Lower sae.batch, or raise sae.epochs or the corpus budgets.",
         )  # fmt: skip
-    center_share = _center_share(activations)
-    settings = {
-        "architecture": sae.architecture, **sae.sparsity_settings, "n_features": size, "d_model": source.d_model,
-        "scale": activations.scale, "center_share": center_share, "epochs": sae.epochs, "batch": sae.batch,
-        "learning_rate": sae.learning_rate_of(size),
-        "seed": sae.seed, "n_tokens_train": source.n_tokens,
-    }  # fmt: skip
-    plan = TrainingPlan(
-        n_features=size, n_steps=n_steps, batch=sae.batch, learning_rate=settings["learning_rate"], decay_share=DECAY_SHARE,
-        checkpoint_every_steps=sae.checkpoint_every_steps, seed=sae.seed,
-    )  # fmt: skip
-    dtype, why_dtype = choose_dtype(torch.device(device), "auto")
-    architecture = make_architecture(sae, size, source.d_model, center_share)
-    trainer = Trainer(source, architecture, plan, settings, work, dtype, device)
-    trainer.run()
+    trainer = _trainer(activations, sae, size, n_steps, stream.n_tokens, work, device)
+    others = [
+        _trainer(activations, sae, other, n_steps, stream.n_tokens, folder, device, keeps_last=True)
+        for other, folder in (companions or {}).items()
+    ]
+    mixing = Mixing(activations.context, activations.document_of_token)
+    train_together([trainer, *others], stream, mixing)
 
+    dtype, why_dtype = choose_dtype(torch.device(device), "auto")
     config = {
-        **settings, "n_steps": n_steps, "n_tokens_trained": n_steps * sae.batch,
+        **_settings(activations, sae, size, stream.n_tokens), "n_steps": n_steps, "n_tokens_trained": n_steps * sae.batch,
         "product_dtype": str(dtype).removeprefix("torch."), "decay_share": DECAY_SHARE, "clip_norm": CLIP_NORM,
         "threshold_norm": activations.threshold_norm, "context": activations.context, **(origin or {}),
     }  # fmt: skip
+    architecture = trainer.architecture
     with torch.no_grad():
         parameters, threshold = architecture.inference(trainer.parameters)
     SparseAutoencoder.from_parameters(
@@ -83,9 +80,40 @@ def build_sae(
             "n_features": size, "architecture": sae.architecture, "n_steps": n_steps, "n_tokens_trained": n_steps * sae.batch,
             "explained_variance_batch": last["explained_variance_batch"], "l0_batch": last["l0"],
             "dead_fraction": last["dead_fraction"], "precision": why_dtype,
-            "resumed_at_step": trainer.resumed_at_step,
+            "resumed_at_step": trainer.resumed_at_step, "trained_with": sorted(companions or {}), **mixing.means(),
         }
     )  # fmt: skip
+
+
+def make_stream(activations: "ActivationReader", sae: "Sae") -> BatchStream:
+    """A permutation of what is stored, or a ring over what is computed on the way."""
+    seed = 2 * sae.seed + 1
+    if activations.is_streamed:
+        return RingStream(activations, sae.batch, sae.ring, seed)
+    return PermutedStream(activations, sae.batch, seed)
+
+
+def _settings(activations: "ActivationReader", sae: "Sae", size: int, n_tokens: int) -> dict[str, Any]:
+    return {
+        "architecture": sae.architecture, **sae.sparsity_settings, "n_features": size, "d_model": activations.d_model,
+        "scale": activations.scale, "center_share": _center_share(activations), "epochs": sae.epochs, "batch": sae.batch,
+        "learning_rate": sae.learning_rate_of(size), "seed": sae.seed, "n_tokens_train": n_tokens,
+        **({"ring": sae.ring} if activations.is_streamed else {}),
+    }  # fmt: skip
+
+
+def _trainer(
+    activations: "ActivationReader", sae: "Sae", size: int, n_steps: int, n_tokens: int, work: Path, device: str,
+    keeps_last: bool = False,
+) -> Trainer:  # fmt: skip
+    plan = TrainingPlan(
+        n_features=size, n_steps=n_steps, batch=sae.batch, learning_rate=sae.learning_rate_of(size), decay_share=DECAY_SHARE,
+        checkpoint_every_steps=sae.checkpoint_every_steps, seed=sae.seed,
+    )  # fmt: skip
+    architecture = make_architecture(sae, size, activations.d_model, _center_share(activations))
+    dtype = choose_dtype(torch.device(device), "auto")[0]
+    settings = _settings(activations, sae, size, n_tokens)
+    return Trainer(activations.d_model, architecture, plan, settings, work, dtype, device, keeps_last)
 
 
 def make_architecture(sae: "Sae", size: int, d_model: int, center_share: float) -> Architecture:

@@ -1,4 +1,4 @@
-"""The training loop of one SAE: shuffled batches, exact steps, Adam, checkpoints that resume bit for bit.
+"""The training of one SAE or of several from one stream: exact steps, Adam, checkpoints that resume bit for bit.
 
 Shapes: N tokens of a batch, F features, D width.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sae_pipeline import progress
 from sae_pipeline.errors import UserError
@@ -17,14 +18,16 @@ from sae_pipeline.sae.architecture import Architecture
 from sae_pipeline.sae.checkpoint import BrokenCheckpointError, Checkpoint
 from sae_pipeline.sae.history import History
 from sae_pipeline.sae.interrupt import deferred_signals
+from sae_pipeline.sae.mixing import Mixing
 from sae_pipeline.sae.parameters import Parameters, initial_parameters
-from sae_pipeline.sae.source import ActivationSource, ShuffledOrder
+from sae_pipeline.sae.source import BatchStream
 from sae_pipeline.sae.step import Step
 
 log = logging.getLogger(__name__)
 CLIP_NORM = 1.0
 # A feature counts as dead while training when it was silent for this many tokens.
 DEAD_AFTER_TOKENS = 100_000
+MIXING_EVERY = 20  # steps between two measurements of the stream's mixing
 
 
 @dataclass(frozen=True)
@@ -46,58 +49,54 @@ class TrainingPlan:
 
 
 class Trainer:
-    """Owns parameters, optimizer, data order and counters. `run` trains to the end, going on from a checkpoint in `work`.
+    """Owns parameters, optimizer and counters of one SAE. `settings` identify the run: a checkpoint with others is refused.
 
-    `settings` identify the run: a checkpoint with others is refused. `dtype` is that of the large products (see `precision`).
+    `dtype` is that of the large products (see `precision`). `keeps_last`: leave a checkpoint of the finished training in `work`.
     """
 
     def __init__(
-        self, source: ActivationSource, architecture: Architecture, plan: TrainingPlan, settings: dict[str, Any], work: Path,
-        dtype: torch.dtype, device: str = "cpu",
+        self, d_model: int, architecture: Architecture, plan: TrainingPlan, settings: dict[str, Any], work: Path,
+        dtype: torch.dtype, device: str = "cpu", keeps_last: bool = False,
     ) -> None:  # fmt: skip
-        self.source, self.architecture, self.plan, self.work, self.device = source, architecture, plan, work, device
+        self.architecture, self.plan, self.work, self.device, self.keeps_last = architecture, plan, work, device, keeps_last
         self.identity = settings | {"product_dtype": str(dtype), "checkpoint_format": checkpoints.FORMAT}
-        # Two generators: the data order must not depend on the size, so that all sizes can share one stream.
+        # The stream has a generator of its own: the data order does not depend on the size.
         self.parameters: Parameters = initial_parameters(
             plan.n_features,
-            source.d_model,
+            d_model,
             architecture.initial_decoder_norm,
             torch.Generator().manual_seed(2 * plan.seed),
             device,
             architecture.own_parameters(plan.n_features),
         )
-        self.order = ShuffledOrder(source.n_tokens, plan.batch, torch.Generator().manual_seed(2 * plan.seed + 1))
         self.optimizer = torch.optim.Adam(self.parameters.named().values(), lr=plan.learning_rate, betas=(0.9, 0.999), fused=True)
         self.tokens_since_active_F = torch.zeros(plan.n_features, dtype=torch.int64, device=device)
         self.history = History(work, plan.n_steps)
         self.step = Step(self.parameters, architecture, dtype)
         self.steps_done = 0
         self.resumed_at_step = 0
+        self.shown = ""
 
-    def run(self) -> None:
-        """Train until `plan.n_steps`. Raises `UserError` when the loss stops being a number.
+    @property
+    def is_done(self) -> bool:
+        """Whether every step was made."""
+        return self.steps_done == self.plan.n_steps
 
-        SIGTERM and SIGINT save a checkpoint after the current step, then take their usual effect.
-        """
-        self._resume()
-        n_tokens, batch = self.plan.n_steps * self.plan.batch, self.plan.batch
-        with (
-            deferred_signals() as asked,
-            progress.bar(f"sae/{self.plan.n_features}", n_tokens, "tokens", initial=self.steps_done * batch) as bar,
-        ):
-            while self.steps_done < self.plan.n_steps and asked.number is None:
-                self._one_step()
-                ended = self.steps_done == self.plan.n_steps
-                saves = not ended and (asked.number is not None or self.steps_done % self.plan.checkpoint_every_steps == 0)
-                if ended or saves or self.history.is_due(self.steps_done):
-                    self._write_history(bar)
-                if saves:
-                    checkpoints.save(self.work, self._checkpoint(), self.identity)
-                bar.update(batch)
+    def train_on(self, x_ND: Tensor, stream: BatchStream) -> None:
+        """One step, and whatever is due after it. Raises `UserError` when the loss stops being a number."""
+        self._one_step(x_ND)
+        if self.keeps_last if self.is_done else self.steps_done % self.plan.checkpoint_every_steps == 0:
+            self.save(stream)
+        elif self.is_done or self.history.is_due(self.steps_done):
+            self._write_history()
 
-    def _one_step(self) -> None:
+    def save(self, stream: BatchStream) -> None:
+        """Write the history and a checkpoint, with the place in `stream`."""
+        self._write_history()
+        checkpoints.save(self.work, self._checkpoint(stream), self.identity)
+
+    def _one_step(self, x_ND: Tensor) -> None:
         index = self.steps_done
-        x_ND = self.source.batch(self.order.next()).to(self.device)
         penalty, learning_rate = self.architecture.penalty(index, self.plan.n_steps), self.plan.learning_rate_at(index)
         dead_F = self.tokens_since_active_F >= DEAD_AFTER_TOKENS
         if index == 0:
@@ -117,36 +116,38 @@ class Trainer:
                 "learning_rate": learning_rate, "l1": penalty, "grad_norm": grad_norm,
             })  # fmt: skip
 
-    def _write_history(self, bar: Any) -> None:
+    def _write_history(self) -> None:
         last = self.history.write().row(-1, named=True)
         if not last["loss"] < float("inf"):
             raise UserError(
                 f"sae/{self.plan.n_features}", f"training diverged: loss {last['loss']} at step {last['step']}",
                 "Lower sae.learning_rate.",
             )  # fmt: skip
-        bar.set_postfix_str(f"EV {last['explained_variance_batch']:.3f}, L0 {last['l0']:.0f}")
+        self.shown = f"EV {last['explained_variance_batch']:.3f}, L0 {last['l0']:.0f}"
 
     # --- checkpoints
 
-    def _checkpoint(self) -> Checkpoint:
-        order_generator, cursor = self.order.state()
-        tensors = {"order_generator": order_generator, "tokens_since_active_F": self.tokens_since_active_F}
+    def _checkpoint(self, stream: BatchStream) -> Checkpoint:
+        stream_tensors, stream_values = stream.state()
+        tensors = {f"stream.{name}": value for name, value in stream_tensors.items()}
+        tensors["tokens_since_active_F"] = self.tokens_since_active_F
         for name, parameter in self.parameters.named().items():
             tensors[name] = parameter.detach()
             tensors |= {f"{name}.{key}": value for key, value in self.optimizer.state[parameter].items()}
-        values = {"cursor": cursor, "architecture": self.architecture.state()}
+        values = {"stream": stream_values, "architecture": self.architecture.state()}
         return Checkpoint(self.steps_done, tensors, values)
 
-    def _resume(self) -> None:
+    def resume(self) -> Checkpoint | None:
+        """Go on from the checkpoint in `work`, if there is a whole one; returned, because it also says where the stream stood."""
         try:
             found = checkpoints.load(self.work, self.identity)
         except BrokenCheckpointError as error:
             log.warning("training of size %d starts over: %s", self.plan.n_features, error)
             progress.say(f"  sae/{self.plan.n_features}: the checkpoint is refused and training starts over: {error}")
             checkpoints.remove(self.work)
-            return
+            return None
         if found is None:
-            return
+            return None
         with torch.no_grad():
             for name, parameter in self.parameters.named().items():
                 parameter.copy_(found.tensors[name])
@@ -156,7 +157,51 @@ class Trainer:
                     for key in ("step", "exp_avg", "exp_avg_sq")
                 }
             self.tokens_since_active_F.copy_(found.tensors["tokens_since_active_F"])
-        self.order.load_state(found.tensors["order_generator"].clone(), found.values["cursor"])
         self.architecture.load_state(found.values["architecture"])
         self.history.resume(found.step)
         self.steps_done = self.resumed_at_step = found.step
+        return found
+
+
+def train_together(trainers: list[Trainer], stream: BatchStream, mixing: Mixing | None = None) -> None:
+    """Train every SAE to its end from one pass over the stream: each gets the same bits as if it were trained alone.
+
+    Trainers may come from checkpoints of different steps: those behind train until they meet the others. SIGTERM and SIGINT save
+    checkpoints of all after the current step, then take their usual effect. Raises the `UserError` of the first trainer when it
+    diverges; another one that does is left behind with a warning.
+    """
+    found = {trainer: trainer.resume() for trainer in trainers}
+    active = [trainer for trainer in trainers if not trainer.is_done]
+    batch, n_steps = trainers[0].plan.batch, max(trainer.plan.n_steps for trainer in trainers)
+    done = min((trainer.steps_done for trainer in active), default=n_steps)
+    name = "sae/" + "+".join(str(trainer.plan.n_features) for trainer in trainers)
+    with deferred_signals() as asked, progress.bar(name, n_steps * batch, "tokens", initial=done * batch) as bar:
+        while active and asked.number is None:
+            behind = min(trainer.steps_done for trainer in active)
+            group = [trainer for trainer in active if trainer.steps_done == behind]
+            if stream.batches_done != behind:
+                _move(stream, next(found[trainer] for trainer in group if trainer.resumed_at_step == behind))
+            x_ND = stream.next().to(group[0].device)
+            if mixing and behind % MIXING_EVERY == 0:
+                mixing.add(stream.token_index_N)
+            for trainer in group:
+                try:
+                    trainer.train_on(x_ND, stream)
+                except UserError as error:
+                    if trainer is trainers[0]:
+                        raise
+                    log.warning("%s", error)
+                    active.remove(trainer)
+            active = [trainer for trainer in active if not trainer.is_done]
+            if asked.number is not None:
+                for trainer in group:
+                    if trainer in active:
+                        trainer.save(stream)
+            bar.set_postfix_str(trainers[0].shown, refresh=False)
+            bar.update(batch)
+
+
+def _move(stream: BatchStream, checkpoint: Checkpoint | None) -> None:
+    assert checkpoint is not None
+    tensors = {name.removeprefix("stream."): value for name, value in checkpoint.tensors.items() if name.startswith("stream.")}
+    stream.load_state(tensors, checkpoint.values["stream"])

@@ -19,9 +19,13 @@ class PlantedActivations:
         self.d_model, self.context, self.threshold_norm = d_model, 16, 100.0
         self.mean_D = train_ND.mean(0)
         self.scale = float((d_model / (train_ND - self.mean_D).square().sum(1).mean()).sqrt())
+        self.is_streamed, self.document_of_token = False, torch.arange(n_tokens) // 100
 
     def token_index(self, split: str, masked: bool = False) -> Tensor:
         return (self._train_N if split == "train" else ~self._train_N).nonzero().squeeze(1)
+
+    def by_shard(self, token_index_N: Tensor) -> list[Tensor]:
+        return list(token_index_N.split(700))
 
     def gather(self, token_index_N: Tensor) -> Tensor:
         return self._r_ND[token_index_N]

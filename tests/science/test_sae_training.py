@@ -16,7 +16,6 @@ from sae_pipeline.errors import UserError
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.sae.build import build_sae
 from sae_pipeline.sae.history import read_history
-from sae_pipeline.sae.source import ShuffledOrder
 from sae_pipeline.study import Sae
 from tests.science.planted import PlantedActivations
 
@@ -252,18 +251,6 @@ def test_a_batch_larger_than_the_data_and_a_diverging_run_are_user_errors(plante
         build_sae(planted, section(batch=10**6), SIZE, tmp_path)
     with pytest.raises(UserError, match="training diverged"):
         build_sae(planted, section(learning_rate=1e30), SIZE, tmp_path)
-
-
-def test_order_covers_every_token_once_per_epoch_and_resumes():
-    order = ShuffledOrder(10, 4, torch.Generator().manual_seed(0))
-    stream = [order.next() for _ in range(2)]
-    before, cursor = order.state()
-    stream += [order.next() for _ in range(3)]
-    flat = torch.cat(stream).tolist()
-    assert sorted(flat[:10]) == sorted(flat[10:]) == list(range(10)) and flat[:10] != flat[10:]
-    again = ShuffledOrder(10, 4, torch.Generator().manual_seed(99))
-    again.load_state(before, cursor)
-    assert torch.cat([again.next() for _ in range(3)]).tolist() == flat[8:]
 
 
 def test_published_center_share_is_that_of_the_data(trained, planted):
