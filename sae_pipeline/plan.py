@@ -14,7 +14,7 @@ from rich.table import Table
 
 from sae_pipeline.stages import STAGES, study_digest
 from sae_pipeline.store import ArtifactStore
-from sae_pipeline.study import Steer, Study
+from sae_pipeline.study import PretrainedSae, Steer, Study
 
 # Floating-point operations per second that this code reaches on one core of a server CPU with bfloat16 instructions.
 MODEL_RATE_PER_CORE = 1.65e11
@@ -24,6 +24,7 @@ SAE_TOKEN_CORE_SECONDS = 2.5e-5  # of a training token, whatever the size: readi
 MAP_SECONDS_PER_FEATURE = 1.5e-3  # UMAP, one thread whatever the machine
 DENSE_PRODUCTS = 6  # matrix products of a step that is not sparse
 N_INSTRUCTIONS, THIN_CHOOSE = 2, 4  # of the prompt-only control: templates, texts of each on the choosing half
+READ_BYTES_PER_SECOND = 2e8  # of a pretrained SAE: read, checked, refolded in float64
 NO_JUDGE = "none: offline methods only, 0 dollars"
 N_BYTES = {"bfloat16": 2, "float32": 4}
 
@@ -144,6 +145,8 @@ def expected_seconds(study: Study, shape: Shape, stage: str, size: int | None) -
         case "activations":
             return 5 + (tokens * to_hook + 3 * splice) / model_rate
         case "sae":
+            if isinstance(study.sae, PretrainedSae):
+                return 2 + 8 * shape.d_model * (size or 0) / READ_BYTES_PER_SECOND
             products = DENSE_PRODUCTS if study.sae.architecture in ("relu_l1", "gated", "jumprelu") else 1
             trained = tokens * (1 - study.corpus.held_out) * study.sae.epochs
             return 2 + trained * (SAE_TOKEN_CORE_SECONDS / cores + products * encode / sae_rate)
@@ -191,13 +194,16 @@ def expected_bytes(study: Study, shape: Shape, stage: str, size: int | None) -> 
             # Published weights, and the checkpoint while training: weights and two Adam moments.
             return 4 * 2 * shape.d_model * (size or 0) * 4
         case "feature_stats":
-            return tokens * (study.sae.k or 64) * 12
+            n_active = 64 if isinstance(study.sae, PretrainedSae) else study.sae.k or 64
+            return tokens * n_active * 12
         case _:
             return 5_000_000
 
 
 def expected_memory(study: Study, shape: Shape) -> int:
     """Most memory that any stage needs at once: the model, or the largest SAE with its gradients and moments."""
+    if isinstance(study.sae, PretrainedSae):
+        return max(shape.parameters * 4, 8 * 4 * 2 * shape.d_model * max(study.sae.sizes)) + 1_000_000_000
     training = 4 * 4 * 2 * shape.d_model * max(study.sae.sizes)
     batch = study.sae.batch * max(study.sae.sizes) * 4 * 2
     return max(shape.parameters * 4, training + batch) + 1_000_000_000
@@ -214,14 +220,16 @@ def show_plan(plan: Plan, console: Console) -> None:
     hook = f"{study.hook.site} after block {study.hook.after_block} of {plan.shape.n_blocks}, {plan.shape.d_model} dimensions"
     sources = ", ".join(f"{source.label} {source.tokens:,}" for source in study.corpus.sources)
     sae = study.sae
-    target = ", ".join(f"{name} {value}" for name, value in sae.sparsity_settings.items())
     console.print(f"[bold]Study {study.name}[/bold]")
     console.print(f"  model   {_model(study)} ({plan.shape.parameters / 1e6:,.0f} M parameters)")
     console.print(f"  hook    {hook}")
     console.print(f"  tokens  {n_tokens(study):,} ({sources}); {study.corpus.held_out:.0%} of the documents held out")
-    console.print(
-        f"  SAEs    {sae.architecture}, {target}, {sae.epochs:g} epochs; sizes {', '.join(f'{size:,}' for size in sae.sizes)}"
-    )
+    if isinstance(sae, PretrainedSae):
+        how = f"imported from {sae.path or sae.id} ({sae.format})"
+    else:
+        target = ", ".join(f"{name} {value}" for name, value in sae.sparsity_settings.items())
+        how = f"{sae.architecture}, {target}, {sae.epochs:g} epochs"
+    console.print(f"  SAEs    {how}; sizes {', '.join(f'{size:,}' for size in sae.sizes)}")
     table = Table(box=None, pad_edge=False)
     for title, justify in (("  stage", "left"), ("to build", "left"), ("expected s", "right"), ("disk MB", "right")):
         table.add_column(title, justify=justify)  # pyright: ignore[reportArgumentType]

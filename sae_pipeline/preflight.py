@@ -9,6 +9,7 @@ from sae_pipeline.errors import UserError
 from sae_pipeline.inputs import external_inputs
 from sae_pipeline.plan import Plan
 from sae_pipeline.store import ArtifactStore
+from sae_pipeline.study import PretrainedSae
 
 if TYPE_CHECKING:
     import duckdb
@@ -24,6 +25,8 @@ def check_plan(store: ArtifactStore, plan: Plan, device: str = "auto", max_minut
     to_build = [row for row in plan.rows if row.state == "build"]
     for stage in dict.fromkeys(row.stage for row in to_build):
         external_inputs(plan.study, stage)
+    if isinstance(plan.study.sae, PretrainedSae):
+        _check_pretrained(plan.study.sae, plan.shape.d_model, [row.size for row in to_build if row.stage == "sae" and row.size])
     _check_folder(store.root)
     _check_disk(store.root, plan.n_bytes)
     check_database(store.root / "analysis.duckdb")
@@ -34,6 +37,14 @@ def check_plan(store: ArtifactStore, plan: Plan, device: str = "auto", max_minut
             "--max-minutes", f"{plan.seconds / 60:.1f} minutes are expected, {max_minutes:g} allowed",
             f"Lower the corpus's tokens, sae.epochs or sae.sizes; the longest stage is {largest.stage}.",
         )  # fmt: skip
+
+
+def _check_pretrained(sae: PretrainedSae, d_model: int, sizes: list[int]) -> None:
+    """Read the files to import once: whatever is wrong with one is said before the corpus and the activations are made."""
+    from sae_pipeline.formats.build import read_pretrained
+
+    for size in sizes:
+        read_pretrained(sae, size, d_model)
 
 
 def _check_folder(root: Path) -> None:

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sae_pipeline.study import Study
+from sae_pipeline.study import PretrainedSae, Study
 
 MODEL_IDENTITY = ("model.source", "model.id", "model.revision", "model.path", "model.package", "model.file")
 # What of the judge can change an answer, or how many questions get one. How the questions travel cannot.
@@ -130,7 +130,14 @@ def study_digest(study: Study, stage: str, size: int | None = None) -> str:
     """Digest of exactly the study fields on which `stage` depends (and the size, where the stage has one)."""
     raw = study.model_dump(mode="json")
     values: dict[str, Any] = {field: _pick(raw, field) for field in STAGES[stage].fields}
-    if stage == "sae" and size is not None:
+    if isinstance(study.sae, PretrainedSae):
+        if stage == "sae":
+            # Where this size's file is; its bytes are an input (`sae_pipeline.inputs`). How the study reads activations counts
+            # too, because what the file says is held against it.
+            own = study.sae.model_dump(mode="json", exclude={"sizes", "folders"})
+            values = {"sae": own, "folder": study.sae.folders.get(size or 0), "hook": raw["hook"], "model": raw["model"]}
+            values |= {"context": study.corpus.context, "bos": study.corpus.bos}
+    elif stage == "sae" and size is not None:
         values["sae.learning_rate"] = study.sae.learning_rate_of(size)
     if stage == "steering_evals" and size is not None:
         # Only this size's own count matters: another size's count must not re-run this one.

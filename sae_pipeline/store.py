@@ -114,7 +114,7 @@ class ArtifactStore:
 
     def inputs(self, stage: str, size: int | None = None) -> dict[str, str | None]:
         """Data versions of everything upstream (None where missing) and digests of outside files."""
-        versions: dict[str, str | None] = dict(external_inputs(self.study, stage))
+        versions: dict[str, str | None] = dict(external_inputs(self.study, stage, size))
         for name, parent, parent_size in self._parents(stage, size):
             manifest = self.manifest(parent, parent_size)
             versions[name] = manifest.data_version if manifest else None

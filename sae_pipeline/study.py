@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from sae_pipeline.errors import UserError
 from sae_pipeline.study_inputs import (
@@ -26,19 +26,14 @@ from sae_pipeline.study_inputs import (
     Source,
 )
 from sae_pipeline.study_judge import Judge, ModelPrice
+from sae_pipeline.study_pretrained import PretrainedSae
+from sae_pipeline.study_sae import AnySae, Sae
 
 __all__ = [
     "Activations", "BuiltinSource", "Corpus", "Explain", "Features", "FolderModel", "Hook", "HubModel", "HubSource", "Judge",
-    "LocalSource", "Metrics", "Model", "ModelPrice", "PackageModel", "Sae", "Score", "Section", "Source", "Steer", "Study",
-    "Survey", "load_study", "parse_study",
+    "LocalSource", "Metrics", "Model", "ModelPrice", "PackageModel", "PretrainedSae", "Sae", "Score", "Section", "Source",
+    "Steer", "Study", "Survey", "load_study", "parse_study",
 ]  # fmt: skip
-
-Architecture = Literal["relu_l1", "topk", "batch_topk", "jumprelu", "gated", "matryoshka"]
-# Which fields set the sparsity of which architecture; setting any other is refused.
-SPARSITY_FIELDS: dict[str, tuple[str, ...]] = {
-    "relu_l1": ("l1",), "gated": ("l1",), "topk": ("k",), "batch_topk": ("k",), "matryoshka": ("k", "prefixes"),
-    "jumprelu": ("sparsity", "sparsity_loss"),
-}  # fmt: skip
 
 
 class Activations(Section):
@@ -53,108 +48,6 @@ class Activations(Section):
     center: bool = Field(default=True, description="subtract the training mean; relu_l1 as in the paper uses false")
     n_neurons: int = Field(default=128, ge=0, description="MLP neurons of the hook's block kept as a control")
     seed: int = Field(default=0, description="of every random choice of this section")
-
-
-class Sae(Section):
-    """One SAE per size. Fields of the other architectures are ignored by none: setting one is refused."""
-
-    architecture: Architecture = Field(default="batch_topk", description="see docs/metrics.md for their losses")
-    sizes: list[int] = Field(min_length=1, description="numbers of features, one SAE each, increasing")
-    k: int | None = Field(default=None, gt=0, description="active features per token (topk, batch_topk, matryoshka); default 32")
-    l1: float | None = Field(default=None, gt=0, description="lambda of relu_l1 and gated; default 5 (the paper's)")
-    sparsity: float | None = Field(
-        default=None, gt=0, description="lambda of jumprelu; default 10 (sparsity_loss tanh) or 1 (step)"
-    )
-    sparsity_loss: Literal["tanh", "step"] | None = Field(
-        default=None, description="of jumprelu; tanh: Anthropic's of January 2025 (the default), step: Gemma Scope's"
-    )
-    prefixes: list[float] | None = Field(
-        default=None,
-        description="of matryoshka: shares of the features that reconstruct on their own, increasing to 1; "
-        "default 1/16, 1/8, 1/4, 1/2, 1",
-    )
-    epochs: float = Field(default=3, gt=0, description="passes over the unmasked training tokens")
-    batch: int = Field(default=2048, gt=0, description="tokens per step")
-    learning_rate: float | dict[int | Literal["other"], float] = Field(
-        default=1.0e-3, description="peak, Adam; one number, or one per size (`other`: the sizes not named)"
-    )
-    ring: int = Field(
-        default=262_144,
-        gt=0,
-        description="tokens mixed at a time when activations are streamed; stored ones are permuted whole",
-    )
-    checkpoint_every_steps: int = Field(default=100, gt=0, description="work that a crash can cost; does not change results")
-    seed: int = Field(default=0, description="of every random choice of this section")
-
-    @field_validator("sizes")
-    @classmethod
-    def _increasing(cls, sizes: list[int]) -> list[int]:
-        if sizes != sorted(set(sizes)) or sizes[0] < 1:
-            raise ValueError("sizes must be positive and strictly increasing")
-        return sizes
-
-    @model_validator(mode="after")
-    def _a_rate_for_every_size(self) -> "Sae":
-        rates = self.learning_rate if isinstance(self.learning_rate, dict) else {"other": self.learning_rate}
-        if min(rates.values()) <= 0:
-            raise ValueError("learning_rate must be positive")
-        if unknown := [size for size in rates if size != "other" and size not in self.sizes]:
-            raise ValueError(f"learning_rate names size {unknown[0]}, but sizes are {self.sizes}")
-        if "other" not in rates and (unnamed := [size for size in self.sizes if size not in rates]):
-            raise ValueError(f"learning_rate has no entry for size {unnamed[0]}; add it or `other`")
-        return self
-
-    @model_validator(mode="after")
-    def _own_fields_only(self) -> "Sae":
-        own = SPARSITY_FIELDS[self.architecture]
-        for field in sorted({name for names in SPARSITY_FIELDS.values() for name in names} - set(own)):
-            if getattr(self, field) is not None:
-                owners = " and ".join(name for name, fields in SPARSITY_FIELDS.items() if field in fields)
-                raise ValueError(f"{field} belongs to {owners}; {self.architecture} sets sparsity by {own[0]}")
-        if "k" in own and self.n_active > self.sizes[0]:
-            raise ValueError(f"k = {self.n_active} is larger than the smallest size {self.sizes[0]}")
-        if self.architecture == "matryoshka":
-            shares = list(self.prefix_shares)
-            if shares != sorted(set(shares)) or shares[0] <= 0 or shares[-1] != 1:
-                raise ValueError("prefixes must be positive, strictly increasing and end with 1")
-            if len(shares) > self.sizes[0]:
-                raise ValueError(f"{len(shares)} prefixes do not fit into the smallest size {self.sizes[0]}")
-        return self
-
-    def learning_rate_of(self, size: int) -> float:
-        """Peak learning rate of this size."""
-        if isinstance(self.learning_rate, dict):
-            return self.learning_rate[size] if size in self.learning_rate else self.learning_rate["other"]
-        return self.learning_rate
-
-    @property
-    def n_active(self) -> int:
-        """k of the top-k architectures."""
-        return self.k or 32
-
-    @property
-    def l1_coefficient(self) -> float:
-        """lambda of `relu_l1` (paper, 'Scaling sparse autoencoders': 5) and `gated`."""
-        return self.l1 or 5.0
-
-    @property
-    def jumprelu_coefficient(self) -> float:
-        """lambda of `jumprelu`."""
-        return self.sparsity or (1.0 if self.sparsity_loss == "step" else 10.0)
-
-    @property
-    def prefix_shares(self) -> tuple[float, ...]:
-        """Shares of the features in each prefix of `matryoshka`."""
-        return tuple(self.prefixes or (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0))
-
-    @property
-    def sparsity_settings(self) -> dict[str, Any]:
-        """The fields of this architecture with their defaults filled in."""
-        values: dict[str, Any] = {
-            "k": self.n_active, "l1": self.l1_coefficient, "prefixes": list(self.prefix_shares),
-            "sparsity": self.jumprelu_coefficient, "sparsity_loss": self.sparsity_loss or "tanh",
-        }  # fmt: skip
-        return {name: values[name] for name in SPARSITY_FIELDS[self.architecture]}
 
 
 class Metrics(Section):
@@ -237,7 +130,7 @@ class Study(Section):
     hook: Hook
     corpus: Corpus
     activations: Activations = Activations()
-    sae: Sae
+    sae: AnySae
     metrics: Metrics = Metrics()
     features: Features = Features()
     explain: Explain = Explain()
@@ -301,7 +194,8 @@ def parse_study(raw: Any, where: str = "study") -> Study:
 def _explain(error: ValidationError, raw: dict[str, Any]) -> tuple[str, str]:
     """The first problem as (what, mend), the rest counted."""
     first, *others = error.errors()
-    field = ".".join(str(part) for part in first["loc"]) or "(study)"
+    tags = {"trained", "pretrained"}  # which of two sections was meant is no part of a key's path
+    field = ".".join(str(part) for part in first["loc"] if part not in tags) or "(study)"
     if first["type"] == "extra_forbidden":
         what, mend = f"unknown key `{field}`", "Remove it or correct its spelling; docs/studies.md lists every key."
     elif first["type"] == "missing":

@@ -12,6 +12,7 @@ from sae_pipeline import study
 from sae_pipeline.study import Section
 
 PAGE = Path("docs/studies.md")
+MODULES = ("study", "study_inputs", "study_judge", "study_sae", "study_pretrained")
 SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("(top level)", study.Study),
     ("model, source: hub", study.HubModel),
@@ -24,6 +25,7 @@ SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("corpus.sources, kind: local", study.LocalSource),
     ("activations", study.Activations),
     ("sae", study.Sae),
+    ("sae, source: pretrained", study.PretrainedSae),
     ("metrics", study.Metrics),
     ("features", study.Features),
     ("explain", study.Explain),
@@ -55,9 +57,9 @@ def render() -> str:
 
 def _type(annotation: Any) -> str:
     name = annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
-    for noise in ("typing.", "sae_pipeline.study.", "sae_pipeline.study_inputs.", "sae_pipeline.study_judge.", "<class '", "'>"):
+    for noise in ("typing.", *(f"sae_pipeline.{module}." for module in MODULES), "<class '", "'>"):
         name = name.replace(noise, "")
-    if "discriminator" in name or "HubModel" in name or "HubSource" in name:
+    if "discriminator" in name.lower() or "HubModel" in name or "Tag(" in name or "HubSource" in name:
         name = "one of the sections below"
     return name.replace("Literal", "one of ").replace("|", "or")
 

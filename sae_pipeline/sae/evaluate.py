@@ -50,8 +50,10 @@ def build_sae_metrics(
         }
         for source, (part, active) in sorted(by_source.items())
     ]  # fmt: skip
-    integers = {"size": pl.Int32, "n_features": pl.Int32}
-    decimals = {name: pl.Float64 for name, value in row.items() if value is None or isinstance(value, float)}
+    integers = {"size": pl.Int32, "n_features": pl.Int32, "n_tokens_trained": pl.Int64}
+    decimals = {
+        name: pl.Float64 for name, value in row.items() if name not in integers and (value is None or isinstance(value, float))
+    }
     pl.DataFrame([row], schema_overrides=integers | decimals).write_parquet(work / "sae_metrics.parquet")
     pl.DataFrame(sources, schema_overrides={"size": pl.Int32}).write_parquet(work / "sae_metrics_by_source.parquet")
     return Outcome(metadata=row)

@@ -36,7 +36,7 @@ SAE_TABLES = (
             "alive_fraction": share("Share of features with any activation on the held-out tokens"),
             "dead_fraction": share("1 - alive_fraction"),
             "masked_fraction": share("Share of held-out tokens that the token mask drops"),
-            "n_tokens_trained": count("Tokens trained on, epochs counted"),
+            "n_tokens_trained": count("Tokens trained on, epochs counted; null: an imported SAE does not say", nullable=True),
             "n_tokens_held_out": count("Unmasked held-out tokens evaluated"),
             "n_tokens_spliced": count("Tokens of the cross-entropy and KL sample"),
             "seconds": column(

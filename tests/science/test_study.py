@@ -6,7 +6,7 @@ import pytest
 
 from sae_pipeline.errors import UserError
 from sae_pipeline.stages import study_digest
-from sae_pipeline.study import load_study, parse_study
+from sae_pipeline.study import Sae, load_study, parse_study
 from tests.science.test_store import RAW
 
 
@@ -68,6 +68,7 @@ def test_another_size_s_learning_rate_leaves_this_size_fresh() -> None:
         return parse_study({**RAW, "sae": {"sizes": [64, 128], "learning_rate": rates}})
 
     before, after = study({64: 1e-3, "other": 2e-3}), study({64: 1e-3, "other": 5e-3})
+    assert isinstance(after.sae, Sae)
     assert after.sae.learning_rate_of(64) == 1e-3 and after.sae.learning_rate_of(128) == 5e-3
     assert study_digest(before, "sae", 64) == study_digest(after, "sae", 64)
     assert study_digest(before, "sae", 128) != study_digest(after, "sae", 128)
