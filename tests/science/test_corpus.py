@@ -8,15 +8,12 @@ import polars as pl
 import pytest
 
 from sae_pipeline.corpus.build import build_corpus
-from sae_pipeline.corpus.builtin import dialogues, python_stdlib, world_factbook
-from sae_pipeline.corpus.document import Document
 from sae_pipeline.corpus.pack import grams, pack
 from sae_pipeline.corpus.reader import CorpusReader
-from sae_pipeline.corpus.select import held_out_documents
 from sae_pipeline.corpus.sources import read_documents
 from sae_pipeline.errors import UserError
 from sae_pipeline.language_model.tokens import load_tokenizer
-from sae_pipeline.study import Corpus, FolderModel, HubSource, LocalSource
+from sae_pipeline.study import Corpus, FolderModel, LocalSource
 from tests.tiny_models import save_tiny_llama
 
 
@@ -181,12 +178,6 @@ def test_a_source_without_text_is_refused(tokens, tmp_path):
         build_corpus(corpus_of(local(path)), tokens, tmp_path)
 
 
-def test_wrong_column_is_refused(tokens, tmp_path):
-    path = write_jsonl(tmp_path / "column.jsonl", ["some text"])
-    with pytest.raises(UserError, match=r"corpus.sources.column: holds no usable document.*`text` field"):
-        build_corpus(corpus_of(local(path, text="body")), tokens, tmp_path)
-
-
 def test_too_short_a_text_for_one_block_is_refused(tokens, tmp_path):
     path = write_jsonl(tmp_path / "short.jsonl", ["one", "two", "three"])
     with pytest.raises(UserError, match=r"corpus.context: 16 tokens per block, but the train documents hold only \d+ tokens"):
@@ -203,37 +194,6 @@ def test_tokenizer_without_bos(tmp_path):
     assert (CorpusReader.open(tmp_path).doc_ids_BT >= 0).all()
 
 
-def test_missing_hub_data_set(monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    source = HubSource(kind="hub", id="nobody/no-such-data", tokens=100)
-    with pytest.raises(UserError, match=r"corpus.sources.nobody/no-such-data.id: .*cannot be read from the Hugging Face hub"):
-        next(read_documents(source, 0))
-
-
-def test_missing_and_broken_files(tmp_path):
-    with pytest.raises(UserError, match=r"corpus.sources.none.path: no file matches"):
-        next(read_documents(local(tmp_path / "none.jsonl"), 0))
-    (tmp_path / "broken.parquet").write_bytes(b"not parquet")
-    with pytest.raises(UserError, match=r"corpus.sources.broken.path: .* is not readable as parquet"):
-        next(read_documents(local(tmp_path / "broken.parquet"), 0))
-
-
-# --- sources
-
-
-def test_local_formats_and_globs(tmp_path):
-    texts = [f"Text {i}." for i in range(6)]
-    pl.DataFrame({"text": texts[:2], "language": ["French", "German"]}).write_parquet(tmp_path / "a.parquet")
-    for i, text in enumerate(texts[2:]):
-        (tmp_path / f"{i}.txt").write_text(text, encoding="utf-8")
-    documents = list(read_documents(local(tmp_path / "a.parquet"), 0))
-    assert {(document.text, document.language) for document in documents} == {("Text 0.", "French"), ("Text 1.", "German")}
-    documents = list(read_documents(local(tmp_path / "*.txt", language="English"), 0))
-    assert sorted(document.text or "" for document in documents) == texts[2:]
-    assert {document.language for document in documents} == {"English"}
-
-
 def test_max_tokens_per_document(tokens, tmp_path):
     path = write_jsonl(tmp_path / "long.jsonl", [f"island {i} " * 50 for i in range(12)])
     build_corpus(corpus_of(local(path, 240), max_tokens_per_document=30), tokens, tmp_path)
@@ -241,55 +201,6 @@ def test_max_tokens_per_document(tokens, tmp_path):
     assert documents.filter(pl.col("n_tokens") == 31).height >= 5  # 30 and EOS; the last of each split may be cut by its block
     assert documents["n_tokens"].max() == 31
     assert (documents["text"].str.len_chars() < 400).all()
-
-
-def test_factbook_is_prose():
-    documents = list(world_factbook())
-    text = "\n".join(document.text or "" for document in documents)
-    assert len(documents) > 2000 and len(text) > 2_000_000
-    assert not any(tag in text for tag in ("<p>", "<strong>", "</", "<br", "&nbsp;", "&amp;"))
-    geography = next(document for document in documents if document.title == "Iceland: Geography")
-    assert (geography.text or "").startswith("Iceland: Geography\n\nLocation: Northern Europe, island between")
-
-
-def test_stdlib_is_one_document_per_file():
-    documents = list(python_stdlib())
-    by_title = {document.title: document for document in documents}
-    assert len(by_title) == len(documents) > 300
-    assert by_title["json/decoder.py"].text == Path(json.decoder.__file__).read_text(encoding="utf-8")
-    assert not any("site-packages" in title for title in by_title)
-
-
-def test_dialogue_translations_stay_on_one_side():
-    documents = list(dialogues())
-    assert len({document.language for document in documents}) > 20
-    held_out = held_out_documents([document.group for document in documents], 0.15, np.random.default_rng(0))
-    side: dict[str, set] = {}
-    for document, out in zip(documents, held_out, strict=True):
-        topic = document.title.split(": ")[1].rsplit(" ", 1)[0]
-        if topic in ("food", "sports", "ai", "humor"):  # topics that were translated
-            side.setdefault(topic, set()).add(bool(out))
-    assert all(len(sides) == 1 for sides in side.values())
-    assert 0.1 < held_out.mean() <= 0.15 + 1 / len(documents)
-
-
-def test_held_out_groups_are_drawn_by_seed():
-    groups = [f"g{i // 3}" for i in range(60)]
-    draws = [held_out_documents(groups, 0.2, np.random.default_rng(seed)) for seed in (0, 0, 1)]
-    assert (draws[0] == draws[1]).all() and (draws[0] != draws[2]).any()
-    assert all(draw.sum() == 12 for draw in draws)
-    assert held_out_documents(["a"] * 9 + ["b"] * 3, 0.1, np.random.default_rng(0)).tolist() == [False] * 9 + [True] * 3
-    with pytest.raises(UserError, match="single document"):
-        held_out_documents(["a", "a"], 0.1, np.random.default_rng(0))
-
-
-def test_document_order_depends_on_the_seed(tmp_path):
-    path = write_jsonl(tmp_path / "order.jsonl", [f"Text {i}" for i in range(30)])
-    orders = [[document.text for document in read_documents(local(path), seed)] for seed in (0, 0, 1)]
-    assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == sorted(orders[2])  # pyright: ignore
-
-
-# --- vocabulary
 
 
 def test_vocabulary_reads_tokens_alone(built, tokens):
@@ -329,7 +240,3 @@ def test_sentencepiece_pieces():
     from sae_pipeline.language_model.tokens import _sentencepiece_text
 
     assert [_sentencepiece_text(piece) for piece in ("▁island", "<0xE2>", "<0x41>", "s")] == [" island", "\\xe2", "A", "s"]
-
-
-def test_document_is_plain_data():
-    assert Document("a", "b", "c", "d") == Document("a", "b", "c", "d")
