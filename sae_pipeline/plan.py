@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from sae_pipeline.activations.shard_bytes import expected_shard_bytes
 from sae_pipeline.stages import STAGES, study_digest
 from sae_pipeline.store import ArtifactStore
 from sae_pipeline.study import PretrainedSae, Steer, Study
@@ -26,7 +27,6 @@ DENSE_PRODUCTS = 6  # matrix products of a step that is not sparse
 N_INSTRUCTIONS, THIN_CHOOSE = 2, 4  # of the prompt-only control: templates, texts of each on the choosing half
 READ_BYTES_PER_SECOND = 2e8  # of a pretrained SAE: read, checked, refolded in float64
 NO_JUDGE = "none: offline methods only, 0 dollars"
-N_BYTES = {"bfloat16": 2, "float32": 4}
 
 
 @dataclass(frozen=True)
@@ -184,12 +184,13 @@ def n_texts(steer: Steer, n_features: int, is_largest: bool) -> int:
 def expected_bytes(study: Study, shape: Shape, stage: str, size: int | None) -> int:
     """Expected size of one artefact on disk, generous."""
     tokens = n_tokens(study)
-    per_value = N_BYTES[study.activations.dtype]
     match stage:
         case "corpus":
             return tokens * 16
         case "activations":
-            return int(tokens * 1.02 * (per_value * (shape.d_model + study.activations.n_neurons) + 16))
+            # Two percent more: beginning-of-sequence tokens and headers.
+            activations = study.activations
+            return int(1.02 * expected_shard_bytes(tokens, shape.d_model, activations.dtype, activations.n_neurons))
         case "sae":
             # Published weights, and the checkpoint while training: weights and two Adam moments.
             return 4 * 2 * shape.d_model * (size or 0) * 4

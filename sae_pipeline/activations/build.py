@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sae_pipeline.activations.mask import token_mask
 from sae_pipeline.activations.reader import KEEP, REASONS, ActivationReader
+from sae_pipeline.activations.shard_bytes import expected_shard_bytes
 from sae_pipeline.activations.shards import ShardPlan, harvest, is_complete, plan_shards
 from sae_pipeline.activations.splice import splice_baselines
 from sae_pipeline.activations.statistics import Moments
@@ -25,13 +26,6 @@ from sae_pipeline.language_model.model import LanguageModel
 from sae_pipeline.progress import track
 from sae_pipeline.store import Outcome
 from sae_pipeline.study import Activations, Metrics
-
-BYTES = {"bfloat16": 2, "float32": 4}
-
-
-def expected_bytes(n_tokens: int, d_model: int, dtype: str, n_neurons: int) -> int:
-    """Bytes of the shards: activation and neurons in `dtype`, then norm, token id, document id (4 each), position (2), reason."""
-    return n_tokens * (BYTES[dtype] * (d_model + n_neurons) + 15)
 
 
 def build_activations(corpus_folder: Path, lm: LanguageModel, activations: Activations, metrics: Metrics, work: Path) -> Outcome:
@@ -113,7 +107,7 @@ def _require_disk(
     plans: list[ShardPlan], corpus: CorpusReader, lm: LanguageModel, activations: Activations, neuron_ids: list[int], work: Path
 ) -> None:
     missing = [plan for plan in plans if not is_complete(plan, corpus.context, lm.d_model, len(neuron_ids))]
-    needed = expected_bytes(
+    needed = expected_shard_bytes(
         sum(plan.n_blocks for plan in missing) * corpus.context, lm.d_model, activations.dtype, len(neuron_ids)
     )
     free = shutil.disk_usage(work).free

@@ -5,6 +5,8 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import yaml
@@ -50,6 +52,35 @@ def test_hook_past_the_last_block(case):
 def test_missing_hub_model(case):
     case.mapping["model"] = {"source": "hub", "id": "nobody/no-such-model"}
     case.assert_refused("model.id", "nobody/no-such-model", "Check the id")
+
+
+class GatedHub(BaseHTTPRequestHandler):
+    """A hub that answers as the real one does for a model whose terms were not accepted."""
+
+    def do_HEAD(self):
+        self.send_response(403)
+        self.send_header("X-Error-Code", "GatedRepo")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_HEAD
+
+    def log_message(self, format, *args):
+        pass
+
+
+def test_gated_hub_model(case, monkeypatch):
+    with ThreadingHTTPServer(("127.0.0.1", 0), GatedHub) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{hub.server_port}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+        monkeypatch.setattr(
+            "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        case.mapping["model"] = {"source": "hub", "id": "big/gated"}
+        case.assert_refused("model.id", "big/gated is gated", "HF_TOKEN")
+        hub.shutdown()
 
 
 def test_tokenizer_without_bos(case, tmp_path):

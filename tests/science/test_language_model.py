@@ -243,20 +243,6 @@ def test_missing_hub_model(monkeypatch):
         load_language_model(HubModel(source="hub", id="nobody/no-such-model"), Hook(after_block=0))
 
 
-def test_gated_hub_model(monkeypatch):
-    from huggingface_hub.errors import GatedRepoError
-
-    def gated(*args, **kwargs):
-        try:
-            raise GatedRepoError.__new__(GatedRepoError)  # its constructor wants a live HTTP response
-        except GatedRepoError as error:
-            raise OSError("You are trying to access a gated repo.") from error
-
-    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", gated)
-    with pytest.raises(UserError, match=r"big/gated is gated.*HF_TOKEN"):
-        check_hook(HubModel(source="hub", id="big/gated"), Hook(after_block=0))
-
-
 def test_missing_folder_and_file(tmp_path):
     with pytest.raises(UserError, match=r"model.path: .* has no config.json"):
         check_hook(FolderModel(source="folder", path=str(tmp_path)), Hook(after_block=0))

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from sae_pipeline.activations import shards
-from sae_pipeline.activations.build import expected_bytes
+from sae_pipeline.activations.shard_bytes import expected_shard_bytes
 from sae_pipeline.errors import UserError
 from sae_pipeline.language_model.load import load_language_model
 from tests.science.harvest.digests import digests, harvest_into
@@ -56,7 +56,7 @@ def test_full_disk_is_refused_before_the_first_forward(tiny_study, lm, corpus_fo
 
 
 def test_expected_bytes_are_the_files(harvested, corpus, lm, reader):
-    expected = expected_bytes(corpus.n_blocks * corpus.context, lm.d_model, "float32", reader.n_neurons)
+    expected = expected_shard_bytes(corpus.n_blocks * corpus.context, lm.d_model, "float32", reader.n_neurons)
     files = [*(harvested[0] / "shards").iterdir(), harvested[0] / "mask.safetensors"]
     assert sum(path.stat().st_size for path in files) == pytest.approx(expected, rel=0.03)
 
