@@ -46,9 +46,12 @@ class Compute(dg.ConfigurableResource):
         """The device for this block; an accelerator is held exclusively. Raises `UserError` after `wait_seconds`."""
         from filelock import FileLock
 
+        from sae_pipeline.allocator import keep_freed_memory
+
         device = self.choose()
         log(f"computing on {device.name} ({device.reason}; up to {device.memory_bytes / 1e9:.1f} GB)")
         if not device.is_shared:
+            keep_freed_memory()
             yield device
             return
         lock = FileLock(self.lock_path(device.name))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from sae_pipeline.sae.autoencoder import SparseAutoencoder
 
 BLOCKS_PER_BATCH = 8
+LOGIT_ROWS = 128  # float32 logits at a time: 25 MB at a vocabulary of 49,000, which the allocator keeps for the next rows
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,10 @@ def splice(
         clean_NV = language_model.logits_from(r_BTD, token_ids_BT)[row_N, position_N]
         r_hat_BTD = _spliced(r_BTD, activations.reason_BT[block_B] == KEEP, sae)
         spliced_NV = language_model.logits_from(r_hat_BTD, token_ids_BT)[row_N, position_N]
-        spliced.append(next_token_cross_entropy(spliced_NV, target_N).double().cpu())
-        kl.append(kl_divergence(clean_NV, spliced_NV).double().cpu())
+        for start in range(0, len(here_N), LOGIT_ROWS):
+            rows = slice(start, start + LOGIT_ROWS)
+            spliced.append(next_token_cross_entropy(spliced_NV[rows], target_N[rows]).double().cpu())
+            kl.append(kl_divergence(clean_NV[rows], spliced_NV[rows]).double().cpu())
     mean = baselines.select(pl.col("ce_clean", "ce_zero", "ce_mean").cast(pl.Float64).mean()).row(0, named=True)
     return SpliceResult(
         n_tokens=len(index_S), ce_spliced=float(torch.cat(spliced).mean()), kl=float(torch.cat(kl).mean()), **mean
