@@ -18,6 +18,7 @@ from pydantic import Field
 
 from assets.verdicts import Verdict
 from sae_pipeline import progress
+from sae_pipeline.browser.links import page_url
 from sae_pipeline.errors import UserError
 from sae_pipeline.stages import STAGES, Stage
 
@@ -142,6 +143,8 @@ def publish(
         "build_seconds": built.manifest.seconds,
         "n_bytes": sum((built.path / name).stat().st_size for name in built.manifest.files),
     }
+    if page := page_url(store.study.name, stage, size):
+        metadata["page"] = dg.MetadataValue.url(page)
     if show is not None:
         metadata |= show(built.path, built.manifest)
     version = dg.DataVersion(built.manifest.data_version)

@@ -100,6 +100,14 @@ def synthetic_tables(seed: int = 0) -> dict[str, pl.DataFrame]:
         [row for size in SIZES for row in _specificity(size, rng)], infer_schema_length=None
     )
     tables |= _steering(rng)
+    tables["feature_map"] = pl.DataFrame([
+        {"size": size, "feature": i, "x": float(rng.normal()), "y": float(rng.normal())} for size in SIZES for i in range(size)
+    ])  # fmt: skip
+    # Of one feature only: for all others pages compute neighbours from the weights.
+    tables["feature_neighbours"] = pl.DataFrame([
+        {"size": 32, "feature": 2, "neighbour_size": size, "rank": rank, "neighbour": 10 * rank, "cosine": 0.9 - rank / 8 - size / 1000}
+        for size in SIZES for rank in (1, 2, 3)
+    ])  # fmt: skip
     tables["lineage"] = pl.DataFrame({
         "stage": ["corpus"], "size": [None], "code_version": ["1"], "data_version": ["d" * 64], "study_digest": ["s" * 64],
         "started": [datetime(2026, 1, 2, 3, 4, 5)], "seconds": [12.0],
@@ -107,14 +115,15 @@ def synthetic_tables(seed: int = 0) -> dict[str, pl.DataFrame]:
     return {name: conform(name, frame) for name, frame in tables.items()} | {"training_history": history}
 
 
-def write_synthetic_analysis(path: Path, tables: dict[str, pl.DataFrame] | None = None) -> Path:
+def write_synthetic_analysis(path: Path, tables: dict[str, pl.DataFrame] | None = None, views: bool = True) -> Path:
     """Write the tables and views into a DuckDB file and return its path."""
     with duckdb.connect(str(path)) as connection:
         for name, frame in (tables or synthetic_tables()).items():
             connection.register("incoming", frame.to_arrow())
             connection.execute(f"create table {name} as select * from incoming").fetchall()
             connection.unregister("incoming")
-        create_views(connection)
+        if views:
+            create_views(connection)
     return path
 
 
@@ -176,11 +185,12 @@ def _explanation(size: int, i: int) -> dict:
 
 
 def _specificity(size: int, rng: np.random.Generator) -> list[dict]:
-    rows, example = [], 0
-    for control in CONTROLS:
+    rows = []
+    for at_control, control in enumerate(CONTROLS):
         unit = control if control in ("random_direction", "mlp_neuron") else "sae_feature"
         for i in range(8):
             for at in range(12):
+                example = 96 * max(at_control, 1) + 12 * i + at  # the shuffled explanation is scored on the same windows
                 kind = "active" if at < 10 else ("same_token_inactive", "random")[at - 10]
                 refused = i == 6 and at == 0
                 score = int(np.clip(round(rng.normal(2.4 if control == "none" else 0.8, 0.8)), 0, 3))
@@ -190,7 +200,6 @@ def _specificity(size: int, rng: np.random.Generator) -> list[dict]:
                     "token_index": example, "control": control, "method": "proxy", "model": None, "score": None if refused else score,
                     "status": "too_few_examples" if refused else "ok", "evidence": "token <b>named</b>", "cost_usd": 0.0,
                 })  # fmt: skip
-                example += 1
     return rows
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+import duckdb
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -17,7 +18,8 @@ from starlette.staticfiles import StaticFiles
 
 from sae_pipeline.browser.feature_page import NotFound, context_page, feature_json, feature_page
 from sae_pipeline.browser.feature_table import features_page, random_feature
-from sae_pipeline.browser.overview import compare_page, start_page
+from sae_pipeline.browser.map_page import hints, map_page, map_points
+from sae_pipeline.browser.overview import compare_page, page_of_study, start_page
 from sae_pipeline.browser.parameters import Refused
 from sae_pipeline.browser.playground import Busy
 from sae_pipeline.browser.security import Guard
@@ -31,12 +33,15 @@ Page = Callable[[Request, State], Response]
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(study: Study, data_root: Path | str = "data", device: str = "cpu", token: str | None = None) -> Starlette:
+def create_app(
+    study: Study, data_root: Path | str = "data", device: str = "cpu", token: str | None = None, dagster: str | None = None
+) -> Starlette:
     """The browser of one study, whose artefacts lie in `data_root/<study name>`.
 
-    `token`: None serves loopback names only; with one, every visitor needs it. The model is loaded when it is first asked for.
+    `token`: None serves loopback names only; with one, every visitor needs it. The model is loaded when it is
+    first asked for. `dagster`: address of the Dagster UI, for links to it.
     """
-    state = State(study, Path(data_root) / study.name, device)
+    state = State(study, Path(data_root) / study.name, device, dagster)
 
     def reads(page: Page) -> Handler:
         async def endpoint(request: Request) -> Response:
@@ -66,6 +71,10 @@ def create_app(study: Study, data_root: Path | str = "data", device: str = "cpu"
         Route("/features", reads(features_page)),
         Route("/random", reads(random_feature)),
         Route("/compare", reads(compare_page)),
+        Route("/of/{study}/{page:path}", reads(page_of_study)),
+        Route("/map", reads(map_page)),
+        Route("/map/points.json", reads(map_points)),
+        Route("/hints", reads(hints)),
         Route("/text", reads(text_form)),
         Route("/text", writes(text_page), methods=["POST"]),
         Route("/steer", reads(steer_form)),
@@ -78,7 +87,8 @@ def create_app(study: Study, data_root: Path | str = "data", device: str = "cpu"
         Route("/{size:int}/{feature:int}", reads(feature_page)),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
-    handlers = {kind: _explaining(state) for kind in (Refused, NotFound, Busy, UserError, 404, 405)}
+    known = (Refused, NotFound, Busy, UserError, duckdb.CatalogException, duckdb.BinderException, 404, 405)
+    handlers = dict.fromkeys(known, _explaining(state))
     middleware = [Middleware(Guard, token=token)]
     app = Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=closing)
     app.state.browser = state
@@ -110,6 +120,9 @@ def _explaining(state: State) -> Callable[[Request, Exception], Response]:
             status, title, text = 429, "Busy", "The model is working for somebody else. Try again in a moment."
         elif isinstance(error, Refused):
             status, title, text = 400, "Not possible", str(error)
+        elif isinstance(error, duckdb.Error):
+            status, title = 503, "Not ready"
+            text = f"{state.database.path} is from another version of this program. Run `sae-pipeline run`: it is made anew."
         elif isinstance(error, UserError):
             status, title, text = 503, "Not ready", str(error)
         else:

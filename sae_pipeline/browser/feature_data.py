@@ -1,9 +1,11 @@
 """Everything that is known about one feature, read from the analysis database."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from sae_pipeline.browser.database import Cursor, Row
+from sae_pipeline.browser.parameters import Refused
 from sae_pipeline.report.tokens import readable, shown_tokens
 
 TABLES = (  # raw rows as JSON, table by table
@@ -24,6 +26,22 @@ class FeatureKey:
     def where(self) -> dict[str, Any]:
         """Query parameters."""
         return {"size": self.size, "feature": self.feature}
+
+
+def parsed_key(text: str) -> FeatureKey | None:
+    """`4096/17` as a key, None for anything else."""
+    found = re.fullmatch(r"\s*(\d{1,9})\s*/\s*(\d{1,9})\s*", text, re.ASCII)
+    return FeatureKey(int(found[1]), int(found[2])) if found else None
+
+
+def existing_key(cursor: Cursor, text: str) -> FeatureKey | None:
+    """The feature that a visitor named, None for an empty text. Raises `Refused` when there is no such feature."""
+    if not text.strip():
+        return None
+    key = parsed_key(text)
+    if key is None or statistics(cursor, key) is None:
+        raise Refused(f"There is no feature {text[:40]!r}; write size/feature, for example 4096/17.")
+    return key
 
 
 def raw_rows(cursor: Cursor, key: FeatureKey) -> dict[str, list[Row]]:

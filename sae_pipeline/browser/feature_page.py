@@ -10,7 +10,7 @@ from sae_pipeline.browser import feature_data as data
 from sae_pipeline.browser.charts import activation_histogram, dose_chart
 from sae_pipeline.browser.database import Cursor, Row
 from sae_pipeline.browser.feature_data import FeatureKey
-from sae_pipeline.browser.neighbours import direction, nearest
+from sae_pipeline.browser.relatives import relatives
 from sae_pipeline.browser.state import State
 from sae_pipeline.errors import UserError
 from sae_pipeline.report.tokens import shown_tokens
@@ -42,7 +42,7 @@ def feature_context(state: State, cursor: Cursor, key: FeatureKey) -> dict[str, 
     return {
         "key": key, "row": row, "explanations": data.explanations(cursor, key), "top": top, "by_interval": by_interval,
         "logits": data.logits(cursor, key), "scores": score_table(data.scores(cursor, key)), "steering": steering,
-        "charts": charts, "neighbours": neighbours(state, cursor, key), "sql": data.copyable_sql(key),
+        "charts": charts, "neighbours": relatives(state, cursor, key, N_NEIGHBOURS), "sql": data.copyable_sql(key),
         "histogram": activation_histogram(histogram) if histogram else None,
         "histogram_method": next((bar["method"] for bar in histogram if bar["method"]), None),
     }  # fmt: skip
@@ -88,35 +88,6 @@ def context_page(request: Request, state: State) -> Response:
     tokens = shown_tokens([text_of.get(i, f"⟨{i}⟩") for i in token_ids], activations, row["max_activation"], center)
     template = "context_part.html" if request.query_params.get("part") else "context.html"
     return state.page(template, key=key, tokens=tokens, documents=documents, split=found[0]["split"], token_index=token_index)
-
-
-def neighbours(state: State, cursor: Cursor, key: FeatureKey) -> dict[str, Any]:
-    """Nearest features per size, or the reason why there are none: {"sizes": [(size, [{key, cosine, text}])], "why"}."""
-    folder = state.root / "sae"
-    try:
-        vector = direction(folder / str(key.size), key.feature)
-        found = {
-            size: nearest(folder / str(size), vector, N_NEIGHBOURS, without=key.feature if size == key.size else None)
-            for size in state.sizes
-            if (folder / str(size) / "weights.safetensors").is_file()
-        }
-    except UserError as error:
-        return {"sizes": [], "why": str(error)}
-    keys = [FeatureKey(size, feature) for size, pairs in found.items() for feature, _ in pairs]
-    texts = data.short_explanations(cursor, keys)
-    return {
-        "sizes": [
-            (
-                size,
-                [
-                    {"key": FeatureKey(size, feature), "cosine": cosine, "text": texts[FeatureKey(size, feature)]}
-                    for feature, cosine in pairs
-                ],
-            )
-            for size, pairs in found.items()
-        ],
-        "why": "",
-    }
 
 
 def score_table(scores: list[Row]) -> list[Row]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sae_pipeline.browser.app import create_app
+from sae_pipeline.browser.links import HOST, PORT
 from sae_pipeline.browser.security import LOOPBACK
 from sae_pipeline.errors import UserError
 from sae_pipeline.study import Study
@@ -21,7 +22,7 @@ N_PORTS = 50
 GRACE_SECONDS = 3  # for requests under way when the server stops
 
 
-def serve(study: Study, data_root: Path | str = "data", host: str = "127.0.0.1", port: int = 3001, device: str = "cpu") -> int:
+def serve(study: Study, data_root: Path | str = "data", host: str = HOST, port: int = PORT, device: str = "cpu") -> int:
     """Serve until Ctrl-C. Takes the next free port and prints the address; away from loopback it carries a token."""
     server, listener, address = _server(study, data_root, host, port, device)
     print(f"Feature browser of study {study.name}: {address}   (Ctrl-C stops it)", flush=True)
@@ -30,9 +31,12 @@ def serve(study: Study, data_root: Path | str = "data", host: str = "127.0.0.1",
 
 
 @contextmanager
-def serving(study: Study, data_root: Path | str = "data", port: int = 3001) -> Iterator[str]:
-    """Serve on loopback in a thread while the block runs; gives the address. The thread never outlives the process."""
-    server, listener, address = _server(study, data_root, "127.0.0.1", port, "cpu")
+def serving(study: Study, data_root: Path | str = "data", port: int = PORT, dagster: str | None = None) -> Iterator[str]:
+    """Serve on loopback in a thread while the block runs; gives the address. The thread never outlives the process.
+
+    `dagster`: address of the Dagster UI that pages link to.
+    """
+    server, listener, address = _server(study, data_root, HOST, port, "cpu", dagster)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="feature browser", daemon=True)
     thread.start()
     try:
@@ -43,13 +47,13 @@ def serving(study: Study, data_root: Path | str = "data", port: int = 3001) -> I
 
 
 def _server(
-    study: Study, data_root: Path | str, host: str, port: int, device: str
+    study: Study, data_root: Path | str, host: str, port: int, device: str, dagster: str | None = None
 ) -> tuple["uvicorn.Server", socket.socket, str]:
     import uvicorn
 
     listener = listen(host, port)
     token = None if host in LOOPBACK else secrets.token_urlsafe(24)
-    app = create_app(study, data_root, device, token)
+    app = create_app(study, data_root, device, token, dagster)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_SECONDS
     )

@@ -7,15 +7,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from starlette.responses import HTMLResponse
 
 from sae_pipeline.browser.database import Database
 from sae_pipeline.browser.feature_data import FeatureKey
 from sae_pipeline.browser.meaning import MeaningIndex
 from sae_pipeline.browser.playground import Playground
-from sae_pipeline.report.build import CONTROL_TITLES, OFFLINE_METHODS, number
-from sae_pipeline.report.tokens import readable, visible
+from sae_pipeline.report.pages import environment
 from sae_pipeline.study import FolderModel, HubModel, Study
 
 WHY = {  # status of an explanation or score -> what a reader is told
@@ -32,6 +31,7 @@ class State:
     study: Study
     root: Path
     device: str = "cpu"
+    dagster: str | None = None  # address of the Dagster UI beside this server
     database: Database = field(init=False)
     playground: Playground = field(init=False)
     meaning: MeaningIndex = field(init=False)
@@ -66,24 +66,13 @@ class State:
 
     @cached_property
     def _environment(self) -> Environment:
-        environment = Environment(
-            loader=PackageLoader("sae_pipeline.browser"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.globals |= {
-            "offline_methods": OFFLINE_METHODS, "control_titles": CONTROL_TITLES, "why": WHY, "sizes": self.sizes,
-            "study_name": self.study.name, "model_name": self.model_name, "hook_name": self.hook_name,
-            "exported": False, "root": "/", "url_of": lambda key: f"/{key.size}/{key.feature}",
+        made = environment("sae_pipeline.browser")
+        made.globals |= {
+            "why": WHY, "sizes": self.sizes, "study_name": self.study.name, "model_name": self.model_name,
+            "hook_name": self.hook_name, "exported": False, "root": "/", "url_of": lambda key: f"/{key.size}/{key.feature}",
+            "dagster": self.dagster,
         }  # fmt: skip
-        environment.filters |= {
-            "visible": visible, "readable": readable, "number": number,
-            "share": lambda value, digits=1: "–" if value is None else f"{value:.{digits}%}",
-            "count": lambda value: "–" if value is None else f"{value:,}",
-        }  # fmt: skip
-        return environment
+        return made
 
     def link_relative_to(self, root: str, keys: Collection[FeatureKey]) -> None:
         """From here on pages are rendered for a folder: `root` leads to it, and only `keys` have pages to link to."""

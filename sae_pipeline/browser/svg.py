@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 420, 190
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 36
+MAX_TICKS = 8
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def lines(
     xs = sorted({x for line in series for x, _ in line.points})
     low, high = y_range or _padded(min(values, default=0.0), max(values, default=1.0))
     parts = [_y_axis(low, high, y_label, "{:,.3g}".format)]
-    for x in xs:
+    for x in xs[:: -(-len(xs) // MAX_TICKS)]:
         parts.append(_text(_x(x, xs, log2_x), HEIGHT - BOTTOM + 15, f"{x:,.4g}" if x < 1e4 else f"{x:,.0f}", "middle"))
     for line in series:
         known = [(_x(x, xs, log2_x), _y(y, low, high), x, y) for x, y in line.points if y is not None]

@@ -6,12 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from sae_pipeline.browser.links import HOST, PORT
 from sae_pipeline.dagster_home import REPOSITORY, use_dagster_home
 from sae_pipeline.errors import UserError
 from sae_pipeline.study import load_study
 
-HOST = "127.0.0.1"
-BROWSER_PORT = 3001  # kept free for the feature browser
 N_TRIED = 50
 
 
@@ -21,10 +20,13 @@ def ui_command(study_file: Path, first_port: int) -> int:
     use_dagster_home(study.name)
     from sae_pipeline.browser.server import serving
 
-    with serving(study, port=BROWSER_PORT) as browser:
-        port = free_port(first_port)
-        print(f"Dagster UI of study {study.name}: http://{HOST}:{port}   (Ctrl-C stops both)", flush=True)
+    port = free_port(first_port)
+    dagster = f"http://{HOST}:{port}"
+    with serving(study, dagster=dagster) as browser:
+        print(f"Dagster UI of study {study.name}: {dagster}   (Ctrl-C stops both)", flush=True)
         print(f"Feature browser:          {browser}", flush=True)
+        if not browser.endswith(f":{PORT}/"):
+            print(f"  (port {PORT} is taken: links from Dagster to feature pages lead there)", flush=True)
         # `dagster dev` is superseded by a tool that we do not need; its notice would be the first thing a newcomer reads.
         command = [sys.executable, "-W", "ignore", "-m", "dagster", "dev", "-w", str(REPOSITORY / "workspace.yaml")]
         environment = os.environ | {"SAE_PIPELINE_STUDY": str(study_file.resolve())}
@@ -40,7 +42,7 @@ def ui_command(study_file: Path, first_port: int) -> int:
 def free_port(first: int) -> int:
     """The first free loopback port from `first` on, the feature browser's excepted. Raises `UserError` when all are taken."""
     for port in range(first, first + N_TRIED):
-        if port == BROWSER_PORT:
+        if port == PORT:
             continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

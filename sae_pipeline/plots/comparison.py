@@ -39,6 +39,10 @@ _SCORES = """
     select size, unit_id, kind, control, method, interval, score, status from specificity_scores
     anti join (select size, model from judge_calibration where not passed) using (size, model) order by all
 """
+_DIFFERENCES = """
+    select * from specificity_by_interval
+    anti join (select size, model from judge_calibration where not passed) using (size, model) order by all
+"""
 FIGURES = (
     Figure("metrics", "Quality against size, on held-out tokens", "select * from sae_metrics order by size", metrics_by_size),
     Figure(
@@ -54,7 +58,7 @@ FIGURES = (
         density_histogram,
     ),
     Figure("specificity", "Specificity scores by activation interval, beside the controls", _SCORES, specificity_by_interval),
-    Figure("specificity_difference", "Right explanation minus shuffled explanation", _SCORES, specificity_difference),
+    Figure("specificity_difference", "Right explanation minus shuffled explanation", _DIFFERENCES, specificity_difference),
     Figure(
         "steering", "Steering: dose and effect", "select * from steering_scores order by all",
         lambda rows, theme: dose_curve(rows, theme=theme),

@@ -86,38 +86,11 @@ def _stack(axis, counts: pl.DataFrame, theme: Theme) -> None:
     axis.grid(False)
 
 
-def matched_minus_shuffled(scores: pl.DataFrame) -> pl.DataFrame:
-    """Mean score with the right explanation minus mean score with another feature's, per (size, interval).
+def specificity_difference(rows: pl.DataFrame, theme: Theme = LIGHT) -> bytes:
+    """PNG: matched minus shuffled mean score against the activation interval, one line per size with its 95 % interval.
 
-    Paired by feature: each feature gives one difference of means, and `low`, `high` are the 95 % normal interval of their mean
-    (null with fewer than two features). `n_features` features have scores in both arms.
+    `rows`: those of the view `specificity_by_interval`, of one method.
     """
-    by_feature = (
-        scores.filter(
-            (pl.col("kind") == "active") & (pl.col("status") == "ok")
-            & pl.col("control").is_in(["none", "shuffled"]) & pl.col("interval").is_not_null()
-        )
-        .group_by("size", "interval", "unit_id", "control").agg(pl.col("score").cast(pl.Float64).mean())
-    )  # fmt: skip
-    keys = ["size", "interval", "unit_id"]
-    matched = by_feature.filter(pl.col("control") == "none").select(*keys, matched="score")
-    shuffled = by_feature.filter(pl.col("control") == "shuffled").select(*keys, shuffled="score")
-    difference = pl.col("matched") - pl.col("shuffled")
-    half_width = 1.96 * difference.std() / pl.len().sqrt()
-    return (
-        matched.join(shuffled, on=keys)
-        .group_by("size", "interval")
-        .agg(
-            difference.mean().alias("difference"), (difference.mean() - half_width).alias("low"),
-            (difference.mean() + half_width).alias("high"), pl.len().alias("n_features"),
-        )
-        .sort("size", "interval")
-    )  # fmt: skip
-
-
-def specificity_difference(scores: pl.DataFrame, theme: Theme = LIGHT) -> bytes:
-    """PNG: matched minus shuffled mean score against the activation interval, one line per size with its 95 % interval."""
-    rows = matched_minus_shuffled(scores)
     sizes = rows["size"].unique().sort().to_list()
     colors = size_colors(sizes, theme)
     figure, axes = new_figure(theme, height=2.8)
@@ -138,7 +111,7 @@ def specificity_difference(scores: pl.DataFrame, theme: Theme = LIGHT) -> bytes:
     axis.axhline(0, color=theme.muted, linewidth=0.8)
     axis.set_xticks(range(1, N_INTERVALS + 1))
     axis.set_xlabel("activation interval (10: near the training maximum)")
-    axis.set_ylabel(f"matched minus shuffled\n{score_name(scores)}")
+    axis.set_ylabel(f"matched minus shuffled\n{score_name(rows)}")
     if sizes:
         legend(axis, theme, loc="best")
     return to_png(figure)

@@ -7,21 +7,14 @@ from typing import Any
 
 import duckdb
 import polars as pl
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sae_pipeline.plots.comparison import TABLE, figure_file
 from sae_pipeline.plots.figure import DARK, LIGHT
 from sae_pipeline.report.data import pivot, random_features, rows, steered_features
-from sae_pipeline.report.tokens import visible
+from sae_pipeline.report.pages import environment
 from sae_pipeline.store import Outcome
 
 REPORT = "report.html"
-OFFLINE_METHODS = {"token-stats": "token statistics", "proxy": "rubric proxy", "measured": "measured"}
-CONTROL_TITLES = {
-    "none": "matched", "baseline": "top-token baseline", "shuffled": "shuffled explanation",
-    "random_feature": "random feature", "random_direction": "random direction", "mlp_neuron": "MLP neuron",
-    "random_model": "random model", "prompt_only": "prompt only",
-}  # fmt: skip
 QUALITY = (
     ("specificity", "mean_score", "Specificity, rubric 0 to 3 (mean of interval means)"),
     ("specificity", "share_of_score_3", "Share of windows that the explanation cleanly identifies (score 3)"),
@@ -77,7 +70,7 @@ def render(connection: duckdb.DuckDBPyConnection, comparison: pl.DataFrame, comp
         "corpus": rows(connection, "select * from corpus_sources order by split desc, source, language"),
         "masked": rows(connection, "select * from masked_fraction order by split desc, n_tokens desc"),
     }
-    return _environment().get_template("report.html").render(context)
+    return environment("sae_pipeline.report").get_template("report.html").render(context)
 
 
 def _kinds(comparison: pl.DataFrame) -> list[dict[str, Any]]:
@@ -97,25 +90,3 @@ def _figure(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
         theme.name: base64.b64encode((folder / figure_file(entry["name"], theme)).read_bytes()).decode()
         for theme in (LIGHT, DARK)
     }
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("sae_pipeline.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {"offline_methods": OFFLINE_METHODS, "control_titles": CONTROL_TITLES}
-    environment.filters |= {
-        "visible": visible,
-        "number": number,
-        "share": lambda value, digits=1: "–" if value is None else f"{value:.{digits}%}",
-    }
-    return environment
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A number for a table; a dash where there is none."""
-    return "–" if value is None else f"{value:,.{digits}f}"

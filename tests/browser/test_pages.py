@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from sae_pipeline.browser.app import create_app
+from tests.browser.conftest import ORIGIN
 from tests.browser.world import random_sae
-from tests.synthetic_analysis import HOSTILE, SCRIPT, SIZES, synthetic_tables
+from tests.synthetic_analysis import HOSTILE, SCRIPT, SIZES, synthetic_tables, write_synthetic_analysis
 
 PAGES = [
     "/", "/features", "/features?q=ship&size=64&sort=density&order=down", "/features?life=dead", "/compare", "/text", "/steer",
     "/steer?size=32&f=1:2&f=2:-1.5", "/32/0", "/32/1", "/32/3", "/32/5", "/32/7", "/64/63", "/32/1/at/40",
-    "/features?q=nothing-has-this",
+    "/features?q=nothing-has-this", "/map", "/map?colour=source&around=32/2", "/map?around=64/5", "/compare?of=32/2",
+    "/compare?of=64/7",
 ]  # fmt: skip
 
 
@@ -65,7 +68,9 @@ def test_every_page_is_well_formed_local_and_without_inline_script_or_style(clie
     page = Page(answer.text)
     assert answer.status_code == 200
     assert not any(name.startswith("on") or name == "style" for _, name, _ in page.attributes)
-    assert answer.text.count("<script") == 1 and '<script src="/static/browser.js" defer>' in answer.text
+    scripts = re.findall("<script.*", answer.text)
+    assert scripts[0].startswith('<script src="/static/browser.js" defer></script>')
+    assert all(re.fullmatch(r'<script src="/static/\w+\.js" defer></script>', script) for script in scripts)
     assert all(value.startswith(("/", "#")) for value in page.values("href", "src", "action"))
     assert not re.search("[\u200b\u202a-\u202e\x00-\x08]", answer.text)
     ids = page.values("id")
@@ -152,6 +157,77 @@ def test_context_shows_the_whole_block_with_the_cached_activations(client: TestC
     assert client.get("/32/1/at/999999").status_code == 404
 
 
+def test_a_database_of_another_version_says_so(browsed, tmp_path):
+    study, _ = browsed
+    (tmp_path / study.name).mkdir()
+    tables = synthetic_tables()
+    write_synthetic_analysis(tmp_path / study.name / "analysis.duckdb", {"features": tables["features"]}, views=False)
+    with TestClient(create_app(study, tmp_path), base_url=ORIGIN, headers={"origin": ORIGIN}) as client:
+        for path in ("/", "/32/1", "/features", "/compare", "/map", "/map/points.json"):
+            answer = client.get(path)
+            assert answer.status_code == 503 and "another version" in answer.text and "sae-pipeline run" in answer.text, path
+
+
+# --- neighbourhoods
+
+
+def test_neighbours_come_from_the_survey_where_it_was_made(client: TestClient):
+    page = get(client, "/32/2").text.split("Nearest features")[1]
+    rows = synthetic_tables()["feature_neighbours"].to_dicts()
+    assert rows and all(f"{row['neighbour_size']}/{row['neighbour']}" in page and f"{row['cosine']:.2f}" in page for row in rows)
+    relatives = get(client, "/compare?of=32/2").text
+    assert all(f"{row['neighbour_size']}/{row['neighbour']}" in relatives for row in rows)
+
+
+def test_the_map_s_points_and_groups_are_those_of_the_tables(client: TestClient):
+    points = client.get("/map/points.json").json()
+    tables = synthetic_tables()
+    places = {(row["size"], row["feature"]): (row["x"], row["y"]) for row in tables["feature_map"].to_dicts()}
+    found = dict(
+        zip(zip(points["size"], points["feature"], strict=True), zip(points["x"], points["y"], strict=True), strict=True)
+    )
+    assert found.keys() == places.keys()
+    assert all(found[key] == pytest.approx(places[key], abs=1e-3) for key in places)
+    for colouring in points["colourings"].values():
+        assert [group["n"] for group in colouring["groups"]] == [
+            colouring["of"].count(at) for at in range(len(colouring["groups"]))
+        ]
+        assert len(colouring["of"]) == len(places)
+    by_size = points["colourings"]["size"]
+    assert [group["label"] for group in by_size["groups"]] == ["64", "32"]
+    assert all((size == 64) == (group == 0) for size, group in zip(points["size"], by_size["of"], strict=True))
+    density = points["colourings"]["density"]
+    dead = [key for key, group in zip(found, density["of"], strict=True) if density["groups"][group]["label"] == "dead"]
+    assert dead == [(64, 5), (32, 5)]
+    scored = points["colourings"]["specificity"]
+    assert len(places) - scored["groups"][0]["n"] == 16
+
+
+def test_hints_are_the_short_explanations_of_what_exists(client: TestClient):
+    said = client.get("/hints?f=32/1&f=64/3&f=99/1&f=x&f=%3Cb%3E").json()
+    assert set(said) >= {"32/1", "64/3"} and "island" in said["32/1"] and "x" not in said
+
+
+def test_links_from_dagster_lead_to_the_page_of_their_own_study_only(client: TestClient):
+    answer = client.get("/of/browsed/features?size=32&sort=density")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/features?size=32&sort=density")
+    assert client.get("/of/browsed/").headers["location"] == "/"
+    for page in ("//evil.example", "/%5Cevil.example", "%2F%2Fevil.example"):
+        location = client.get("/of/browsed/" + page).headers["location"]
+        assert location.startswith("/") and location[1] not in "/\\", location
+    other = client.get("/of/another/features")
+    assert other.status_code == 400 and "another" in other.text
+
+
+def test_pages_link_to_dagster_where_it_runs_beside(browsed, client: TestClient):
+    study, root = browsed
+    with TestClient(create_app(study, root, dagster="http://127.0.0.1:3000"), base_url=ORIGIN) as beside:
+        links = Page(beside.get("/32/1").text).values("href")
+        assert "http://127.0.0.1:3000/assets/feature_stats?view=partitions&partition=32" in links
+        assert "http://127.0.0.1:3000/assets/corpus" in Page(beside.get("/").text).values("href")
+    assert not [link for link in get(client, "/32/1").values("href") if link.startswith("http")]
+
+
 # --- the table of features
 
 
@@ -199,7 +275,8 @@ def test_random_leads_to_a_living_feature_of_the_size(client: TestClient):
     [("/99/0", 404), ("/32/32", 404), ("/32/99999999999", 404), ("/32/x", 404), ("/nope", 404), ("/features?min_density=7", 400),
      ("/features?sort=drop", 400), ("/features?page=0", 400), ("/features?q=" + "x" * 201, 400), ("/steer?size=32&f=1:900", 400),
      ("/steer?size=32&f=x:1", 400), ("/saved/steer-000000000000", 400), ("/saved/..%2f..%2fetc", 404),
-     ("/static/../app.py", 404)],
+     ("/static/../app.py", 404),
+     ("/map?around=32/99", 400), ("/map?around=%3Cb%3E", 400), ("/map?colour=red", 400), ("/compare?of=1", 400)],
 )  # fmt: skip
 def test_what_is_out_of_bounds_is_refused_in_words(client: TestClient, path: str, status: int):
     answer = client.get(path)

@@ -1,5 +1,6 @@
 """The size comparison: its numbers against a recount in plain Python, its files the same every time."""
 
+import dataclasses
 import json
 from pathlib import Path
 from statistics import mean
@@ -11,7 +12,6 @@ import pytest
 
 from sae_pipeline.plots import comparison as comparison_module
 from sae_pipeline.plots.comparison import FIGURES, TABLE, build_size_comparison
-from sae_pipeline.plots.specificity import matched_minus_shuffled
 from sae_pipeline.plots.summaries import size_comparison
 from sae_pipeline.store import Outcome
 from tests.synthetic_analysis import SIZES, synthetic_tables, write_synthetic_analysis
@@ -74,15 +74,26 @@ def test_metrics_and_steering_are_those_of_their_tables(comparison: pl.DataFrame
     assert passes["value"] == 0.5 and (passes["n_scored"], passes["n_attempted"]) == (3, 4)
 
 
-def test_matched_minus_shuffled_pairs_by_feature():
-    frame = pl.DataFrame(
-        [(8, 0, "none", 3), (8, 0, "none", 1), (8, 0, "shuffled", 1), (8, 1, "none", 3), (8, 1, "shuffled", 0),
-         (8, 2, "none", 3)],
-        schema=["size", "unit_id", "control", "score"], orient="row",
-    ).with_columns(kind=pl.lit("active"), status=pl.lit("ok"), interval=pl.lit(4))  # fmt: skip
-    (row,) = matched_minus_shuffled(frame).to_dicts()
-    assert row["n_features"] == 2 and row["difference"] == pytest.approx((1 + 3) / 2)
-    assert row["high"] - row["difference"] == pytest.approx(1.96 * np.std([1, 3], ddof=1) / np.sqrt(2))
+def test_the_figure_of_differences_draws_the_rows_of_the_view(
+    made_up_database: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    drawn = []
+    figure = next(figure for figure in FIGURES if figure.name == "specificity_difference")
+    spy = dataclasses.replace(figure, draw=lambda rows, theme: drawn.append(rows) or b"")
+    monkeypatch.setattr(comparison_module, "FIGURES", [spy])
+    build_size_comparison(made_up_database, tmp_path)
+    row = drawn[0].filter((pl.col("size") == 32) & (pl.col("interval") == 3)).to_dicts()[0]
+    scores = synthetic_tables()["specificity_scores"].filter(
+        (pl.col("size") == 32) & (pl.col("interval") == 3) & (pl.col("kind") == "active") & pl.col("score").is_not_null()
+    )
+    means = {
+        (unit, control): group["score"].mean()
+        for (unit, control), group in scores.group_by("unit_id", "control")
+        if control in ("none", "shuffled")
+    }
+    differences = [means[unit, "none"] - means[unit, "shuffled"] for unit in range(8)]
+    assert row["n_features"] == 8 and row["difference"] == pytest.approx(np.mean(differences))
+    assert row["high"] - row["difference"] == pytest.approx(1.96 * np.std(differences, ddof=1) / np.sqrt(8))
 
 
 def test_the_artefact_has_every_figure_and_equal_bytes_each_time(

@@ -5,7 +5,7 @@ const all = (selector, root = document) => Array.from(root.querySelectorAll(sele
 
 // --- a slider beside each factor
 for (const range of all("[data-range]")) {
-  const number = range.parentElement.querySelector("[name=factor]");
+  const number = range.closest(".knob").querySelector("[name=factor]");
   range.hidden = false;
   range.addEventListener("input", () => { number.value = range.value; });
   number.addEventListener("input", () => { range.value = number.value; });
