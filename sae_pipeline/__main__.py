@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from sae_pipeline.cli.formats import register
 from sae_pipeline.errors import UserError
 
 app = typer.Typer(
@@ -161,6 +162,9 @@ def serve_local(
     from sae_pipeline.cli.serve_local import serve_local_command
 
     serve_local_command(study, model, port, threads)
+
+
+register(app, DEFAULT_STUDY)
 
 
 def main(argv: list[str] | None = None) -> None:
