@@ -18,7 +18,7 @@ DISK_MARGIN = 1.1
 
 
 def check_plan(store: ArtifactStore, plan: Plan, device: str = "auto", max_minutes: float | None = None) -> None:
-    """Refuse what cannot work: files, packages, folder, disk, device, memory, database, time.
+    """Refuse what cannot work: files, packages, folder, disk, device, memory, database, token budgets, time.
 
     The model and the hook have been checked when the plan was made: it reads the model's configuration.
     """
@@ -31,6 +31,10 @@ def check_plan(store: ArtifactStore, plan: Plan, device: str = "auto", max_minut
     _check_disk(store.root, plan.n_bytes)
     check_database(store.root / "analysis.duckdb")
     _check_memory(plan.memory_bytes, device)
+    if any(row.stage == "corpus" for row in to_build):
+        from sae_pipeline.corpus.budget import refuse_hopeless_budgets
+
+        refuse_hopeless_budgets(plan.study.corpus)
     if max_minutes is not None and plan.seconds > 60 * max_minutes:
         largest = max(to_build, key=lambda row: row.seconds)
         raise UserError(

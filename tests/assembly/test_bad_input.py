@@ -100,6 +100,12 @@ def test_empty_corpus(case, tmp_path):
     case.assert_refused("corpus.sources.stories", "holds no usable document (2 empty", "Give another source")
 
 
+def test_budget_that_no_tokenizer_could_fill(case):
+    case.mapping["corpus"]["sources"][0]["tokens"] = 50_000_000
+    case.assert_refused("corpus.sources.stories.tokens: 50,000,000 is more than the source holds", "Lower the budget")
+    assert not (case.study.folder / "data" / "tiny" / ".work").exists()  # before the first stage
+
+
 def test_full_disk(case, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
