@@ -15,23 +15,36 @@ from assets.analysis_tables import every_size, row_counts
 from assets.corpus import nothing_empty, splits_disjoint
 from assets.explanations import coverage
 from assets.feature_stats import activations_recomputed, live_features_have_examples
+from assets.neighbourhoods import neighbours_recomputed
 from assets.sae import history_is_whole, weights_are_sound
 from assets.sae_metrics import one_row
 from assets.specificity_scores import controls_present as specificity_controls_present
 from assets.specificity_scores import scores_are_levels
 from assets.steering_evals import controls_present as steering_controls_present
 from assets.verdicts import schema_check
+from sae_pipeline.study import Survey
+from sae_pipeline.survey.build import NEIGHBOURS, build_neighbourhoods
 from sae_pipeline.tables.schemas import TABLES
 
 SIZE = 64
 
 
+@pytest.fixture(scope="module")
+def surveyed(finished_study, tmp_path_factory):
+    """The survey's artefact, which the main run does not build."""
+    folder = tmp_path_factory.mktemp("survey") / "neighbourhoods"
+    folder.mkdir()
+    build_neighbourhoods({size: finished_study.store.path("sae", size) for size in (32, 64)}, Survey(), folder)
+    return folder
+
+
 @pytest.fixture
-def copy_of(finished_study, tmp_path):
+def copy_of(finished_study, surveyed, tmp_path):
     """Folder of a private copy of a published artefact."""
 
     def copy(stage: str, size: int | None = None) -> Path:
-        return shutil.copytree(finished_study.store.path(stage, size), tmp_path / stage)
+        source = surveyed if stage == "neighbourhoods" else finished_study.store.path(stage, size)
+        return shutil.copytree(source, tmp_path / stage)
 
     return copy
 
@@ -201,15 +214,23 @@ def test_steering_controls(copy_of):
     assert "prompt_only of" in steering_controls_present(folder).summary
 
 
+def test_neighbours_recomputed(copy_of, finished_study):
+    saes = {size: finished_study.store.path("sae", size) for size in (32, 64)}
+    folder = copy_of("neighbourhoods")
+    assert neighbours_recomputed(folder, saes).passed
+    edit(folder / NEIGHBOURS, lambda frame: frame.with_columns(pl.col("cosine") * 0.99))
+    assert not neighbours_recomputed(folder, saes).passed
+
+
 def test_database_every_size_and_row_counts(finished_study, tmp_path):
     root = finished_study.store.root
     database = shutil.copy(root / "analysis.duckdb", tmp_path / "analysis.duckdb")
     assert every_size(database, [32, 64]).passed
     assert not every_size(database, [32, 64, 128]).passed
-    assert row_counts(database, root, [32, 64]).passed
+    assert row_counts(database, root, [32, 64], set()).passed
     with duckdb.connect(str(database)) as connection:
         connection.execute("delete from features where feature = 3")
-    assert row_counts(database, root, [32, 64]).summary == "features has 94 rows instead of 96"
+    assert row_counts(database, root, [32, 64], set()).summary == "features has 94 rows instead of 96"
 
 
 def test_every_declared_check_is_tested_here():
@@ -223,5 +244,6 @@ def test_every_declared_check_is_tested_here():
         "explanations: schema, coverage",
         "specificity_scores: schema, scores, controls",
         "steering_evals: schema, controls",
+        "neighbourhoods: schema, exact",
         "analysis_tables: every_size, row_counts",
     }
