@@ -11,6 +11,7 @@ from assets.explanations import explanations
 from assets.feature_stats import feature_stats
 from assets.neighbourhoods import neighbourhoods
 from assets.publishing import StageAsset
+from assets.random_model import random_model
 from assets.report import report
 from assets.sae import sae
 from assets.sae_metrics import sae_metrics
@@ -21,6 +22,7 @@ from assets.steering_evals import steering_evals
 STAGE_ASSETS: tuple[StageAsset, ...] = (
     corpus,
     activations,
+    random_model,
     sae,
     sae_metrics,
     feature_stats,

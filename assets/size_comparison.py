@@ -11,18 +11,20 @@ from resources.store import Store
 def size_comparison(context: dg.AssetExecutionContext, config: Rebuild, store: Store):
     """One tidy table of every metric by size, each beside its controls, and the figures of the study.
 
-    Figures: quality, training, masking, densities, specificity by activation interval, steering dose and effect.
+    Figures: quality, training, masking, densities, specificity by activation interval, steering dose and effect, and the
+    activations of each chosen feature by specificity score.
     """
     from sae_pipeline.plots.comparison import build_size_comparison, figure_file
     from sae_pipeline.plots.figure import LIGHT
 
-    artifacts = store.artifacts
+    artifacts, chosen = store.artifacts, store.study.score.chosen or ()
 
     def show(folder, manifest) -> Metadata:
         names = manifest.metadata["figures"].split(", ")
         return {f"figure {name}": picture((folder / figure_file(name, LIGHT)).read_bytes()) for name in names if name}
 
+    database = artifacts.root / "analysis.duckdb"
     yield from publish(
-        context, artifacts, "size_comparison", lambda work: build_size_comparison(artifacts.root / "analysis.duckdb", work),
+        context, artifacts, "size_comparison", lambda work: build_size_comparison(database, work, chosen),
         checks={}, force=config.force, show=show, headline=("n_rows",),
     )  # fmt: skip

@@ -16,13 +16,14 @@ from resources.store import Store
     checks={
         "schema": SCHEMA,
         "scores": "every score is 0, 1, 2 or 3, or null with a status that says why",
-        "controls": "shuffled explanations, random directions and MLP neurons are scored beside the features",
+        "controls": "shuffled explanations, random directions, neurons and a random model are scored beside the features",
     },
 )
 def specificity_scores(context: dg.AssetExecutionContext, config: Rebuild, store: Store, judge: Judge):
     """The paper's specificity rubric on held-out examples across activation intervals; a proxy without a language model.
 
-    The same windows are scored with shuffled explanations, and the same scorer is run on random directions and MLP neurons.
+    The same windows are scored with shuffled explanations, and the same scorer is run on random directions, MLP neurons and
+    features of a re-initialized model.
     With `score.method: rubric` a judge rates the same windows. Methods are never averaged together.
     """
     from sae_pipeline.interpret.build_specificity import build_specificity_scores
@@ -43,9 +44,13 @@ def specificity_scores(context: dg.AssetExecutionContext, config: Rebuild, store
         checks={
             "schema": lambda work: schema_check(work, "specificity_scores"),
             "scores": scores_are_levels,
-            "controls": lambda work: controls_present(work, study.activations.n_neurons),
+            "controls": lambda work: controls_present(work, study.activations.n_neurons, study.random_model.n_tokens),
         },
-        force=config.force, show=lambda work, _: {f"by_interval_{name}": picture(png) for name, png in by_interval(work).items()},
+        force=config.force,
+        show=lambda work, _: {
+            name: picture(png)
+            for name, png in figures(work, artifacts.path("feature_stats", size), study.score.chosen or []).items()
+        },
         headline=("n_features_scored", "matched_minus_shuffled"),
     )  # fmt: skip
 
@@ -62,21 +67,31 @@ def scores_are_levels(folder: Path) -> Verdict:
     return Verdict(bad.is_empty(), f"{bad.height} rows with an impossible score", {"n_scores": scores.height})
 
 
-def controls_present(folder: Path, n_neurons: int) -> Verdict:
+def controls_present(folder: Path, n_neurons: int, n_random_model_tokens: int) -> Verdict:
     """Without its controls a mean score says nothing."""
     import polars as pl
 
     found = set(pl.read_parquet(folder / "specificity_scores.parquet", columns=["control"])["control"])
-    wanted = {"none", "shuffled", "random_direction"} | ({"mlp_neuron"} if n_neurons else set())
+    wanted = {"none", "shuffled", "random_direction"}
+    wanted |= ({"mlp_neuron"} if n_neurons else set()) | ({"random_model"} if n_random_model_tokens else set())
     return Verdict(found >= wanted, f"controls missing: {sorted(wanted - found)}", {"controls": ", ".join(sorted(found))})
 
 
-def by_interval(folder: Path) -> dict[str, bytes]:
-    """The paper's figure, one per method: distribution of scores by activation interval."""
+def figures(folder: Path, feature_stats: Path, chosen: list[int]) -> dict[str, bytes]:
+    """The paper's figures, one per method: distribution of scores by activation interval, and each chosen feature's density."""
     import polars as pl
 
-    from sae_pipeline.plots.specificity import specificity_by_interval
+    from sae_pipeline.plots.specificity import chosen_density, specificity_by_interval
 
     scores = pl.read_parquet(folder / "specificity_scores.parquet")
-    methods = scores.filter(pl.col("score").is_not_null())["method"].unique().sort().to_list()
-    return {method: specificity_by_interval(scores.filter(method=method)) for method in methods}
+    intervals = pl.read_parquet(feature_stats / "feature_intervals.parquet").filter(split="held_out") if chosen else None
+    drawn: dict[str, bytes] = {}
+    for method in scores.filter(pl.col("score").is_not_null())["method"].unique().sort().to_list():
+        mine = scores.filter(method=method)
+        drawn[f"by_interval_{method}"] = specificity_by_interval(mine)
+        own = mine.filter(pl.col("control") == "none", pl.col("unit") == "sae_feature")
+        for feature in chosen if intervals is not None else []:
+            rows = own.filter(feature=feature)
+            if rows.height:
+                drawn[f"density_{feature}_{method}"] = chosen_density(rows, intervals.filter(feature=feature))
+    return drawn

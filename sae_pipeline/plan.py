@@ -92,8 +92,13 @@ def model_shape(study: Study) -> Shape:
     return Shape(d_model, getattr(text, "intermediate_size", None) or 4 * d_model, n_blocks_of(config), text.vocab_size)
 
 
-def make_plan(store: ArtifactStore, artefacts: Sequence[tuple[str, int | None]], force: bool = False) -> Plan:
-    """Estimate the artefacts that are not fresh, and what lies below them."""
+def make_plan(
+    store: ArtifactStore, artefacts: Sequence[tuple[str, int | None]], force: bool = False, count_tokens: bool = False
+) -> Plan:
+    """Estimate the artefacts that are not fresh, and what lies below them.
+
+    `count_tokens`: ask the judge's server to count the tokens of some questions (free, but the texts go there).
+    """
     study, shape = store.study, model_shape(store.study)
     rows: list[Estimate] = []
     rebuilt: set[str] = set()
@@ -115,16 +120,26 @@ def make_plan(store: ArtifactStore, artefacts: Sequence[tuple[str, int | None]],
                 expected_bytes(study, shape, stage, size) if state == "build" else 0,
             )
         )
-    return Plan(study, shape, tuple(rows), expected_memory(study, shape), _judge(store, rows))
+    return Plan(study, shape, tuple(rows), expected_memory(study, shape), _judge(store, rows, count_tokens))
 
 
-def _judge(store: ArtifactStore, rows: Sequence[Estimate]) -> str:
+def _judge(store: ArtifactStore, rows: Sequence[Estimate], count_tokens: bool) -> str:
     sizes = {row.size for row in rows if row.stage in ("explanations", "specificity_scores") and row.state != "fresh"}
     if store.study.judge.backend == "none":
         return NO_JUDGE
-    from sae_pipeline.interpret.judge_plan import plan_judge, show
+    from functools import partial
 
-    judge = plan_judge(store, sorted(size for size in sizes if size is not None))
+    from sae_pipeline.interpret.judge_plan import plan_judge, show
+    from sae_pipeline.judge import count
+    from sae_pipeline.judge.open import key_of
+    from sae_pipeline.language_model.tokens import load_tokenizer
+
+    key = key_of(store.study.judge) if count_tokens else None
+    tokenizer = load_tokenizer(store.study.model)
+    judge = plan_judge(
+        store, sorted(size for size in sizes if size is not None), lambda text: len(tokenizer.tokenize(text, bos=False)),
+        partial(count.count_tokens, key) if key else None,
+    )  # fmt: skip
     assert judge is not None
     return show(judge)
 
@@ -144,6 +159,10 @@ def expected_seconds(study: Study, shape: Shape, stage: str, size: int | None) -
             return 10 + tokens / 1e5
         case "activations":
             return 5 + (tokens * to_hook + 3 * splice) / model_rate
+        case "random_model":
+            control = study.random_model
+            trained = control.n_tokens * (1 - study.corpus.held_out) * control.epochs
+            return 6 + control.n_tokens * to_hook / model_rate + trained * SAE_TOKEN_CORE_SECONDS / cores
         case "sae":
             if isinstance(study.sae, PretrainedSae):
                 return 2 + 8 * shape.d_model * (size or 0) / READ_BYTES_PER_SECOND
@@ -191,6 +210,9 @@ def expected_bytes(study: Study, shape: Shape, stage: str, size: int | None) -> 
             # Two percent more: beginning-of-sequence tokens and headers.
             activations = study.activations
             return int(1.02 * expected_shard_bytes(tokens, shape.d_model, activations.dtype, activations.n_neurons))
+        case "random_model":
+            shards = expected_shard_bytes(study.random_model.n_tokens, shape.d_model, study.activations.dtype, 0)
+            return shards + 4 * 4 * 2 * shape.d_model * min(study.sae.sizes)
         case "sae":
             # Published weights, and the checkpoint while training: weights and two Adam moments.
             return 4 * 2 * shape.d_model * (size or 0) * 4

@@ -60,9 +60,14 @@ def steps_of(store: ArtifactStore, wanted: Wanted) -> list[tuple[str, int | None
     return [(job, size, stages_of(job)) for job, size in (survey if wanted.survey else main)]
 
 
-def pending(store: ArtifactStore, stages: list[str], size: int | None) -> list[str]:
-    """Those of `stages` that digests do not call fresh now."""
-    return [stage for stage in stages if store.freshness(stage, size).state != "fresh"]
+def pending(store: ArtifactStore, stages: list[str], size: int | None, report: Report) -> list[str]:
+    """Those of `stages` that digests do not call fresh now. One that this run left incomplete waits for the next run."""
+    found: list[str] = []
+    for stage in stages:
+        now = store.freshness(stage, size)
+        if now.state != "fresh" and not (now.incomplete and (stage, size) in report.executed):
+            found.append(stage)
+    return found
 
 
 def ready(stages: list[str], todo: list[str]) -> list[str]:
@@ -86,9 +91,9 @@ def run_pipeline(defs: dg.Definitions, store: ArtifactStore, instance: dg.Dagste
         if job == COMPARE and not wanted.only and (reason := _cannot_compare(store, report)):
             report.left_out.append(reason)
             continue
-        todo = list(stages) if wanted.force else ready(stages, pending(store, stages, size))
+        todo = list(stages) if wanted.force else ready(stages, pending(store, stages, size, report))
         while todo and _execute(defs, instance, job, size, todo, wanted.force, report):
-            todo = [] if wanted.force else ready(stages, pending(store, stages, size))
+            todo = [] if wanted.force else ready(stages, pending(store, stages, size, report))
         if report.interrupted:
             break
         if job == PREPARE and report.failed:
@@ -98,7 +103,7 @@ def run_pipeline(defs: dg.Definitions, store: ArtifactStore, instance: dg.Dagste
 
 
 def _cannot_compare(store: ArtifactStore, report: Report) -> str | None:
-    missing = [size for size in store.study.sae.sizes if pending(store, stages_of(PER_SIZE), size)]
+    missing = [size for size in store.study.sae.sizes if pending(store, stages_of(PER_SIZE), size, report)]
     if not missing:
         return None
     why = "failed" if report.failed else "not built yet"

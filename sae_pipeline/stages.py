@@ -15,7 +15,9 @@ MODEL_IDENTITY = ("model.source", "model.id", "model.revision", "model.path", "m
 # What of the judge can change an answer, or how many questions get one. How the questions travel cannot.
 JUDGE = tuple(
     f"judge.{name}"
-    for name in ("backend", "model", "base_url", "effort", "thinking", "votes", "budget_usd", "budget_usd_per_run", "prices")
+    for name in (
+        "backend", "model", "base_url", "effort", "thinking", "plumbing", "votes", "budget_usd", "budget_usd_per_run", "prices",
+    )
 )  # fmt: skip
 
 PREPARE, PER_SIZE, COMPARE, SURVEY = "prepare", "per_size", "compare", "survey"
@@ -73,18 +75,34 @@ STAGES: dict[str, Stage] = {
                 "sae.ring",
             ),
         ),
+        Stage(
+            "random_model",
+            "controls",
+            ("corpus",),
+            (
+                *MODEL_IDENTITY,
+                "model.dtype",
+                "hook",
+                "activations.dtype",
+                "activations.mask_norm_above_median",
+                "activations.center",
+                "random_model",
+            ),
+            per_size=False,
+        ),
         Stage("sae_metrics", "sae", ("corpus", "activations", "sae"), ("metrics",)),
         Stage("feature_stats", "features", ("corpus", "activations", "sae"), ("features",)),
         Stage(
             "explanations",
             "interpretation",
-            ("corpus", "activations", "feature_stats"),
+            ("corpus", "activations", "random_model", "sae", "feature_stats"),
             (
                 "explain",
                 "score.seed",
                 "score.n_controls",
                 "score.n_features",
                 "score.features",
+                "score.chosen",
                 "score.examples_per_call",
                 *JUDGE,
             ),
@@ -103,6 +121,7 @@ STAGES: dict[str, Stage] = {
             (
                 "corpus",
                 "activations",
+                "random_model",
                 "sae",
                 "sae_metrics",
                 "feature_stats",
@@ -115,7 +134,7 @@ STAGES: dict[str, Stage] = {
             optional=("neighbourhoods",),
             code_version="2",
         ),
-        Stage("size_comparison", "analysis", ("analysis_tables",), (), per_size=False),
+        Stage("size_comparison", "analysis", ("analysis_tables",), ("score.chosen",), per_size=False),
         Stage("report", "analysis", ("analysis_tables", "size_comparison"), (), per_size=False),
     )
 }
@@ -130,6 +149,8 @@ def study_digest(study: Study, stage: str, size: int | None = None) -> str:
     """Digest of exactly the study fields on which `stage` depends (and the size, where the stage has one)."""
     raw = study.model_dump(mode="json")
     values: dict[str, Any] = {field: _pick(raw, field) for field in STAGES[stage].fields}
+    if stage == "random_model":
+        values["sae"] = study.control_sae.model_dump(mode="json", exclude={"epochs", "checkpoint_every_steps", "ring"})
     if isinstance(study.sae, PretrainedSae):
         if stage == "sae":
             # Where this size's file is; its bytes are an input (`sae_pipeline.inputs`). How the study reads activations counts

@@ -36,11 +36,14 @@ class Outcome:
 
     `metadata`: JSON-able numbers and strings for the UI and the tables. `data_version`: only where files are not byte-stable
     (a DuckDB file); by default the digest of the files. `also`: files outside the artefact's folder that belong to it.
+    `incomplete`: what is missing for reasons that may pass (a server that was down); the artefact is published and good to read,
+    and the next run tries again.
     """
 
     metadata: dict[str, Any] = field(default_factory=dict)
     data_version: str | None = None
     also: tuple[Path, ...] = ()
+    incomplete: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,16 @@ class Manifest:
     started: str
     seconds: float
     metadata: dict[str, Any]
+    incomplete: str = ""
 
 
 @dataclass(frozen=True)
 class Freshness:
-    """Whether an artefact is current, and why not."""
+    """Whether an artefact is current, and why not. `incomplete`: nothing changed, but something may be made up for."""
 
     state: Literal["fresh", "stale", "missing", "corrupt"]
     why: str = ""
+    incomplete: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,8 @@ class ArtifactStore:
         changed = sorted(name for name in now.keys() | manifest.inputs.keys() if now.get(name) != manifest.inputs.get(name))
         if changed:
             return Freshness("stale", f"changed upstream: {', '.join(changed)}")
+        if manifest.incomplete:
+            return Freshness("stale", manifest.incomplete, incomplete=True)
         return Freshness("fresh")
 
     # --- building
@@ -183,6 +190,7 @@ class ArtifactStore:
             inputs=inputs,
             files=files, data_version=outcome.data_version or files_digest(files),
             started=started.isoformat(timespec="seconds"), seconds=round(seconds, 3), metadata=outcome.metadata,
+            incomplete=outcome.incomplete,
         )  # fmt: skip
         (work / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1, ensure_ascii=False), encoding="utf-8")
         for file in work.rglob("*"):

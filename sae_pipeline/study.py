@@ -31,8 +31,8 @@ from sae_pipeline.study_sae import AnySae, Sae
 
 __all__ = [
     "Activations", "BuiltinSource", "Corpus", "Explain", "Features", "FolderModel", "Hook", "HubModel", "HubSource", "Judge",
-    "LocalSource", "Metrics", "Model", "ModelPrice", "PackageModel", "PretrainedSae", "Sae", "Score", "Section", "Source",
-    "Steer", "Study", "Survey", "load_study", "parse_study",
+    "LocalSource", "Metrics", "Model", "ModelPrice", "PackageModel", "PretrainedSae", "RandomModel", "Sae", "Score", "Section",
+    "Source", "Steer", "Study", "Survey", "load_study", "parse_study",
 ]  # fmt: skip
 
 
@@ -48,6 +48,14 @@ class Activations(Section):
     center: bool = Field(default=True, description="subtract the training mean; relu_l1 as in the paper uses false")
     n_neurons: int = Field(default=128, ge=0, description="MLP neurons of the hook's block kept as a control")
     seed: int = Field(default=0, description="of every random choice of this section")
+
+
+class RandomModel(Section):
+    """Control: the smallest SAE trained once more, on the model with weights as before any training."""
+
+    n_tokens: int = Field(default=60_000, ge=0, description="of the corpus, train and held out; 0 leaves this control out")
+    epochs: float = Field(default=6, gt=0, description="passes over its training tokens")
+    seed: int = Field(default=0, description="of the weights and of which blocks are read")
 
 
 class Metrics(Section):
@@ -75,11 +83,12 @@ class Explain(Section):
     n_judged: int | None = Field(
         default=None, gt=0, description="features that the judge explains (method llm), the scored ones first; default: every one"
     )
+    logit_effects: bool = Field(default=False, description="show the judge also the tokens that a feature promotes")
 
     @model_validator(mode="after")
     def _judged_by_a_judge(self) -> "Explain":
-        if self.n_judged is not None and self.method != "llm":
-            raise ValueError("n_judged belongs to method llm")
+        if self.method != "llm" and (self.n_judged is not None or self.logit_effects):
+            raise ValueError("n_judged and logit_effects belong to method llm")
         return self
 
 
@@ -90,7 +99,11 @@ class Score(Section):
     n_features: int = Field(default=100, gt=0, description="random live features per size")
     features: list[int] | None = Field(default=None, description="score these features instead of a random sample")
     examples_per_interval: int = Field(default=3, gt=0)
-    n_controls: int = Field(default=50, gt=0, description="random directions and MLP neurons scored beside the features")
+    chosen: list[int] | None = Field(default=None, description="features to look at closely, besides the sample")
+    examples_per_chosen: int = Field(default=1000, gt=0, description="held-out activations of each, over all intervals")
+    n_controls: int = Field(
+        default=50, gt=0, description="random directions, MLP neurons and random-model features scored beside the features"
+    )
     examples_per_call: int = Field(default=6, ge=1, le=20, description="held-out windows in one question to the judge")
     seed: int = Field(default=0, description="of every random choice of this section")
 
@@ -131,6 +144,7 @@ class Study(Section):
     corpus: Corpus
     activations: Activations = Activations()
     sae: AnySae
+    random_model: RandomModel = RandomModel()
     metrics: Metrics = Metrics()
     features: Features = Features()
     explain: Explain = Explain()
@@ -153,15 +167,23 @@ class Study(Section):
                 "the judge is never asked: set explain.method to llm, score.method to rubric, or judge.backend to none"
             )
         for section, features in (
-            ("explain", self.explain.features),
-            ("score", self.score.features),
-            ("steer", self.steer.features),
+            ("explain.features", self.explain.features),
+            ("score.features", self.score.features),
+            ("score.chosen", self.score.chosen),
+            ("steer.features", self.steer.features),
         ):
             if features and max(features) >= self.sae.sizes[0]:
-                raise ValueError(
-                    f"{section}.features names feature {max(features)}, but the smallest size is {self.sae.sizes[0]}"
-                )
+                raise ValueError(f"{section} names feature {max(features)}, but the smallest size is {self.sae.sizes[0]}")
         return self
+
+    @property
+    def control_sae(self) -> Sae:
+        """How the SAE of the random model is trained: the smallest size, as the study trains it; by default where it imports."""
+        smallest = self.sae.sizes[0]
+        if isinstance(self.sae, PretrainedSae):
+            return Sae(sizes=[smallest], k=min(32, smallest), epochs=self.random_model.epochs)
+        changed = {"sizes": [smallest], "learning_rate": self.sae.learning_rate_of(smallest), "epochs": self.random_model.epochs}
+        return self.sae.model_copy(update=changed)
 
     def n_steered(self, size: int) -> int:
         """How many features of this size are steered."""

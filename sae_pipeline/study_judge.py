@@ -35,6 +35,11 @@ class Judge(Section):
     max_concurrency: int = Field(default=8, ge=1, le=64, description="requests in flight")
     effort: Literal["low", "medium", "high"] = "low"
     thinking: bool = Field(default=False, description="leave the model's thinking on; some models do not allow to switch it off")
+    plumbing: bool | None = Field(
+        default=None,
+        description="a model too small to judge: its rows are marked and enter no headline. Default: local models that say they "
+        "have fewer than 7 billion parameters, or do not say how many",
+    )
     votes: int = Field(default=1, ge=1, le=9, description="how often a window is rated; the median counts")
     batch_wait_minutes: float = Field(default=20, ge=0, description="how long a run waits for a batch before it leaves it alone")
     prices: dict[str, ModelPrice] = Field(default={}, description="by model; overrides the dated table in judge/prices.yaml")

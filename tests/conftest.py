@@ -115,6 +115,7 @@ def tiny_study_mapping(model_folder: Path, text_folder: Path, name: str = "tiny"
         },
         "activations": {"dtype": "float32", "mask_norm_above_median": 3.0, "max_masked_fraction": 0.2, "n_neurons": 16},
         "sae": {"architecture": "batch_topk", "k": 8, "sizes": [32, 64], "epochs": 2, "batch": 128, "learning_rate": 3.0e-3},
+        "random_model": {"n_tokens": 3000, "epochs": 3},
         "metrics": {"splice_tokens": 512},
         "features": {"n_top": 6, "n_per_interval": 2, "window": 6},
         "score": {"n_features": 6, "examples_per_interval": 1, "n_controls": 4},

@@ -11,6 +11,7 @@ import duckdb
 import numpy as np
 import polars as pl
 
+from sae_pipeline.interpret.score_summaries import summarize
 from sae_pipeline.tables.schemas import TABLES, conform, empty
 from sae_pipeline.tables.views import create_views
 
@@ -93,9 +94,10 @@ def synthetic_tables(seed: int = 0) -> dict[str, pl.DataFrame]:
     tables["explanation_scores"] = pl.DataFrame([
         {"size": size, "unit": "sae_feature", "unit_id": i, "feature": i, "method": "token-stats", "metric": metric,
          "control": control, "value": None if i == 7 else float(0.5 + 0.4 * (control == "none") * rng.random()),
-         "n": 0 if i == 7 else 40, "status": "too_few_examples" if i == 7 else "ok"}
+         "n": 0 if i == 7 else 40, "status": "too_few_examples" if i == 7 else "ok", "scorer": "rule", "plumbing": False}
         for size in SIZES for i in range(12) for metric in ("rule_f1", "detection_auroc") for control in ("none", "shuffled")
     ])  # fmt: skip
+    tables["explanation_score_summaries"] = summarize(conform("explanation_scores", tables["explanation_scores"]), seed=0)
     tables["specificity_scores"] = pl.DataFrame(
         [row for size in SIZES for row in _specificity(size, rng)], infer_schema_length=None
     )
@@ -181,6 +183,7 @@ def _explanation(size: int, i: int) -> dict:
         "size": size, "unit": "sae_feature", "unit_id": i, "feature": i, "control": "none", "method": "token-stats", "model": None,
         "text": None if dead else text, "kind": None if dead else ("token", "phrase", "topic")[i % 3], "rule": None if dead else "{}",
         "status": "too_few_examples" if dead else "ok", "prompt_sha": None, "n_examples": 0 if dead else 20, "cost_usd": 0.0,
+        "confidence": None, "plumbing": False,
     }  # fmt: skip
 
 
@@ -198,7 +201,7 @@ def _specificity(size: int, rng: np.random.Generator) -> list[dict]:
                     "size": size, "unit": unit, "unit_id": i, "feature": i if unit == "sae_feature" else None, "example_id": example,
                     "kind": kind, "interval": at + 1 if kind == "active" else None, "activation": at + 1.0 if kind == "active" else None,
                     "token_index": example, "control": control, "method": "proxy", "model": None, "score": None if refused else score,
-                    "status": "too_few_examples" if refused else "ok", "evidence": "token <b>named</b>", "cost_usd": 0.0,
+                    "status": "too_few_examples" if refused else "ok", "evidence": "token <b>named</b>", "cost_usd": 0.0, "plumbing": False,
                 })  # fmt: skip
     return rows
 

@@ -45,7 +45,7 @@ def build_activations(corpus_folder: Path, lm: LanguageModel, activations: Activ
     fractions = masked_fraction(reason_BT, held_out_B)
     _require_few_masked(fractions, activations.max_masked_fraction)
 
-    moments = _moments(shards, (reason_BT == KEEP) & ~held_out_B[:, None])
+    moments = moments_of(shards, (reason_BT == KEEP) & ~held_out_B[:, None])
     facts = {
         "scale": moments.scale(activations.center),
         "centered": activations.center,
@@ -92,7 +92,8 @@ def masked_fraction(reason_BT: Tensor, held_out_B: Tensor) -> pl.DataFrame:
     return pl.DataFrame(rows, orient="row", schema=schema)
 
 
-def _moments(shards: list[dict[str, Tensor]], chosen_BT: Tensor) -> Moments:
+def moments_of(shards: list[dict[str, Tensor]], chosen_BT: Tensor) -> Moments:
+    """Mean, spread and scale over the chosen tokens of a harvest."""
     first_BT = chosen_BT[: len(shards[0]["norm_BT"])]
     moments = Moments.empty(shards[0]["activations_BTD"][first_BT].double().mean(0).nan_to_num())
     start = 0

@@ -73,6 +73,14 @@ class SparseActivations:
             maximum[active] = np.maximum.reduceat(self.value, self.offsets[active])
         return maximum
 
+    def columns(self, units: np.ndarray) -> "SparseActivations":
+        """Only these units, in this order."""
+        runs = [self.of(int(unit)) for unit in units]
+        counts = np.array([len(token_index) for token_index, _ in runs], np.int64)
+        token_index = np.concatenate([run[0] for run in runs]) if runs else self.token_index[:0]
+        value = np.concatenate([run[1] for run in runs]) if runs else self.value[:0]
+        return SparseActivations(np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]), token_index, value)
+
     def of(self, unit: int) -> tuple[np.ndarray, np.ndarray]:
         """(token_index, value) of one unit, in token order; views, not copies."""
         run = slice(self.offsets[unit], self.offsets[unit + 1])

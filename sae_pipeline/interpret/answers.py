@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, create_model
 
 MAX_EXAMPLES_PER_CALL = 20
+N_TEXTS = 5
 
 
 class Answer(BaseModel):
@@ -26,6 +27,16 @@ class ExplanationAnswer(Answer):
     confidence: Literal["low", "medium", "high"]
 
 
+class WrittenTexts(Answer):
+    """New texts that fit an explanation (prompt `write-v1`)."""
+
+    text_1: str
+    text_2: str
+    text_3: str
+    text_4: str
+    text_5: str
+
+
 class Rating(Answer):
     """One example on the 0-3 rubric."""
 
@@ -37,6 +48,11 @@ class Sureness(Answer):
     """How sure the judge is that an example fits, 0 (certainly not) to 3 (certainly)."""
 
     sure: Literal[0, 1, 2, 3]
+
+
+def written(answer: WrittenTexts) -> list[str]:
+    """The texts that are not empty."""
+    return [text for text in (getattr(answer, f"text_{i}") for i in range(1, N_TEXTS + 1)) if text.strip()]
 
 
 def ratings(n: int) -> type[BaseModel]:

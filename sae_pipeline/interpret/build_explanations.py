@@ -14,8 +14,11 @@ from sae_pipeline.interpret.embedding import SentenceEmbedder
 from sae_pipeline.interpret.explanation_scores import rule_scores, window_scores
 from sae_pipeline.interpret.explanation_tables import explanation_table, score_table
 from sae_pipeline.interpret.judged_explanations import judged_explanations
-from sae_pipeline.interpret.llm_calls import write_calls
+from sae_pipeline.interpret.llm_calls import unanswered, write_calls
+from sae_pipeline.interpret.protocols import Explanation
 from sae_pipeline.interpret.rules import RuleIndex
+from sae_pipeline.interpret.score_summaries import summarize
+from sae_pipeline.interpret.sensitivity import FeaturesOf
 from sae_pipeline.interpret.token_stats import METHOD, TokenStats, promoted_tokens
 from sae_pipeline.interpret.tokens import TokenTable
 from sae_pipeline.interpret.units import sae_features, save_units
@@ -31,11 +34,13 @@ SINGLE_TOKEN = 0.5  # precision and recall from which one token is said to expla
 
 def build_explanations(
     *, size: int, explain: Explain, score: Score, corpus: Path, activations: Path, feature_stats: Path,
-    work: Path, embedder: SentenceEmbedder | None = None, judge: AskingJudge | None = None,
+    work: Path, random_model: Path | None = None, embedder: SentenceEmbedder | None = None, judge: AskingJudge | None = None,
+    features_of: FeaturesOf | None = None,
 ) -> Outcome:  # fmt: skip
-    """Write `explanations.parquet`, `explanation_scores.parquet`, `llm_calls.parquet` and the control units to `work`.
+    """Write `explanations`, `explanation_scores`, their summaries, `llm_calls` (Parquet) and the control units to `work`.
 
-    The folders are published artefacts. `judge` is asked when `explain.method` is `llm`.
+    The folders are published artefacts; without `random_model` that control is left out. When `explain.method` is `llm`, `judge`
+    is asked, and `features_of` reads what it writes.
     """
     embedder = embedder or SentenceEmbedder()
     reader = ActivationReader.open(activations)
@@ -44,28 +49,32 @@ def build_explanations(
     tables: list[pl.DataFrame] = []
     scores: list[pl.DataFrame] = []
     features = sae_features(feature_stats)
-    controls = control_units(features, reader, score)
+    controls = control_units(features, reader, score, random_model)
     save_units(controls, work / CONTROLS_FILE)
     if explain.features is not None:
         features = replace(features, explained=np.intersect1d(features.explained, explain.features))
     arms = [features, *controls]
+    offline: list[dict[int, Explanation]] = []
     with bar(f"explanations {size}", sum(len(units.explained) for units in arms), "units") as progress:
         for units in arms:
-            explainer = TokenStats(index, units, promoted if units.unit == "sae_feature" else {})
+            seen = index.only(units.seen)
+            explainer = TokenStats(seen, units, promoted if units.unit == "sae_feature" else {})
             explanations = explainer.explain(units.ids[units.explained].tolist())
+            offline.append(dict(zip(units.explained.tolist(), explanations, strict=True)))
             tables.append(explanation_table(size, explanations))
-            by_column = dict(zip(units.explained.tolist(), explanations, strict=True))
             sample = scored_columns(units, score) if units.unit == "sae_feature" else units.explained[:N_CONTROL_WINDOWS].tolist()
             rows = [
-                *rule_scores(index, units, explanations, score.seed),
-                *window_scores(index, embedder, units, {column: by_column[column] for column in sample}, score.seed),
+                *rule_scores(seen, units, explanations, score.seed),
+                *window_scores(seen, embedder, units, {column: offline[-1][column] for column in sample}, score.seed),
             ]
             scores.append(score_table(size, units, METHOD, rows))
             progress.update(len(explanations))
     metadata: dict[str, Any] = {}
     if explain.method == "llm":
-        assert judge is not None
-        judged = judged_explanations(size, arms, explain, score, index, embedder, judge)
+        assert judge is not None and features_of is not None
+        judged = judged_explanations(
+            size, arms, offline, promoted, explain, score, index, embedder, judge, features_of
+        )  # fmt: skip
         tables += judged.explanations
         scores += judged.scores
         metadata = judged.metadata
@@ -73,8 +82,11 @@ def build_explanations(
     explained, scored = conform("explanations", pl.concat(tables)), conform("explanation_scores", pl.concat(scores))
     explained.write_parquet(work / "explanations.parquet")
     scored.write_parquet(work / "explanation_scores.parquet")
+    summaries = summarize(scored, score.seed)
+    summaries.write_parquet(work / "explanation_score_summaries.parquet")
     offline = pl.col("method") == METHOD
-    return Outcome(metadata=_metadata(explained.filter(offline), scored.filter(offline)) | metadata)
+    metadata = _metadata(explained.filter(offline), summaries.filter(offline), scored.filter(offline)) | metadata
+    return Outcome(metadata=metadata, incomplete=unanswered(judge))
 
 
 def _promoted(feature_stats: Path) -> dict[int, tuple[str, ...]]:
@@ -82,10 +94,9 @@ def _promoted(feature_stats: Path) -> dict[int, tuple[str, ...]]:
     return promoted_tokens(frame.filter(pl.col("sign") == "+").sort("feature", "rank").select("feature", "token").rows())
 
 
-def _metadata(explained: pl.DataFrame, scored: pl.DataFrame) -> dict[str, Any]:
+def _metadata(explained: pl.DataFrame, summaries: pl.DataFrame, scored: pl.DataFrame) -> dict[str, Any]:
     features = explained.filter(pl.col("unit") == "sae_feature")
     ok = scored.filter(pl.col("status") == "ok")
-    mean = ok.group_by("metric", "control").agg(pl.col("value").mean(), pl.len()).sort("metric", "control")
     single = (
         ok.filter((pl.col("control") == "baseline") & pl.col("metric").is_in(["rule_precision", "rule_recall"]))
         .group_by("feature")
@@ -97,5 +108,9 @@ def _metadata(explained: pl.DataFrame, scored: pl.DataFrame) -> dict[str, Any]:
         "n_features_too_few_examples": features.filter(pl.col("status") == "too_few_examples").height,
         "single_token_share": float(single.mean()) if len(single) else 0.0,  # pyright: ignore[reportArgumentType]
     }
-    metadata |= {f"{row['metric']}_{row['control']}": row["value"] for row in mean.iter_rows(named=True)}
+    known = summaries.filter(pl.col("n_scored") > 0)
+    metadata |= {f"{row['metric']}_{row['control']}": row["mean"] for row in known.iter_rows(named=True)}
+    for row in known.filter(pl.col("n_paired") > 1).iter_rows(named=True):
+        interval = ("minus_shuffled", "minus_shuffled_low", "minus_shuffled_high")
+        metadata |= {f"{row['metric']}_{name}": row[name] for name in interval}
     return metadata

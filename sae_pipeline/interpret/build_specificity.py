@@ -15,8 +15,9 @@ from sae_pipeline.interpret.bootstrap import paired_difference
 from sae_pipeline.interpret.embedding import SentenceEmbedder
 from sae_pipeline.interpret.explanation_scores import top_token_rule
 from sae_pipeline.interpret.judged_specificity import judged_specificity
-from sae_pipeline.interpret.llm_calls import write_calls
+from sae_pipeline.interpret.llm_calls import unanswered, write_calls
 from sae_pipeline.interpret.llm_explainer import METHOD as LLM
+from sae_pipeline.interpret.llm_explainer import METHOD_LOGITS as LLM_LOGITS
 from sae_pipeline.interpret.protocols import ARM_OF_UNIT, Explanation, ScoredWindow
 from sae_pipeline.interpret.proxy import METHOD, ProxyScorer, calibrate
 from sae_pipeline.interpret.rules import RuleIndex
@@ -25,7 +26,7 @@ from sae_pipeline.interpret.specificity_rows import Arm, specificity_rows
 from sae_pipeline.interpret.token_stats import METHOD as TOKEN_STATS
 from sae_pipeline.interpret.tokens import TokenTable
 from sae_pipeline.interpret.units import Units, load_units, sae_features
-from sae_pipeline.interpret.windows import Example, active_examples, decoys, derangement, generator
+from sae_pipeline.interpret.windows import Example, active_examples, close_look, decoys, derangement, generator
 from sae_pipeline.judge.open import AskingJudge
 from sae_pipeline.store import Outcome
 from sae_pipeline.study import Score as ScoreSettings
@@ -48,11 +49,9 @@ def build_specificity_scores(
     index = RuleIndex(tokens)
     known = read_explanations(explanations, TOKEN_STATS)
     all_units = [sae_features(feature_stats), *load_units(explanations / CONTROLS_FILE)]
-    arms = _arms(index, all_units, known, score)
-    windows = {id(units): _examples(tokens, units, columns, score) for units, columns in _windowed(arms)}
+    arms, windows, first_id = rubric_windows(index, all_units, known, score)
     calibration = calibrate(index, embedder, _train_windows(tokens, arms[0].units, known, score))
     calibration.write(work / "calibration.json")
-    first_id = _first_ids(windows)
     pairs = [
         (arm, column, explanation, windows[id(arm.units)][column])
         for arm in arms
@@ -69,7 +68,7 @@ def build_specificity_scores(
     metadata = summary(pl.concat(frames), score.seed)
     if score.method == "rubric":
         assert judge is not None
-        judged_by = read_explanations(explanations, LLM) or known
+        judged_by = read_explanations(explanations, LLM) or read_explanations(explanations, LLM_LOGITS) or known
         table, judged = judged_specificity(
             size,
             _arms(index, all_units, judged_by, score),
@@ -88,7 +87,16 @@ def build_specificity_scores(
         empty("judge_calibration").write_parquet(work / "judge_calibration.parquet")
     write_calls(judge, "specificity_scores", size, work)
     conform("specificity_scores", pl.concat(frames)).write_parquet(work / "specificity_scores.parquet")
-    return Outcome(metadata=metadata)
+    return Outcome(metadata=metadata, incomplete=unanswered(judge))
+
+
+def rubric_windows(
+    index: RuleIndex, all_units: Sequence[Units], known: dict[tuple[str, int], Explanation], score: ScoreSettings
+) -> tuple[list[Arm], dict[int, dict[int, list[Example]]], dict[tuple[int, int], int]]:
+    """The arms, the windows of each arm's units by id(units) and column, and the id of each column's first window."""
+    arms = _arms(index, all_units, known, score)
+    windows = {id(units): _examples(index.tokens, units, columns, score) for units, columns in _windowed(arms)}
+    return arms, windows, _first_ids(windows)
 
 
 def read_explanations(folder: Path, method: str) -> dict[tuple[str, int], Explanation]:
@@ -136,12 +144,15 @@ def _windowed(arms: Sequence[Arm]) -> list[tuple[Units, list[int]]]:
 
 
 def _examples(tokens: TokenTable, units: Units, columns: Sequence[int], score: ScoreSettings) -> dict[int, list[Example]]:
-    result = {}
+    result, tokens = {}, tokens.only(units.seen)
     for column in columns:
         random = generator(score.seed, "specificity", units, column)
         # Controls are units of their own and many: one window per interval and unit is enough to compare means.
         per_interval = score.examples_per_interval if units.unit == "sae_feature" else 1
-        result[column] = active_examples(units, column, per_interval, random)
+        if units.unit == "sae_feature" and column in (score.chosen or ()):
+            result[column] = close_look(units, column, score.examples_per_chosen, random)
+        else:
+            result[column] = active_examples(units, column, per_interval, random)
         result[column] += decoys(tokens, units, column, N_DECOYS, random)
     return result
 

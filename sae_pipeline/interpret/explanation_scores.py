@@ -21,12 +21,13 @@ from sae_pipeline.interpret.units import Units
 from sae_pipeline.interpret.windows import Example, active_examples, decoys, derangement, generator, top_token
 
 N_DECOYS = 3  # of each of the two kinds
+RULE, MINILM = "rule", "minilm"
 MIN_WINDOWS = 3  # of each class, for an AUROC
 
 
 @dataclass(frozen=True)
 class MetricRow:
-    """One row of `explanation_scores`, by column of the units."""
+    """One row of `explanation_scores`, by column of the units. `scorer`: rule, minilm, sae, or the judge model."""
 
     column: int
     metric: str
@@ -34,6 +35,8 @@ class MetricRow:
     value: float | None
     n: int
     status: Status
+    scorer: str
+    plumbing: bool = False
 
 
 def rule_scores(index: RuleIndex, units: Units, explanations: Sequence[Explanation], seed: int) -> Iterator[MetricRow]:
@@ -64,23 +67,26 @@ def _precision_recall(
 ) -> Iterator[MetricRow]:
     if rule is None:
         for name in ("rule_precision", "rule_recall", "rule_f1"):
-            yield MetricRow(column, name, control, None, n_active, "too_few_examples")
+            yield MetricRow(column, name, control, None, n_active, "too_few_examples", RULE)
         return
     held, hit = float(n_held[column]), float(n_hit[column])
     # A rule that never holds predicts nothing wrong and nothing right: its precision is taken as 0, not left out.
-    yield MetricRow(column, "rule_precision", control, hit / held if held else 0.0, int(held), "ok")
+    yield MetricRow(column, "rule_precision", control, hit / held if held else 0.0, int(held), "ok", RULE)
     if n_active == 0:
-        yield MetricRow(column, "rule_recall", control, None, 0, "too_few_examples")
-        yield MetricRow(column, "rule_f1", control, None, int(held), "too_few_examples")
+        yield MetricRow(column, "rule_recall", control, None, 0, "too_few_examples", RULE)
+        yield MetricRow(column, "rule_f1", control, None, int(held), "too_few_examples", RULE)
         return
-    yield MetricRow(column, "rule_recall", control, hit / n_active, n_active, "ok")
-    yield MetricRow(column, "rule_f1", control, 2 * hit / (held + n_active), int(held) + n_active, "ok")
+    yield MetricRow(column, "rule_recall", control, hit / n_active, n_active, "ok", RULE)
+    yield MetricRow(column, "rule_f1", control, 2 * hit / (held + n_active), int(held) + n_active, "ok", RULE)
 
 
 def window_scores(
     index: RuleIndex, embedder: SentenceEmbedder, units: Units, explanations: dict[int, Explanation], seed: int
 ) -> Iterator[MetricRow]:
-    """Detection and embedding AUROC of the given units (column -> explanation); SAE features also with shuffled explanations."""
+    """Detection and embedding AUROC of the given units (column -> explanation); SAE features also with shuffled explanations.
+
+    Explanations without a rule have no detection AUROC here.
+    """
     tokens = index.tokens
     explained = [column for column, explanation in explanations.items() if explanation.status == "ok"]
     arms: list[tuple[Control, dict[int, int]]] = [(ARM_OF_UNIT[units.unit], {column: column for column in explained})]
@@ -93,25 +99,29 @@ def window_scores(
     embedder.windows([parts_of(index, window) for mine in windows.values() for window in mine])  # all at once, then cached
     embedder.texts([explanations[column].about_inputs for column in explained])
     held_before = {
-        column: np.concatenate([[0], np.cumsum(index.holds_N(Rule.from_json(str(explanations[column].rule))))])
+        column: np.concatenate([[0], np.cumsum(index.holds_N(Rule.from_json(rule)))])
         for column in explained
+        if (rule := explanations[column].rule) is not None
     }
     for column in explanations:
         for control, other in arms:
             if column not in other:
-                for metric in ("detection_auroc", "embedding_auroc"):
-                    yield MetricRow(column, metric, control, None, 0, "too_few_examples")
+                why = explanations[column].status if column not in explained else "too_few_examples"
+                for metric, scorer in (("detection_auroc", RULE), ("embedding_auroc", MINILM)):
+                    yield MetricRow(column, metric, control, None, 0, why, scorer)
                 continue
             positive = np.array([example.kind == "active" for example in examples[column]])
             theirs = other[column]
             vectors = embedder.windows([parts_of(index, window) for window in windows[column]])[0]
             cosine = vectors @ embedder.texts([explanations[theirs].about_inputs])[0] if len(vectors) else np.empty(0)
-            before = held_before[theirs]
-            holds = np.array([before[window.last + 1] > before[window.first] for window in windows[column]], dtype=float)
-            for metric, score in (("detection_auroc", holds), ("embedding_auroc", cosine)):
+            metrics = [("embedding_auroc", cosine, MINILM)]
+            if (before := held_before.get(theirs)) is not None:
+                holds = np.array([before[window.last + 1] > before[window.first] for window in windows[column]], dtype=float)
+                metrics.insert(0, ("detection_auroc", holds, RULE))
+            for metric, score, scorer in metrics:
                 enough = min(positive.sum(), (~positive).sum()) >= MIN_WINDOWS
                 value, status = (auroc(score, positive), "ok") if enough else (None, "too_few_examples")
-                yield MetricRow(column, metric, control, value, len(positive), status)
+                yield MetricRow(column, metric, control, value, len(positive), status, scorer)
 
 
 def detection_examples(tokens: TokenTable, units: Units, column: int, seed: int) -> list[Example]:

@@ -30,6 +30,15 @@ MIN_ANSWERED = 0.8
 
 
 @dataclass(frozen=True)
+class ProxyAgreement:
+    """Agreement of the offline proxy with the judge, on the same windows; None where one of the two does not vary."""
+
+    n_proxy_pairs: int
+    proxy_kappa: float | None
+    proxy_rank_correlation: float | None
+
+
+@dataclass(frozen=True)
 class JudgeCalibration:
     """`None` where there was nothing to compare. `reasons` is empty exactly when the judge passes."""
 
@@ -43,6 +52,8 @@ class JudgeCalibration:
     matched_minus_shuffled_low: float | None
     answered_share: float
     reasons: list[str]
+    plumbing: bool
+    proxy: ProxyAgreement
 
     @property
     def passed(self) -> bool:
@@ -52,6 +63,7 @@ class JudgeCalibration:
     def table(self, size: int) -> pl.DataFrame:
         """The row of the table `judge_calibration`."""
         row = asdict(self) | {"size": size, "passed": self.passed, "reasons": "; ".join(self.reasons)}
+        row |= row.pop("proxy")
         return conform("judge_calibration", pl.DataFrame([row], schema=empty("judge_calibration").schema))
 
 
@@ -62,6 +74,7 @@ def calibrate_judge(
     second: Sequence[Score],
     difference_low: float | None,
     answered_share: float,
+    proxy: ProxyAgreement,
 ) -> JudgeCalibration:
     """`first` and `second`: two votes on the same windows; `difference_low`: lower bound of matched minus shuffled."""
     truth, said = _labels(judge, asked_by)
@@ -71,6 +84,8 @@ def calibrate_judge(
     votes = np.array(pairs, int).reshape(-1, 2)
     repeat_kappa = weighted_kappa(votes[:, 0], votes[:, 1])
     reasons: list[str] = []
+    if judge.settings.plumbing:
+        reasons.append("the model is too small to judge (plumbing)")
     if answered_share < MIN_ANSWERED:
         reasons.append(f"only {answered_share:.0%} of the windows were rated (at least {MIN_ANSWERED:.0%})")
     if known.mean() < MIN_ANSWERED or label_kappa is None or label_kappa < MIN_LABEL_KAPPA:
@@ -81,7 +96,7 @@ def calibrate_judge(
         reasons.append(f"matched explanations are not rated above shuffled ones (lower bound {_shown(difference_low)})")
     return JudgeCalibration(
         judge.settings.model, RUBRIC, label_kappa, len(truth), int(known.sum()), repeat_kappa, len(votes), difference_low,
-        answered_share, reasons,
+        answered_share, reasons, judge.settings.plumbing, proxy,
     )  # fmt: skip
 
 

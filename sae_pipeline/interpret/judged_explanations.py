@@ -1,34 +1,35 @@
-"""Explanations by a judge, and what a judge, MiniLM and chance make of them on held-out windows.
+"""Explanations by a judge, and what the judge makes of explanations: its own and the offline ones, on held-out windows.
 
-For each explained unit: detection and fuzzing by the judge (AUROC, balanced accuracy, share of windows answered) and the
-embedding AUROC on the same windows as the offline explanations, so that explainers compare within one metric and control.
+For each sampled unit: detection and fuzzing by the judge, the embedding AUROC of its sentences on the windows of the offline
+ones, and whether features are active on new texts written from their explanation. Explainers compare within a metric and scorer.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from sae_pipeline.interpret.arms import scored_columns
 from sae_pipeline.interpret.embedding import SentenceEmbedder
-from sae_pipeline.interpret.explanation_scores import MIN_WINDOWS, MetricRow, auroc, detection_examples
+from sae_pipeline.interpret.explanation_scores import MetricRow, window_scores
 from sae_pipeline.interpret.explanation_tables import explanation_table, score_table
-from sae_pipeline.interpret.llm_explainer import METHOD, LlmExplainer, explain_together
-from sae_pipeline.interpret.llm_scorers import DETECTION, FUZZING, Item, WindowJudge, misplaced
-from sae_pipeline.interpret.protocols import ARM_OF_UNIT, Control, Explanation, ScoredWindow, Status
-from sae_pipeline.interpret.protocols import Score as Scored
-from sae_pipeline.interpret.proxy import parts_of
+from sae_pipeline.interpret.hard_negatives import NearestWindows
+from sae_pipeline.interpret.judged_windows import Question, Shown, detection_windows, fuzzing_windows, judged_rows
+from sae_pipeline.interpret.llm_explainer import LlmExplainer, explain_together
+from sae_pipeline.interpret.llm_scorers import DETECTION, FUZZING, Item, WindowJudge
+from sae_pipeline.interpret.protocols import ARM_OF_UNIT, Control, Explanation
 from sae_pipeline.interpret.rules import RuleIndex
+from sae_pipeline.interpret.sensitivity import FeaturesOf, ask_for_texts, sensitivity_rows
 from sae_pipeline.interpret.units import Units
-from sae_pipeline.interpret.windows import active_examples, derangement, generator
+from sae_pipeline.interpret.windows import derangement
 from sae_pipeline.judge.open import AskingJudge
 from sae_pipeline.study import Explain, Score
 
-SURE = 2  # from here on the judge says yes
-N_FUZZED_PER_INTERVAL = 2
+Offline = Sequence[Mapping[int, Explanation]]
+Promoted = Mapping[int, Sequence[str]]
+WINDOWS = {DETECTION: detection_windows, FUZZING: fuzzing_windows}
 
 
 @dataclass(frozen=True)
@@ -40,56 +41,61 @@ class Judged:
     metadata: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class _Question:
-    """Windows of one column under one explanation; `positive[i]`: window i is one that a true explanation fits."""
-
-    units: Units
-    column: int
-    control: Control
-    explanation: Explanation
-    windows: list[ScoredWindow]
-    positive: np.ndarray
-
-
 def judged_explanations(
-    size: int,
-    arms: Sequence[Units],
-    explain: Explain,
-    score: Score,
-    index: RuleIndex,
-    embedder: SentenceEmbedder,
-    judge: AskingJudge,
-) -> Judged:
-    """Ask for explanations of the features (`explain.n_judged`, the scored ones first) and of every control, then score them."""
+    size: int, arms: Sequence[Units], offline: Offline, promoted: Promoted, explain: Explain, score: Score, index: RuleIndex,
+    embedder: SentenceEmbedder, judge: AskingJudge, features_of: FeaturesOf,
+) -> Judged:  # fmt: skip
+    """Ask for explanations of the features (`explain.n_judged`, the scored ones first) and of every control, then score them.
+
+    `offline`: the offline explanations by column of each arm. The judge scores these too, on the same windows.
+    """
     asked_by = f"explanations/{size}"
-    wanted = [(LlmExplainer(index.tokens, units, judge, asked_by, score.seed), _columns(units, explain, score)) for units in arms]
-    explained = explain_together(judge, wanted)
-    by_column = [dict(zip(columns, mine, strict=True)) for (_, columns), mine in zip(wanted, explained, strict=True)]
-    samples = [
-        {column: mine[column] for column in _sample(units, score) if column in mine}
-        for units, mine in zip(arms, by_column, strict=True)
+    by = (judge.settings.model, judge.settings.plumbing)
+    seen = [index.only(units.seen) for units in arms]
+    hints = [promoted if units.unit == "sae_feature" else {} for units in arms]
+    explainers = [
+        LlmExplainer(own.tokens, units, judge, asked_by, score.seed, hint if explain.logit_effects else None)
+        for own, units, hint in zip(seen, arms, hints, strict=True)
     ]
-    rows: list[list[MetricRow]] = [[] for _ in arms]
-    questions: dict[str, list[_Question]] = {DETECTION: [], FUZZING: []}
-    for i, (units, mine) in enumerate(zip(arms, samples, strict=True)):
-        for control, other in _pairings(units, mine, score.seed):
-            for column, explanation in other.items():
-                questions[DETECTION].append(_detection(index, units, column, control, explanation, score.seed))
-                questions[FUZZING].append(_fuzzing(index, units, column, control, explanation, score.seed))
-        rows[i] += _embedding_rows(index, embedder, questions[DETECTION], units)
-    of_units = {units.unit: i for i, units in enumerate(arms)}
-    for prompt, mine in questions.items():
+    wanted = [(explainer, judged_columns(explainer.units, explain, score)) for explainer in explainers]
+    explained = explain_together(judge, wanted)
+    method = explainers[0].method
+    by_column = [dict(zip(columns, mine, strict=True)) for (_, columns), mine in zip(wanted, explained, strict=True)]
+    scored_by_method: dict[str, list[dict[int, Explanation]]] = {
+        each.method: [_sampled(units, score, of) for units, of in zip(arms, source, strict=True)]
+        for source in (by_column, offline)
+        for each in [next(iter(source[0].values()))] if source[0]
+    }  # fmt: skip
+    rows: dict[tuple[str, int], list[MetricRow]] = {(each, i): [] for each in scored_by_method for i in range(len(arms))}
+    nearest = [NearestWindows(own, embedder) for own in seen]
+    for prompt, make in WINDOWS.items():
+        shown: dict[tuple[int, int], Shown] = {}
+        asked: list[tuple[tuple[str, int], Question]] = []
+        for each, samples in scored_by_method.items():
+            for i, (units, mine) in enumerate(zip(arms, samples, strict=True)):
+                for control, column, explanation in _pairings(units, mine, score.seed):
+                    if (i, column) not in shown:
+                        shown[i, column] = make(seen[i], units, column, nearest[i], score.seed)
+                    asked.append(((each, i), Question(units, column, control, explanation, shown[i, column])))
         asker = WindowJudge(index.tokens, judge, prompt, asked_by, score.examples_per_call, score.seed)
-        answers = asker.judge_all([[Item(each.explanation, window) for window in each.windows] for each in mine])
-        for question, scores in zip(mine, answers, strict=True):
-            rows[of_units[question.units.unit]] += _judged_rows(prompt.split("-")[0], question, scores)
+        answers = asker.judge_all([[Item(question.explanation, w) for w in question.shown.windows] for _, question in asked])
+        for (key, question), scores in zip(asked, answers, strict=True):
+            rows[key] += judged_rows(prompt.split("-")[0], question, scores, *by)
+    for i, (units, mine) in enumerate(zip(arms, scored_by_method.get(method, []), strict=False)):
+        offline_metrics = window_scores(seen[i], embedder, units, mine, score.seed)
+        rows[method, i] += [_by_judge(row, by[1]) for row in offline_metrics if row.metric == "embedding_auroc"]
+    features = [i for i, units in enumerate(arms) if units.unit == "sae_feature"]
+    for each, samples in scored_by_method.items():
+        for i in features:
+            texts = ask_for_texts(judge, list(samples[i].values()), asked_by)
+            rows[each, i] += sensitivity_rows(list(samples[i]), texts, features_of, score.seed, by[1])
     tables = [explanation_table(size, mine) for mine in explained]
-    scores = [score_table(size, units, METHOD, mine) for units, mine in zip(arms, rows, strict=True)]
-    return Judged(tables, scores, _metadata(judge, explained, pl.concat(scores)))
+    scored = [score_table(size, arms[i], each, mine) for (each, i), mine in rows.items()]
+    return Judged(tables, scored, _metadata(judge, method, explained, pl.concat(scored)))
 
 
-def _columns(units: Units, explain: Explain, score: Score) -> list[int]:
+def judged_columns(units: Units, explain: Explain, score: Score) -> list[int]:
+    """The columns that the judge is to explain, the scored ones first."""
     everything = units.explained.tolist()
     if units.unit != "sae_feature" or explain.n_judged is None:
         return everything
@@ -98,80 +104,37 @@ def _columns(units: Units, explain: Explain, score: Score) -> list[int]:
     return [*first, *(column for column in everything if column not in chosen)][: explain.n_judged]
 
 
-def _sample(units: Units, score: Score) -> list[int]:
-    return scored_columns(units, score) if units.unit == "sae_feature" else units.explained.tolist()
+def _sampled(units: Units, score: Score, of: Mapping[int, Explanation]) -> dict[int, Explanation]:
+    columns = scored_columns(units, score) if units.unit == "sae_feature" else units.explained.tolist()
+    return {column: of[column] for column in columns if column in of}
 
 
-def _pairings(units: Units, mine: dict[int, Explanation], seed: int) -> Iterator[tuple[Control, dict[int, Explanation]]]:
-    yield ARM_OF_UNIT[units.unit], mine
+def _pairings(units: Units, mine: Mapping[int, Explanation], seed: int) -> Iterator[tuple[Control, int, Explanation]]:
+    for column, explanation in mine.items():
+        yield ARM_OF_UNIT[units.unit], column, explanation
     ok = [column for column, explanation in mine.items() if explanation.status == "ok"]
     if units.unit == "sae_feature" and len(ok) > 1:
-        yield "shuffled", {column: mine[other] for column, other in derangement(ok, seed).items()}
+        for column, other in derangement(ok, seed).items():
+            yield "shuffled", column, mine[other]
 
 
-def _detection(index: RuleIndex, units: Units, column: int, control: Control, explanation: Explanation, seed: int) -> _Question:
-    examples = detection_examples(index.tokens, units, column, seed)
-    windows = [example.window(index.tokens.context) for example in examples]
-    return _Question(units, column, control, explanation, windows, np.array([each.kind == "active" for each in examples], bool))
+def _by_judge(row: MetricRow, plumbing: bool) -> MetricRow:
+    """An offline score of a judge's sentence: who scored needs no belief, who wrote may."""
+    return MetricRow(row.column, row.metric, row.control, row.value, row.n, row.status, row.scorer, plumbing)
 
 
-def _fuzzing(index: RuleIndex, units: Units, column: int, control: Control, explanation: Explanation, seed: int) -> _Question:
-    """Windows with activity; in every second one another, inactive token is highlighted."""
-    random = generator(seed, "fuzzing", units, column)
-    active, _ = units.held_out.of(column)
-    windows: list[ScoredWindow] = []
-    positive: list[bool] = []
-    for i, example in enumerate(active_examples(units, column, N_FUZZED_PER_INTERVAL, random)):
-        window = example.window(index.tokens.context)
-        wrong = misplaced(window, active, random) if i % 2 else None
-        windows.append(wrong or window)
-        positive.append(wrong is None)
-    return _Question(units, column, control, explanation, windows, np.array(positive, bool))
-
-
-def _judged_rows(name: str, question: _Question, scores: Sequence[Scored]) -> Iterator[MetricRow]:
-    answered = np.array([each.value is not None for each in scores], bool)
-    sure = np.array([each.value or 0 for each in scores], float)[answered]
-    positive = question.positive[answered]
-    n = int(answered.sum())
-    enough = min(positive.sum(), (~positive).sum()) >= MIN_WINDOWS
-    column, control = question.column, question.control
-    if enough:
-        accuracy = 0.5 * ((sure[positive] >= SURE).mean() + (sure[~positive] < SURE).mean())
-        yield MetricRow(column, f"judge_{name}_auroc", control, auroc(sure, positive), n, "ok")
-        yield MetricRow(column, f"judge_{name}_balanced_accuracy", control, float(accuracy), n, "ok")
-    else:
-        failed: Counter[Status] = Counter(each.status for each in scores if each.value is None)
-        status: Status = failed.most_common(1)[0][0] if failed else "too_few_examples"
-        yield MetricRow(column, f"judge_{name}_auroc", control, None, n, status)
-        yield MetricRow(column, f"judge_{name}_balanced_accuracy", control, None, n, status)
-    if len(scores) and question.explanation.status == "ok":
-        yield MetricRow(column, f"judge_{name}_answered", control, n / len(scores), len(scores), "ok")
-
-
-def _embedding_rows(
-    index: RuleIndex, embedder: SentenceEmbedder, questions: Sequence[_Question], units: Units
-) -> Iterator[MetricRow]:
-    for each in questions:
-        if each.units is not units:
-            continue
-        status = each.explanation.status
-        enough = min(each.positive.sum(), (~each.positive).sum()) >= MIN_WINDOWS
-        if status != "ok" or not enough:
-            failed = status if status != "ok" else "too_few_examples"
-            yield MetricRow(each.column, "embedding_auroc", each.control, None, len(each.windows), failed)
-            continue
-        vectors = embedder.windows([parts_of(index, window) for window in each.windows])[0]
-        cosine = vectors @ embedder.texts([each.explanation.about_inputs])[0]
-        yield MetricRow(each.column, "embedding_auroc", each.control, auroc(cosine, each.positive), len(cosine), "ok")
-
-
-def _metadata(judge: AskingJudge, explained: Sequence[Sequence[Explanation]], scores: pl.DataFrame) -> dict[str, Any]:
+def _metadata(
+    judge: AskingJudge, method: str, explained: Sequence[Sequence[Explanation]], scores: pl.DataFrame
+) -> dict[str, Any]:
     status = Counter(each.status for mine in explained for each in mine)
-    mean = scores.filter(pl.col("status") == "ok").group_by("metric", "control").agg(pl.col("value").mean())
+    mean = scores.filter(pl.col("status") == "ok", pl.col("method") == method).group_by("metric", "control").agg(
+        pl.col("value").mean()
+    )  # fmt: skip
     return {
         "llm_model": judge.settings.model,
+        "llm_is_plumbing": judge.settings.plumbing,
         "llm_explanations_by_status": dict(sorted(status.items())),
         "llm_requests_sent": judge.n_sent,
+        "llm_spent_usd": judge.ledger.committed_usd(),
         **{f"llm_{metric}_{control}": value for metric, control, value in mean.sort("metric", "control").iter_rows()},
-    }
+    }  # fmt: skip

@@ -9,7 +9,7 @@ import polars as pl
 
 from sae_pipeline.interpret.agreement import rank_correlation, weighted_kappa
 from sae_pipeline.interpret.bootstrap import paired_difference
-from sae_pipeline.interpret.judge_calibration import calibrate_judge
+from sae_pipeline.interpret.judge_calibration import ProxyAgreement, calibrate_judge
 from sae_pipeline.interpret.llm_scorers import RUBRIC, Item, WindowJudge
 from sae_pipeline.interpret.protocols import Score
 from sae_pipeline.interpret.specificity_rows import Arm, specificity_rows
@@ -45,7 +45,7 @@ def judged_specificity(
         [
             specificity_rows(
                 size, arm, column, windows[id(arm.units)][column], mine, first_id[id(arm.units), column], method,
-                judge.settings.model,
+                judge.settings.model, judge.settings.plumbing,
             )
             for (arm, column, _), mine in zip(groups, scores, strict=True)
         ]
@@ -54,11 +54,12 @@ def judged_specificity(
         :N_REPEATED_FEATURES
     ]
     second = asker.judge_all([asked[i] for i in repeated], vote=votes)
-    metadata, difference_low = _summary(table, proxy, score.seed)
+    metadata, difference_low = _summary(table, score.seed)
+    agreement = proxy_agreement(table, proxy)
     askable = sum(len(mine) for (_, _, each), mine in zip(groups, asked, strict=True) if each.status == "ok")
     calibration = calibrate_judge(
         judge, asked_by, [each for i in repeated for each in by_vote[0][i]], [each for mine in second for each in mine],
-        difference_low, table["score"].drop_nulls().len() / askable if askable else 0.0,
+        difference_low, table["score"].drop_nulls().len() / askable if askable else 0.0, agreement,
     )  # fmt: skip
     calibration.table(size).write_parquet(work / "judge_calibration.parquet")
     facts: dict[str, Any] = {
@@ -67,6 +68,9 @@ def judged_specificity(
         "judge_requests_sent": judge.n_sent,
         "judge_spent_usd": judge.ledger.committed_usd(),
         "judge_n_by_status": dict(table.group_by("status").len().sort("status").iter_rows()),
+        "judge_proxy_kappa": agreement.proxy_kappa,
+        "judge_proxy_rank_correlation": agreement.proxy_rank_correlation,
+        "judge_is_plumbing": judge.settings.plumbing,
     }
     if calibration.passed:
         return table, facts | metadata
@@ -81,8 +85,8 @@ def _median(votes: Sequence[Score]) -> Score:
     return Score(chosen.value, chosen.status, chosen.evidence, cost_usd)
 
 
-def _summary(table: pl.DataFrame, proxy: pl.DataFrame, seed: int) -> tuple[dict[str, Any], float | None]:
-    """(means by arm and kind, matched minus shuffled with interval, agreement with the proxy; the difference's lower bound)."""
+def _summary(table: pl.DataFrame, seed: int) -> tuple[dict[str, Any], float | None]:
+    """(means by arm and kind, matched minus shuffled with interval; the difference's lower bound)."""
     ok = table.filter(pl.col("status") == "ok")
     means = ok.group_by("control", "kind").agg(pl.col("score").mean()).sort("control", "kind")
     metadata: dict[str, Any] = {f"judge_mean_{control}_{kind}": value for control, kind, value in means.iter_rows()}
@@ -99,11 +103,15 @@ def _summary(table: pl.DataFrame, proxy: pl.DataFrame, seed: int) -> tuple[dict[
             "judge_matched_minus_shuffled": mean, "judge_matched_minus_shuffled_low": low,
             "judge_matched_minus_shuffled_high": high, "judge_matched_minus_shuffled_n_features": n,
         }  # fmt: skip
-    theirs = proxy.filter((pl.col("control") == "none") & (pl.col("status") == "ok")).select("example_id", proxy="score")
-    both = ok.filter(pl.col("control") == "none").join(theirs, on="example_id")
-    judged, by_proxy = (np.asarray(both[name].to_numpy(), int) for name in ("score", "proxy"))
-    metadata |= {
-        "judge_proxy_kappa": weighted_kappa(judged, by_proxy),
-        "judge_proxy_rank_correlation": rank_correlation(judged, by_proxy),
-    }
     return metadata, low
+
+
+def proxy_agreement(table: pl.DataFrame, proxy: pl.DataFrame) -> ProxyAgreement:
+    """How far the offline proxy says the same as the judge, on windows under the right explanation that both scored."""
+    ours, theirs = (
+        rows.filter((pl.col("control") == "none") & (pl.col("status") == "ok")).select("example_id", score=pl.col("score"))
+        for rows in (table, proxy)
+    )
+    both = ours.join(theirs.rename({"score": "proxy"}), on="example_id")
+    judged, by_proxy = (np.asarray(both[name].to_numpy(), int) for name in ("score", "proxy"))
+    return ProxyAgreement(both.height, weighted_kappa(judged, by_proxy), rank_correlation(judged, by_proxy))

@@ -9,6 +9,12 @@ from sae_pipeline.judge.open import AskingJudge
 from sae_pipeline.tables.schemas import conform, empty
 
 
+def unanswered(judge: AskingJudge | None) -> str:
+    """What the artefact lacks because a question had no answer for reasons that may pass; empty when it lacks nothing."""
+    n = len(judge.unanswered) if judge else 0
+    return f"{n} questions to the judge had no answer; the next run asks them again" if n else ""
+
+
 def write_calls(judge: AskingJudge | None, stage: str, size: int, work: Path) -> None:
     """Write `llm_calls.parquet`: every attempt ever made at the questions that `judge` was asked, in a fixed order."""
     if judge is None:
@@ -37,5 +43,6 @@ def write_calls(judge: AskingJudge | None, stage: str, size: int, work: Path) ->
         n_tokens_cached=pl.col("cache_read_tokens").fill_null(0),
         n_tokens_output=pl.col("output_tokens").fill_null(0),
         cost_usd="cost_usd",
+        plumbing=pl.lit(judge.settings.plumbing),
     )
     conform("llm_calls", table).write_parquet(work / "llm_calls.parquet")

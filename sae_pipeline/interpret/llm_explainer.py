@@ -4,14 +4,14 @@ After the paper's method (Towards Monosemanticity, 'Automated interpretability';
 the strongest examples, two from each lower interval, and texts without the unit, half of them with its most frequent token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sae_pipeline.features.intervals import interval_of
 from sae_pipeline.interpret.answers import ExplanationAnswer
-from sae_pipeline.interpret.marked_text import marked
+from sae_pipeline.interpret.marked_text import escape, marked
 from sae_pipeline.interpret.prompts import load_prompt
 from sae_pipeline.interpret.protocols import Explanation
 from sae_pipeline.interpret.token_stats import MIN_EXAMPLES
@@ -25,6 +25,10 @@ from sae_pipeline.tables.columns import N_INTERVALS
 
 METHOD = "llm-v1"
 PROMPT = "explain-v1"
+# With the tokens that the feature promotes: another prompt, so another method.
+METHOD_LOGITS = "llm-logits-v1"
+PROMPT_LOGITS = "explain-logits-v1"
+N_PROMOTED = 10
 N_TOP, N_PER_INTERVAL, N_INACTIVE = 10, 2, 6
 REACH = 16
 MAX_TOKENS = 600
@@ -39,7 +43,18 @@ class LlmExplainer:
     judge: AskingJudge
     asked_by: str
     seed: int
-    method: str = METHOD
+    promoted: Mapping[int, Sequence[str]] | None = None
+    """By column: the tokens that the unit promotes (empty for controls, which have none); None: not to be shown."""
+
+    @property
+    def method(self) -> str:
+        """Which of the two prompts is asked."""
+        return METHOD if self.promoted is None else METHOD_LOGITS
+
+    @property
+    def prompt(self) -> str:
+        """Its name and version."""
+        return PROMPT if self.promoted is None else PROMPT_LOGITS
 
     def explain(self, unit_ids: Sequence[int]) -> list[Explanation]:
         """One explanation per unit, in order; rare units get `too_few_examples` and are not asked about."""
@@ -55,22 +70,30 @@ class LlmExplainer:
         random = generator(self.seed, METHOD, self.units, column)
         examples = [self._active(column, token, interval) for token, interval in self._active_tokens(column, random)]
         inactive = [f"<inactive>{self._text(token)}</inactive>" for token in self._inactive_tokens(column, random)]
-        prompt = load_prompt(PROMPT)
+        prompt = load_prompt(self.prompt)
         subject = f"{self.units.unit} {int(self.units.ids[column])}"
-        user = "\n".join(["<excerpts>", *examples, *inactive, "</excerpts>"])
+        hint: list[str] = []
+        if self.promoted is not None and (tokens := self.promoted.get(column)):
+            hint = [f"<promoted>{', '.join(escape(repr(token)) for token in tokens[:N_PROMOTED])}</promoted>"]
+        user = "\n".join(["<excerpts>", *examples, *inactive, "</excerpts>", *hint])
         return Request(self.asked_by, subject, prompt.name, prompt.sha, prompt.text, user, ExplanationAnswer, MAX_TOKENS)
 
     def explanation(self, column: int, reply: Reply | None) -> Explanation:
         """What a reply says of a unit; None stands for a unit that was not asked about."""
         unit, unit_id, n = self.units.unit, int(self.units.ids[column]), int(self.units.train.count_U[column])
         if reply is None:
-            return Explanation(unit, unit_id, METHOD, None, None, None, "too_few_examples", n, self.judge.settings.model)
+            none = (None, None, None)
+            asked = self.judge.settings
+            return Explanation(
+                unit, unit_id, self.method, *none, "too_few_examples", n, asked.model, plumbing=asked.plumbing
+            )  # fmt: skip
         answer: ExplanationAnswer | None = reply.value
         text = " ".join(answer.explanation.split()) if answer else ""
         status = "invalid" if answer and not text else reply.status
         return Explanation(
-            unit, unit_id, METHOD, text or None, answer.kind if answer and text else None, None, status, n,
-            self.judge.settings.model, load_prompt(PROMPT).sha, reply.cost_usd,
+            unit, unit_id, self.method, text or None, answer.kind if answer and text else None, None, status, n,
+            self.judge.settings.model, load_prompt(self.prompt).sha, reply.cost_usd,
+            answer.confidence if answer and text else None, self.judge.settings.plumbing,
         )  # fmt: skip
 
     def _active_tokens(self, column: int, random: np.random.Generator) -> list[tuple[int, int]]:
@@ -124,7 +147,7 @@ class LlmExplainer:
 def explain_together(judge: AskingJudge, wanted: Sequence[tuple[LlmExplainer, Sequence[int]]]) -> list[list[Explanation]]:
     """Explanations of the columns of several kinds of unit, asked for all at once (one batch, not one after the other)."""
     asked = [(explainer, column) for explainer, columns in wanted for column in columns if explainer.can_ask(column)]
-    replies = judge.ask([explainer.request(column) for explainer, column in asked], METHOD)
+    replies = judge.ask([explainer.request(column) for explainer, column in asked], "explanations")
     by_unit = {(explainer.units.unit, column): reply for (explainer, column), reply in zip(asked, replies, strict=True)}
     return [
         [explainer.explanation(column, by_unit.get((explainer.units.unit, column))) for column in columns]

@@ -19,7 +19,7 @@ from sae_pipeline.judge.open import AskingJudge
 from sae_pipeline.judge.reply import Reply
 from sae_pipeline.judge.request import Request
 
-RUBRIC, DETECTION, FUZZING = "rubric-v1", "detection-v1", "fuzzing-v1"
+RUBRIC, DETECTION, FUZZING = "rubric-v1", "detection-v1", "fuzzing-v2"
 # A sentence of evidence per example is short; a sureness is one digit.
 TOKENS_PER_EXAMPLE = {RUBRIC: 80, DETECTION: 20, FUZZING: 20}
 

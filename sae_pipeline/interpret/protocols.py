@@ -8,17 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
-UnitKind = Literal["sae_feature", "random_direction", "mlp_neuron"]
+UnitKind = Literal["sae_feature", "random_direction", "mlp_neuron", "random_model_feature"]
 Control = Literal[
     "none", "baseline", "shuffled", "random_feature", "random_direction", "mlp_neuron", "random_model", "prompt_only"
 ]
 Status = Literal["ok", "refusal", "truncated", "invalid", "error", "budget", "not_run", "too_few_examples"]
 Kind = Literal["token", "phrase", "topic", "syntax", "position", "other"]
+Confidence = Literal["low", "medium", "high"]
 CONTROLS, STATUSES, KINDS = get_args(Control), get_args(Status), get_args(Kind)
 
 # The arm of a unit that is scored with its own explanation: a unit that is no SAE feature is itself a control.
 ARM_OF_UNIT: dict[UnitKind, Control] = {
     "sae_feature": "none", "random_direction": "random_direction", "mlp_neuron": "mlp_neuron",
+    "random_model_feature": "random_model",
 }  # fmt: skip
 
 
@@ -27,7 +29,8 @@ class Explanation:
     """What is said of one unit.
 
     `rule` is the machine-checkable form (JSON, see `rules.py`), None where a method has none. `text` and `kind` are None unless
-    `status` is "ok"; `model` and `prompt_sha` are None for methods without a language model.
+    `status` is "ok"; `model`, `prompt_sha` and `confidence` are None for methods without a language model. `plumbing`: made by a
+    model too small to be believed.
     """
 
     unit: UnitKind
@@ -41,6 +44,8 @@ class Explanation:
     model: str | None = None
     prompt_sha: str | None = None
     cost_usd: float = 0.0
+    confidence: Confidence | None = None
+    plumbing: bool = False
 
     @property
     def about_inputs(self) -> str:

@@ -127,6 +127,16 @@ class RuleIndex:
         self.tokens = tokens
         self._cells: dict[Key, Cells] = {}
 
+    def only(self, token_index: np.ndarray | None) -> "RuleIndex":
+        """The same index in which no other tokens are kept (see `TokenTable.only`)."""
+        if token_index is None:
+            return self
+        twin = RuleIndex(self.tokens.only(token_index))
+        twin._cells = self._cells
+        if "_ends" in self.__dict__:
+            twin.__dict__["_ends"] = self.__dict__["_ends"]
+        return twin
+
     def cells(self, key: Key) -> Cells:
         """The cells of a key, made on first use."""
         if key not in self._cells:

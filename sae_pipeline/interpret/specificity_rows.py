@@ -23,7 +23,7 @@ class Arm:
 
 def specificity_rows(
     size: int, arm: Arm, column: int, examples: Sequence[Example], scores: Sequence[Score], first_id: int, method: str,
-    model: str | None = None,
+    model: str | None = None, plumbing: bool = False,
 ) -> pl.DataFrame:  # fmt: skip
     """Rows of one column's windows; `first_id` is the example id of the first one."""
     n, unit_id = len(examples), int(arm.units.ids[column])
@@ -45,6 +45,7 @@ def specificity_rows(
             "status": [each.status for each in scores],
             "evidence": [each.evidence for each in scores],
             "cost_usd": [each.cost_usd for each in scores],
+            "plumbing": [plumbing] * n,
         },
         schema=_TYPES,
     )
@@ -54,4 +55,5 @@ _TYPES: dict[str, Any] = {
     "size": pl.Int32, "unit": pl.String, "unit_id": pl.Int32, "feature": pl.Int32, "example_id": pl.Int64, "kind": pl.String,
     "interval": pl.Int8, "activation": pl.Float32, "token_index": pl.Int64, "control": pl.String, "method": pl.String,
     "model": pl.String, "score": pl.Int8, "status": pl.String, "evidence": pl.String, "cost_usd": pl.Float64,
+    "plumbing": pl.Boolean,
 }  # fmt: skip

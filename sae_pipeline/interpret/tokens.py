@@ -6,7 +6,7 @@ Rules are predicates on these arrays, so a rule can be run on any text that was 
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ CLASSES = (
     "special tokens", "line breaks", "spaces", "numbers", "punctuation", "capitalised words", "words in capitals",
     "lower-case words", "word endings and pieces", "letters of non-Latin scripts", "byte pieces",
 )  # fmt: skip
+INDEPENDENT_OF_KEPT = ("position_N", "previous_N", "next_N", "class_V", "word_end_N", "words", "word_of_N", "_words")
 _BYTE = re.compile(r"\\x([89a-f][0-9a-f])")
 
 
@@ -63,6 +64,16 @@ class TokenTable:
             special_V=corpus.vocabulary["is_special"].to_numpy(),
             starts_word_V=corpus.vocabulary["starts_word"].to_numpy(),
         )
+
+    def only(self, token_index: np.ndarray | None) -> "TokenTable":
+        """The same table in which no other tokens are kept; None: itself. What was computed on the way is shared."""
+        if token_index is None:
+            return self
+        kept_N = np.zeros(self.n_tokens, dtype=bool)
+        kept_N[token_index] = True
+        twin = replace(self, kept_N=kept_N)
+        twin.__dict__.update({name: self.__dict__[name] for name in INDEPENDENT_OF_KEPT if name in self.__dict__})
+        return twin
 
     @property
     def n_tokens(self) -> int:

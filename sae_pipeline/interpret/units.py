@@ -1,4 +1,5 @@
-"""What is explained and scored: SAE features, and beside them MLP neurons and random directions, all as sparse activations.
+"""What is explained and scored: SAE features, and beside them neurons, random directions and features of a model that was
+never trained, all as sparse activations.
 
 Legend: N tokens, D model width, C control units.
 
@@ -21,18 +22,23 @@ from sae_pipeline.features.sparse import SparseActivations
 from sae_pipeline.interpret.protocols import UnitKind
 
 BATCH_TOKENS = 16_384
-CONTROL_UNITS: tuple[UnitKind, ...] = ("random_direction", "mlp_neuron")
+CONTROL_UNITS: tuple[UnitKind, ...] = ("random_direction", "mlp_neuron", "random_model_feature")
 
 
 @dataclass(frozen=True)
 class Units:
-    """One kind of unit. Column j of `train` and `held_out` belongs to unit `ids[j]`; `explained` are the columns to explain."""
+    """One kind of unit. Column j of `train` and `held_out` belongs to unit `ids[j]`; `explained` are the columns to explain.
+
+    `seen`: the tokens (indices, ascending) on which activity is known; None for all unmasked tokens. Elsewhere a unit is neither
+    active nor inactive, so no example may come from there.
+    """
 
     unit: UnitKind
     ids: np.ndarray
     train: SparseActivations
     held_out: SparseActivations
     explained: np.ndarray
+    seen: np.ndarray | None = None
 
 
 def sae_features(folder: Path) -> Units:
@@ -72,6 +78,8 @@ def save_units(units: Sequence[Units], path: Path) -> None:
     arrays = {}
     for each in units:
         arrays[f"{each.unit}.ids"] = each.ids.astype(np.int64)
+        if each.seen is not None:
+            arrays[f"{each.unit}.seen"] = each.seen.astype(np.int64)
         for split, activations in (("train", each.train), ("held_out", each.held_out)):
             arrays[f"{each.unit}.{split}.offsets"] = activations.offsets
             arrays[f"{each.unit}.{split}.token_index"] = activations.token_index
@@ -80,7 +88,7 @@ def save_units(units: Sequence[Units], path: Path) -> None:
 
 
 def load_units(path: Path) -> list[Units]:
-    """Read what `save_units` wrote; random directions first."""
+    """Read what `save_units` wrote, in the order of `CONTROL_UNITS`; every unit is to be explained."""
     arrays = load_file(path)
 
     def activations(unit: str, split: str) -> SparseActivations:
@@ -90,8 +98,16 @@ def load_units(path: Path) -> list[Units]:
     for unit in CONTROL_UNITS:
         if f"{unit}.ids" in arrays:
             ids = arrays[f"{unit}.ids"]
-            result.append(Units(unit, ids, activations(unit, "train"), activations(unit, "held_out"), np.arange(len(ids))))
+            train, held_out = activations(unit, "train"), activations(unit, "held_out")
+            result.append(Units(unit, ids, train, held_out, np.arange(len(ids)), arrays.get(f"{unit}.seen")))
     return result
+
+
+def choose(units: Units, columns: Sequence[int]) -> Units:
+    """Only these columns, every one to be explained."""
+    chosen = np.asarray(columns, np.int64)
+    train, held_out = (each.columns(chosen) for each in (units.train, units.held_out))
+    return Units(units.unit, units.ids[chosen], train, held_out, np.arange(len(chosen)), units.seen)
 
 
 def _sparse(

@@ -18,7 +18,7 @@ from sae_pipeline.interpret.units import Units
 from sae_pipeline.tables.columns import N_INTERVALS
 
 REACH = 10
-ExampleKind = Literal["active", "same_token_inactive", "random"]
+ExampleKind = Literal["active", "same_token_inactive", "random", "nearest_inactive"]
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,40 @@ def generator(seed: int, purpose: str, units: Units, column: int) -> np.random.G
 
 
 def active_examples(
-    units: Units, column: int, per_interval: int, random: np.random.Generator, split: Literal["train", "held_out"] = "held_out"
-) -> list[Example]:
-    """Up to `per_interval` active tokens, uniform within each of the 10 activation intervals (M = training maximum)."""
+    units: Units, column: int, per_interval: int | Sequence[int], random: np.random.Generator,
+    split: Literal["train", "held_out"] = "held_out",
+) -> list[Example]:  # fmt: skip
+    """Up to `per_interval` active tokens, uniform within each of the 10 activation intervals (M = training maximum).
+
+    A sequence gives a number for each interval.
+    """
     activations = units.train if split == "train" else units.held_out
     token_index, value = activations.of(column)
     _, in_train = units.train.of(column)
     interval = interval_of(value, float(in_train.max()) if len(in_train) else 0.0)
+    wanted = [per_interval] * N_INTERVALS if isinstance(per_interval, int) else per_interval
     examples = []
     for number in range(1, N_INTERVALS + 1):
         inside = np.flatnonzero(interval == number)
-        for row in np.sort(random.choice(inside, min(per_interval, len(inside)), replace=False)).tolist():
+        for row in np.sort(random.choice(inside, min(wanted[number - 1], len(inside)), replace=False)).tolist():
             examples.append(Example(column, "active", int(token_index[row]), number, float(value[row])))
     return examples
+
+
+def close_look(units: Units, column: int, n: int, random: np.random.Generator) -> list[Example]:
+    """`n` held-out activations (all of them, if there are fewer), as evenly over the intervals as they allow."""
+    _, value = units.held_out.of(column)
+    _, in_train = units.train.of(column)
+    interval = interval_of(value, float(in_train.max()) if len(in_train) else 0.0)
+    count = np.bincount(interval, minlength=N_INTERVALS + 1)[1:]
+    wanted = np.zeros(N_INTERVALS, np.int64)
+    while (left := min(n, int(count.sum())) - int(wanted.sum())) > 0:
+        room = np.flatnonzero(wanted < count)
+        # The fullest intervals fill what the sparse ones leave; the remainder goes to the strongest.
+        more = np.full(len(room), left // len(room))
+        more[len(room) - left % len(room) :] += 1
+        wanted[room] = np.minimum(wanted[room] + more, count[room])
+    return active_examples(units, column, wanted.tolist(), random)
 
 
 def decoys(

@@ -52,6 +52,9 @@ class BatchJudge:
         """Requests submitted by this object, resubmissions included."""
         self.asked: set[str] = set()
         """Identities of every request that was asked, answered from the ledger or not."""
+        self.unanswered: set[str] = set()
+        """Of these, the ones that a later run should ask again."""
+        self._n_before: dict[str, int] = {}
         self._key, self._wait_seconds, self._poll_seconds, self._grace = key, wait_seconds, poll_seconds, grace_seconds
         self._limits = limits or Limits()
         self._submissions = Submissions(ledger)
@@ -63,6 +66,8 @@ class BatchJudge:
         shas = [request.sha(self.settings) for request in requests]
         by_sha = dict(zip(shas, requests, strict=True))
         self.asked |= set(shas)
+        # What earlier runs tried in vain does not count against the tries of this one.
+        self._n_before = {sha: self._submissions.history(sha)[0] for sha in by_sha}
         deadline = time.monotonic() + self._wait_seconds
         with self._client() as client, bar(what, len(by_sha), "calls") as progress:
             while True:
@@ -78,7 +83,9 @@ class BatchJudge:
                     batch_ids = [each.batch_id or "a batch not yet found" for each in self._submissions.unsettled()]
                     raise BatchesPending(len(waiting) + len(todo), batch_ids)
                 time.sleep(self._poll_seconds if n_unsettled else min(self._poll_seconds, 1.0))
-        return [self._reply(sha, by_sha[sha], sha in over_budget) for sha in shas]
+        replies = [self._reply(sha, by_sha[sha], sha in over_budget) for sha in shas]
+        self.unanswered |= {reply.request_sha for reply in replies if reply.ask_again}
+        return replies
 
     def advance(self) -> int:
         """Adopt orphans and collect what has ended; the number of submissions still running."""
@@ -106,7 +113,7 @@ class BatchJudge:
             n_attempts, is_open, was_wrong = self._submissions.history(sha)
             if is_open:
                 waiting.append(sha)
-            elif not was_wrong and n_attempts < self._limits.max_attempts:
+            elif not was_wrong and n_attempts - self._n_before[sha] < self._limits.max_attempts:
                 todo.append(sha)
         return waiting, todo
 
@@ -124,7 +131,7 @@ class BatchJudge:
             n_bytes += size
             params[sha] = wire
             worst = self.price.worst_case_nano(size, by_sha[sha].max_tokens, batch=True)
-            entries.append(Entry(by_sha[sha], sha, worst))
+            entries.append(Entry(by_sha[sha], sha, worst, size))
         try:
             submission_id, taken = self.ledger.open_submission(entries, self.backend, self.settings)
         except OverBudget:
@@ -240,9 +247,11 @@ class BatchJudge:
             return reply_from(recorded, sha, request.answer)
         nano, n_attempts = self.ledger.spending(sha)
         if over_budget:
-            detail = "the request's worst case does not fit under the spending cap"
-            return Reply(sha, "budget", detail=detail, cost_usd=nano / NANO_PER_USD, n_attempts=n_attempts)
-        return Reply(sha, "error", detail="no answer after all tries", cost_usd=nano / NANO_PER_USD, n_attempts=n_attempts)
+            detail, by_run = "the request's worst case does not fit under the spending cap", self.ledger.caps.run_usd is not None
+            return Reply(sha, "budget", None, None, detail, nano / NANO_PER_USD, n_attempts, ask_again=by_run)
+        wrong = self._submissions.history(sha)[2]
+        detail = "the request was refused as wrong" if wrong else "no answer after all tries"
+        return Reply(sha, "error", None, None, detail, nano / NANO_PER_USD, n_attempts, ask_again=not wrong)
 
     def _client(self) -> Any:
         import anthropic

@@ -20,6 +20,7 @@ from sae_pipeline.judge.retry import Failure, Limits, failure_of
 from sae_pipeline.progress import bar
 
 WAIT_FOR_OTHERS_SECONDS = 0.2
+LOOK_FOR_THE_DEAD_SECONDS = 2.0
 # Without structured output a model may answer beside the schema; asking again can help, but not for ever.
 MAX_INVALID = 3
 # When the first requests are all refused as wrong (400), the settings are wrong, and asking thousands more helps nobody.
@@ -46,9 +47,11 @@ class InteractiveJudge:
         """Requests sent by this object, retries included."""
         self.asked: set[str] = set()
         """Identities of every request that was asked, answered from the ledger or not."""
+        self.unanswered: set[str] = set()
+        """Of these, the ones that a later run should ask again."""
         self._key, self._max_concurrency, self._limits = key, max_concurrency, limits or Limits()
         self._jitter = random.Random()
-        self._not_before = 0.0
+        self._not_before = self._looked = self._alone_until = 0.0
         self._n_reserved = 0
         self._n_refused, self._any_answer, self._n_given_up = 0, False, 0
         self._fatal: Failure | None = None
@@ -80,6 +83,7 @@ class InteractiveJudge:
                 "Mend the key, the model, the judge's settings or the account (or wait, if the server is down); "
                 f"the {n_answered} answers so far are kept and not asked again.",
             ) from None  # fmt: skip
+        self.unanswered |= {reply.request_sha for reply in replies.values() if reply.ask_again}
         return [replies[index] for index in range(len(requests))]
 
     async def _work(self, client: Any, todo: Iterator[tuple[int, Request]], replies: dict[int, Reply], progress: Any) -> None:
@@ -93,7 +97,8 @@ class InteractiveJudge:
     async def _answer(self, client: Any, request: Request) -> Reply:
         sha = request.sha(self.settings)
         params = request.wire(self.settings)
-        entry = Entry(request, sha, self.price.worst_case_nano(wire_bytes(params), request.max_tokens))
+        n_bytes = wire_bytes(params)
+        entry = Entry(request, sha, self.price.worst_case_nano(n_bytes, request.max_tokens), n_bytes)
         clock = time.monotonic()
         n_failed = 0
         while True:
@@ -105,7 +110,8 @@ class InteractiveJudge:
             if isinstance(attempt, Recorded):
                 return reply_from(attempt, sha, request.answer)
             if isinstance(attempt, Outcome):
-                return self._reply(sha, attempt)
+                capped_by_run = attempt.status == "budget" and self.ledger.caps.run_usd is not None
+                return self._reply(sha, attempt, ask_again=capped_by_run or attempt.status != "budget")
             outcome, value, failure = await self._attempt(client, request, params, attempt, entry.reserved_nano, n_failed)
             if failure is None and outcome.answers:
                 return self._reply(sha, outcome, value)
@@ -119,7 +125,7 @@ class InteractiveJudge:
                 late = time.monotonic() - clock + wait > self._limits.deadline_seconds
                 if late or n_failed >= self._limits.max_attempts:
                     self._give_up(failure)
-                    return self._reply(sha, outcome)
+                    return self._reply(sha, outcome, ask_again=True)
                 if failure.retry_after is not None:
                     # The server asked everybody to wait, not only this request.
                     self._not_before = max(self._not_before, time.monotonic() + wait)
@@ -146,16 +152,28 @@ class InteractiveJudge:
                 self._n_reserved += 1
                 return attempt
             except OverBudget:
-                # What is in flight is reserved at its worst case; room appears as it settles.
-                if self._n_reserved == 0:
+                # What is in flight, here or in another process, is reserved at its worst case; room appears as it settles.
+                if self._n_reserved == 0 and (self._is_alone() or time.monotonic() > deadline):
                     return Outcome("budget", 0, "the next call's worst case does not fit under the spending cap")
-                await asyncio.sleep(0.01)
+                await self._wait_for_others(0.01 if self._n_reserved else WAIT_FOR_OTHERS_SECONDS)
             except InFlight as other:
                 if other.in_batch:
                     return Outcome("not_run", 0, "it is in a batch that has not ended; `backend: anthropic-batch` collects it")
                 if time.monotonic() > deadline:
                     return Outcome("error", 0, "another process has been asking this for too long")
-                await asyncio.sleep(WAIT_FOR_OTHERS_SECONDS)
+                await self._wait_for_others(WAIT_FOR_OTHERS_SECONDS)
+
+    def _is_alone(self) -> bool:
+        """Nobody has anything in flight; looked up now and then, for there may be thousands of questions left."""
+        if time.monotonic() > self._alone_until and not self.ledger.is_anything_in_flight():
+            self._alone_until = time.monotonic() + WAIT_FOR_OTHERS_SECONDS
+        return time.monotonic() <= self._alone_until
+
+    async def _wait_for_others(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        if seconds == WAIT_FOR_OTHERS_SECONDS and time.monotonic() - self._looked > LOOK_FOR_THE_DEAD_SECONDS:
+            self._looked = time.monotonic()
+            self.ledger.close_lost()  # whoever we wait for may have died
 
     async def _attempt(
         self, client: Any, request: Request, params: dict[str, Any], attempt: int, worst_nano: int, n_failed: int
@@ -196,6 +214,7 @@ class InteractiveJudge:
             self.ledger.close_attempt(attempt, replace(outcome, seconds=round(time.monotonic() - clock, 3)))
         return outcome, value, failure
 
-    def _reply(self, sha: str, outcome: Outcome, value: Any = None) -> Reply:
+    def _reply(self, sha: str, outcome: Outcome, value: Any = None, ask_again: bool = False) -> Reply:
         nano, n_attempts = self.ledger.spending(sha)
-        return Reply(sha, outcome.status, value, outcome.category, outcome.detail, nano / NANO_PER_USD, n_attempts)
+        usd = nano / NANO_PER_USD
+        return Reply(sha, outcome.status, value, outcome.category, outcome.detail, usd, n_attempts, ask_again=ask_again)

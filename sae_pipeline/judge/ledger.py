@@ -34,11 +34,12 @@ class Caps:
 
 @dataclass(frozen=True)
 class Entry:
-    """An attempt to be opened: the request, its identity and the most it can cost."""
+    """An attempt to be opened: the request, its identity, the most it can cost, and the bytes of its body."""
 
     request: Request
     request_sha: str
     reserved_nano: int
+    n_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Ledger:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(Path(__file__).with_name("ledger.sql").read_text(encoding="utf-8"))
-        self._close_lost()
+        self.close_lost()
 
     def close(self) -> None:
         """Close the connection (outcomes are already on disk)."""
@@ -130,6 +131,14 @@ class Ledger:
         ).fetchone()
         return nano or 0, n
 
+    def is_anything_in_flight(self) -> bool:
+        """Whether some attempt, of whichever process, is open and not in a batch: what it has reserved may soon be free again."""
+        row = self._db.execute(
+            """SELECT 1 FROM attempt LEFT JOIN outcome USING (attempt_id)
+               WHERE outcome.attempt_id IS NULL AND submission_id IS NULL LIMIT 1"""
+        ).fetchone()
+        return row is not None
+
     def committed_usd(self, scope: str = "study") -> float:
         """Dollars spent or reserved, in the study ('study') or in one run (its id)."""
         row = self._db.execute("SELECT nano FROM committed WHERE scope = ?", (scope,)).fetchone()
@@ -157,8 +166,8 @@ class Ledger:
         tokens = (usage.input, usage.output, usage.cache_write, usage.cache_read) if usage else (None,) * 4
         self._db.execute(
             f"INSERT INTO outcome VALUES ({', '.join('?' * 15)})",
-            (attempt_id, outcome.status, outcome.answers, outcome.category, outcome.detail, outcome.http_status, outcome.raw,
-             outcome.parsed, *tokens, outcome.cost_nano, outcome.seconds, now()),
+            (attempt_id, outcome.status, outcome.answers, _storable(outcome.category), _storable(outcome.detail),
+             outcome.http_status, _storable(outcome.raw), outcome.parsed, *tokens, outcome.cost_nano, outcome.seconds, now()),
         )  # fmt: skip
 
     def open_submission(self, entries: Sequence[Entry], backend: str, settings: Settings) -> tuple[int, list[Entry]]:
@@ -211,10 +220,12 @@ class Ledger:
         request = entry.request
         cursor = self._db.execute(
             """INSERT INTO attempt (request_sha, run_id, backend, model, base_url, stage, subject, prompt, prompt_sha, vote,
-               answer, reserved_nano, submission_id, pid, pid_started, opened) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)""",
+               answer, reserved_nano, n_bytes, submission_id, pid, pid_started, opened)
+               VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)""",
             (entry.request_sha, self.run_id, backend, settings.model, settings.base_url, request.stage, request.subject,
              request.prompt, request.prompt_sha, request.vote,
-             f"{request.answer.__module__}:{request.answer.__qualname__}", entry.reserved_nano, submission_id, *self.me, now()),
+             f"{request.answer.__module__}:{request.answer.__qualname__}", entry.reserved_nano,
+             entry.n_bytes, submission_id, *self.me, now()),
         )  # fmt: skip
         assert cursor.lastrowid is not None
         return cursor.lastrowid
@@ -235,7 +246,7 @@ class Ledger:
         ).fetchone()
         return bool(row[0]) if row else None
 
-    def _close_lost(self) -> None:
+    def close_lost(self) -> None:
         """Close what dead processes had in flight, at its worst case: the answer may have been made and billed."""
         with self.transaction():
             rows = self._db.execute(
@@ -245,6 +256,11 @@ class Ledger:
             for attempt_id, reserved_nano, pid, pid_started in rows:
                 if not is_alive(pid, pid_started):
                     self.close_within(attempt_id, Outcome("error", reserved_nano, "the process ended before the answer came"))
+
+
+def _storable(text: str | None) -> str | None:
+    """Half a surrogate pair is legal in JSON and in Python, and in no file."""
+    return None if text is None else text.encode("utf-8", "replace").decode()
 
 
 def reply_from(recorded: Recorded, request_sha: str, answer: type[BaseModel]) -> Reply:
@@ -282,7 +298,8 @@ def read_calls(folder: Path):
         "backend": pl.String, "model": pl.String, "base_url": pl.String, "prompt": pl.String, "prompt_sha": pl.String,
         "vote": pl.Int32, "status": pl.String, "category": pl.String, "detail": pl.String, "http_status": pl.Int32,
         "raw": pl.String, "parsed": pl.String, "input_tokens": pl.Int64, "output_tokens": pl.Int64,
-        "cache_write_tokens": pl.Int64, "cache_read_tokens": pl.Int64, "reserved_usd": pl.Float64, "cost_usd": pl.Float64,
+        "cache_write_tokens": pl.Int64, "cache_read_tokens": pl.Int64, "n_bytes": pl.Int64,
+        "reserved_usd": pl.Float64, "cost_usd": pl.Float64,
         "batched": pl.Boolean, "seconds": pl.Float64, "opened": pl.String, "closed": pl.String,
     }  # fmt: skip
     rows: list[tuple] = []
@@ -291,7 +308,7 @@ def read_calls(folder: Path):
             rows = db.execute(
                 f"""SELECT attempt_id, request_sha, run_id, stage, subject, backend, model, base_url, prompt, prompt_sha, vote,
                     coalesce(status, 'not_run'), category, coalesce(detail, 'in flight'), http_status, raw, parsed, input_tokens,
-                    output_tokens, cache_write_tokens, cache_read_tokens, reserved_nano / {NANO_PER_USD}.0,
+                    output_tokens, cache_write_tokens, cache_read_tokens, n_bytes, reserved_nano / {NANO_PER_USD}.0,
                     coalesce(cost_nano, reserved_nano) / {NANO_PER_USD}.0, submission_id IS NOT NULL, seconds, opened, closed
                     FROM attempt LEFT JOIN outcome USING (attempt_id) ORDER BY attempt_id"""
             ).fetchall()

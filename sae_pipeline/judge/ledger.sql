@@ -13,6 +13,7 @@ CREATE TABLE IF NOT EXISTS attempt (
     vote INTEGER NOT NULL,
     answer TEXT NOT NULL,               -- module:class that reads the reply
     reserved_nano INTEGER NOT NULL,
+    n_bytes INTEGER NOT NULL,           -- of the request's body
     submission_id INTEGER,              -- set for batched attempts
     pid INTEGER NOT NULL,
     pid_started REAL NOT NULL,

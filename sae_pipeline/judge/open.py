@@ -26,6 +26,7 @@ class AskingJudge(Protocol):
     ledger: Ledger
     n_sent: int
     asked: set[str]
+    unanswered: set[str]
 
     def ask(self, requests: Iterable[Request], what: str = "judge") -> list[Reply]:
         """One reply per request, in order. What went wrong with a single request is a status, never an exception."""
@@ -40,6 +41,7 @@ class AbsentJudge:
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self.settings, self.ledger = settings, ledger
         self.asked: set[str] = set()
+        self.unanswered: set[str] = set()  # that there is a key by now is noticed by itself
 
     def ask(self, requests: Iterable[Request], what: str = "judge") -> list[Reply]:
         """Recorded answers, and `not_run` for the rest."""
@@ -69,12 +71,14 @@ def open_judge(section: JudgeSection, study_folder: Path, run_id: str) -> Iterat
     assert section.model is not None
     base_url, price = section.base_url or OFFICIAL_API, price_for(section)
     if section.backend == "local":
-        # Any server of this protocol wants some key; a local one does not check it.
-        key = Key("local")
-        settings = Settings(section.model, probe(base_url, section.model, key), base_url, effort=None)
+        key = key_of(section)
+        assert key is not None
+        found = probe(base_url, section.model, key)
+        plumbing = found.is_small if section.plumbing is None else section.plumbing
+        settings = Settings(section.model, found.capabilities, base_url, effort=None, plumbing=plumbing)
     else:
-        key = find_key(section.key_file)
-        settings = Settings(section.model, HOSTED, base_url, section.effort, section.thinking)
+        key = key_of(section)
+        settings = Settings(section.model, HOSTED, base_url, section.effort, section.thinking, bool(section.plumbing))
     with Ledger(ledger_folder(study_folder), run_id, Caps(section.budget_usd, section.budget_usd_per_run)) as ledger:
         if key is None:
             yield AbsentJudge(settings, ledger)
@@ -82,6 +86,11 @@ def open_judge(section: JudgeSection, study_folder: Path, run_id: str) -> Iterat
             yield BatchJudge(settings, price, ledger, key, wait_seconds=60 * section.batch_wait_minutes)
         else:
             yield InteractiveJudge(section.backend, settings, price, ledger, key, section.max_concurrency)
+
+
+def key_of(section: JudgeSection) -> Key | None:
+    """The judge's key, None when there is none. Any server of this protocol wants some key; a local one does not check it."""
+    return Key("local") if section.backend == "local" else find_key(section.key_file)
 
 
 def price_for(section: JudgeSection) -> Price:

@@ -4,7 +4,8 @@ llama.cpp and Ollama answer 200 and ignore `output_config.format`. So one tiny r
 itself: if the reply obeys the schema, structured output works; if it is some other text, answers are parsed and asked again.
 """
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -15,6 +16,8 @@ from sae_pipeline.judge.request import Capabilities, Request, Settings
 from sae_pipeline.judge.retry import failure_of
 
 SECONDS = 120.0
+# Nothing smaller has been reported to explain or to judge features usefully (docs/judge.md).
+MIN_PARAMETERS = 7e9
 _TRY = Capabilities(structured=True, batches=False, temperature=True)
 
 
@@ -25,8 +28,16 @@ class Odd(BaseModel):
     word: Literal["quokka-41"]
 
 
-def probe(base_url: str, model: str, key: Key) -> Capabilities:
-    """What the server at `base_url` can do. Raises `UserError` when it does not answer as a Messages API does."""
+@dataclass(frozen=True)
+class Found:
+    """What a local server can do, and whether its model is too small to judge (or may be: servers need not tell)."""
+
+    capabilities: Capabilities
+    is_small: bool
+
+
+def probe(base_url: str, model: str, key: Key) -> Found:
+    """Ask the server at `base_url`. Raises `UserError` when it does not answer as a Messages API does."""
     import anthropic
 
     request = Request("probe", "capabilities", "probe-v1", "", "You are helpful.", "Say hello.", Odd, 32)
@@ -36,6 +47,7 @@ def probe(base_url: str, model: str, key: Key) -> Capabilities:
     try:
         with client:
             message = client.messages.create(**request.wire(Settings(model, _TRY, base_url, effort=None)))
+            is_small = not _n_parameters(client, model) >= MIN_PARAMETERS
     except Exception as error:
         raise UserError(
             "judge.base_url", f"{base_url} does not answer ({failure_of(error).detail})",
@@ -47,5 +59,20 @@ def probe(base_url: str, model: str, key: Key) -> Capabilities:
     try:
         Odd.model_validate_json(text)
     except ValidationError:
-        return Capabilities(structured=False, batches=False, temperature=True)
-    return _TRY
+        return Found(Capabilities(structured=False, batches=False, temperature=True), is_small)
+    return Found(_TRY, is_small)
+
+
+def _n_parameters(client: Any, model: str) -> float:
+    """What llama.cpp says about its model beside the documented fields of `/v1/models`; 0 where a server says nothing."""
+    import anthropic
+
+    try:
+        listed = list(client.models.list(limit=100).data)
+    except (anthropic.APIError, ValueError, TypeError):
+        return 0.0
+    for each in listed:
+        said = (getattr(each, "model_extra", None) or {}).get("meta")
+        if isinstance(said, dict) and isinstance(said.get("n_params"), int | float) and (each.id == model or len(listed) == 1):
+            return float(said["n_params"])
+    return 0.0

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
+# Counts beyond this are no token counts: a broken server must not be able to empty or to overflow the books.
+MAX_TOKENS_COUNTED = 10**9
 Status = Literal["ok", "refusal", "truncated", "invalid", "error", "budget", "not_run"]
 
 
@@ -48,6 +50,8 @@ class Reply:
     n_attempts: int = 0
     recorded: bool = False
     """Taken from the ledger: nothing was sent for it in this run."""
+    ask_again: bool = False
+    """No answer, and none for lack of luck or of budget in this run: a later run should ask again."""
 
 
 def usage_of(message: Any) -> Usage | None:
@@ -55,13 +59,19 @@ def usage_of(message: Any) -> Usage | None:
     from anthropic.types import Message
 
     usage = message.usage if isinstance(message, Message) else None
-    if usage is None or not isinstance(usage.input_tokens, int) or not isinstance(usage.output_tokens, int):
+    if usage is None:
+        return None
+    counted = [
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.cache_creation_input_tokens or 0,
+        usage.cache_read_input_tokens or 0,
+    ]
+    if any(not isinstance(count, int) or not 0 <= count <= MAX_TOKENS_COUNTED for count in counted):
         return None
     if not isinstance(message.content, list) or any(not isinstance(getattr(b, "type", None), str) for b in message.content):
         return None
-    return Usage(
-        usage.input_tokens, usage.output_tokens, usage.cache_creation_input_tokens or 0, usage.cache_read_input_tokens or 0
-    )
+    return Usage(*counted)
 
 
 def read_message(message: Any, answer: type[BaseModel], structured: bool) -> Reading:

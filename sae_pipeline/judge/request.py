@@ -37,6 +37,8 @@ class Settings:
     base_url: str = OFFICIAL_API
     effort: str | None = "low"
     thinking: bool = False
+    plumbing: bool = False
+    """The model is too small to judge: its answers test the pipes and enter no headline."""
 
 
 @dataclass(frozen=True)

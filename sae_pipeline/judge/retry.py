@@ -55,7 +55,8 @@ def failure_of(error: Exception) -> Failure:
         never_sent = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
         name = type(cause or error).__name__
         return Failure("retry", billed=not never_sent, detail=f"{name}: {cause or error}"[:500])
-    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | anthropic.APIResponseValidationError):
+    # RecursionError: JSON nested without end.
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError | anthropic.APIResponseValidationError):
         return Failure("retry", billed=True, detail=f"200 with an unreadable body: {error}"[:500], http_status=200)
     raise error
 

@@ -114,6 +114,15 @@ class Submissions:
         )
         return {stage: submission_id for stage, submission_id, is_open in rows if not is_open}
 
+    def progress(self) -> dict[str, tuple[int, int]]:
+        """Who asked -> (questions answered, questions in batches that have not ended). The API counts per batch, not within."""
+        rows = self._ledger.execute(
+            """SELECT stage, count(DISTINCT CASE WHEN answers THEN request_sha END),
+                      count(DISTINCT CASE WHEN outcome.attempt_id IS NULL THEN request_sha END)
+               FROM attempt LEFT JOIN outcome USING (attempt_id) WHERE submission_id IS NOT NULL GROUP BY stage ORDER BY stage"""
+        )
+        return {stage: (answered, waiting) for stage, answered, waiting in rows}
+
     def history(self, request_sha: str) -> tuple[int, bool, bool]:
         """(attempts, whether one is open, whether one was refused as a wrong request) of a request."""
         rows = self._ledger.execute(

@@ -33,3 +33,21 @@ def load_language_model(model: Model, hook: Hook, device: str | torch.device = "
             "model", f"{label(model)} does not fit on {device} in {chosen}", "Choose a smaller model or another device."
         ) from error
     return LanguageModel(network, find_anatomy(network, n_blocks_of(config)), load_tokenizer(model), hook, reason)
+
+
+def reinitialized_language_model(
+    model: Model, hook: Hook, seed: int, device: str | torch.device = "cpu", dtype: str = "auto"
+) -> LanguageModel:
+    """The same architecture and tokenizer with weights as its authors' code draws them before training.
+
+    Raises `UserError` as `load_language_model` does.
+    """
+    device = torch.device(device)
+    config = copy.deepcopy(check_hook(model, hook))
+    chosen, reason = choose_dtype(device, dtype)
+    # Each architecture initializes itself from torch's global generator; a fork of it leaves that as it was.
+    with loading(model), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    network = network.to(device, chosen).eval().requires_grad_(False)
+    return LanguageModel(network, find_anatomy(network, n_blocks_of(config)), load_tokenizer(model), hook, reason)

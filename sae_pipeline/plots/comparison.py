@@ -1,7 +1,7 @@
 """The artefact `size_comparison`: how the SAE sizes compare, as one table and a set of figures."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import polars as pl
 from sae_pipeline.plots.distributions import density_histogram
 from sae_pipeline.plots.figure import THEMES, Theme
 from sae_pipeline.plots.sizes import masked_and_unmasked, metrics_by_size
-from sae_pipeline.plots.specificity import specificity_by_interval, specificity_difference
+from sae_pipeline.plots.specificity import chosen_density, specificity_by_interval, specificity_difference
 from sae_pipeline.plots.steering import dose_curve
 from sae_pipeline.plots.summaries import size_comparison
 from sae_pipeline.plots.training import training_curves
@@ -19,6 +19,7 @@ from sae_pipeline.progress import track
 from sae_pipeline.store import Outcome
 
 TABLE = "size_comparison.parquet"
+CHOSEN = "chosen"  # prefix of the figures of single features
 HEADLINE = ("explained_variance", "l0", "ce_recovered_zero", "ce_recovered_mean", "delta_ce", "alive_fraction")
 
 
@@ -36,13 +37,11 @@ class Figure:
 
 
 _SCORES = """
-    select size, unit_id, kind, control, method, interval, score, status from specificity_scores
-    anti join (select size, model from judge_calibration where not passed) using (size, model) order by all
+    select size, unit, unit_id, kind, control, method, interval, score, status from specificity_scores
+    anti join (select size, model from judge_calibration where not passed) using (size, model)
+    where not plumbing order by all
 """
-_DIFFERENCES = """
-    select * from specificity_by_interval
-    anti join (select size, model from judge_calibration where not passed) using (size, model) order by all
-"""
+_DIFFERENCES = "select * from specificity_by_interval order by all"  # the view leaves out who is not believed
 FIGURES = (
     Figure("metrics", "Quality against size, on held-out tokens", "select * from sae_metrics order by size", metrics_by_size),
     Figure(
@@ -71,9 +70,10 @@ def figure_file(name: str, theme: Theme) -> str:
     return f"figures/{name}.{theme.name}.png"
 
 
-def build_size_comparison(analysis_db_path: Path, work: Path) -> Outcome:
+def build_size_comparison(analysis_db_path: Path, work: Path, chosen: Sequence[int] = ()) -> Outcome:
     """Write `size_comparison.parquet` (see `summaries.SCHEMA`), every figure in a light and a dark look, and `figures.json`.
 
+    `chosen`: features that get the paper's density figure, in every size and by every method that scored them.
     `figures.json` lists name, title and method (null: measured) of the figures. One without rows is left out; the metadata
     says which.
     """
@@ -82,6 +82,7 @@ def build_size_comparison(analysis_db_path: Path, work: Path) -> Outcome:
         connection.execute("set threads = 1")  # several would add up means in another order each time: other last digits
         table = size_comparison(connection)
         drawn = [entry for figure in track(FIGURES, "figures", unit="figures") for entry in _draw(figure, connection, work)]
+        drawn += [entry for feature in chosen for entry in _draw_chosen(feature, connection, work)]
     table.write_parquet(work / TABLE)
     (work / "figures.json").write_text(json.dumps(drawn, indent=1, ensure_ascii=False), encoding="utf-8")
     metadata: dict[str, object] = {
@@ -94,6 +95,21 @@ def build_size_comparison(analysis_db_path: Path, work: Path) -> Outcome:
     missing = [figure.title for figure in FIGURES if figure.title not in {entry["title"] for entry in drawn}]
     metadata["figures_without_rows"] = "; ".join(missing) or "none"
     return Outcome(metadata)
+
+
+def _draw_chosen(feature: int, connection: duckdb.DuckDBPyConnection, work: Path) -> list[dict[str, str | None]]:
+    """One figure for each size and method."""
+    own = f"control = 'none' and unit = 'sae_feature' and unit_id = {int(feature)}"
+    scores = connection.sql(f"select * from ({_SCORES}) where {own}").pl()
+    intervals = connection.sql(f"select * from feature_intervals where feature = {int(feature)} and split = 'held_out'").pl()
+    drawn: list[dict[str, str | None]] = []
+    for (size, method), mine in sorted(scores.partition_by("size", "method", as_dict=True).items()):
+        name = f"{CHOSEN}-{size}-{feature}-{method}"
+        for theme in THEMES:
+            picture = chosen_density(mine, intervals.filter(pl.col("size") == size), theme)
+            (work / figure_file(name, theme)).write_bytes(picture)
+        drawn.append({"name": name, "title": f"{size}/{feature}: its activations, by specificity score", "method": str(method)})
+    return drawn
 
 
 def _draw(figure: Figure, connection: duckdb.DuckDBPyConnection, work: Path) -> list[dict[str, str | None]]:

@@ -11,6 +11,7 @@ COLUMNS = (  # (control in the table, title)
     ("shuffled", "shuffled explanation"),
     ("random_direction", "random direction"),
     ("mlp_neuron", "MLP neuron"),
+    ("random_model", "random model"),
     ("baseline", "top-token baseline"),
 )
 SCORES = (0, 1, 2, 3)
@@ -86,9 +87,45 @@ def _stack(axis, counts: pl.DataFrame, theme: Theme) -> None:
     axis.grid(False)
 
 
+def chosen_density(scores: pl.DataFrame, intervals: pl.DataFrame, theme: Theme = LIGHT) -> bytes:
+    """PNG: the paper's figure of one feature. Left: how its activations are distributed, each bar coloured by the scores of the
+    windows drawn from that interval. Right: the scores alone, since strong activations are few.
+
+    `scores`: its rows of `specificity_scores` under its own explanation; `intervals`: its held-out rows of `feature_intervals`.
+    """
+    counts = score_counts(scores)
+    n_active = dict(intervals.select("interval", "n").iter_rows())
+    total = max(sum(n_active.values()), 1)
+    by_cell = {(row["interval"], row["score"]): row["n"] for row in counts.iter_rows(named=True)}
+    figure, ((density, shares),) = new_figure(theme, 1, 2, width=7.0, height=2.8)
+    bottom = [0.0] * N_INTERVALS
+    for score in SCORES:
+        heights: list[float] = []
+        for place in range(1, N_INTERVALS + 1):
+            n_scored = sum(by_cell.get((place, each), 0) for each in SCORES)
+            share = by_cell.get((place, score), 0) / n_scored if n_scored else 0.0
+            # Ten intervals on (0, maximum]: a share times ten is a density over the activation in units of the maximum.
+            heights.append(N_INTERVALS * n_active.get(place, 0) / total * share)
+        places = [(place - 0.5) / N_INTERVALS for place in range(1, N_INTERVALS + 1)]
+        density.bar(places, heights, bottom=bottom, width=0.95 / N_INTERVALS, color=theme.scores[score], label=str(score))
+        bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+    _stack(shares, counts, theme)
+    density.set_xlabel("activation / training maximum")
+    density.set_ylabel("density of activations")
+    shares.set_xlabel("activation interval")
+    shares.set_ylabel("share of examples")
+    n_scored = int(counts["n"].sum())
+    set_title(density, f"{n_scored:,} of {total:,} held-out activations scored", theme)
+    legend(density, theme, loc="upper right", title=score_name(scores).replace(" (", "\n("))
+    key = density.get_legend()
+    assert key is not None
+    key.get_title().set_color(theme.muted)
+    key.get_title().set_fontsize(8)
+    return to_png(figure)
+
+
 def specificity_difference(rows: pl.DataFrame, theme: Theme = LIGHT) -> bytes:
     """PNG: matched minus shuffled mean score against the activation interval, one line per size with its 95 % interval.
-
     `rows`: those of the view `specificity_by_interval`, of one method.
     """
     sizes = rows["size"].unique().sort().to_list()

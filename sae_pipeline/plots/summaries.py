@@ -48,14 +48,17 @@ _FEATURES = """
     select size, 'explanations', 'share_' || coalesce(kind, 'unknown'), method, control,
         count(*) / sum(count(*)) over (partition by size, method, control), null, null,
         count(*), sum(count(*)) over (partition by size, method, control), 'units'
-    from explanations where unit = 'sae_feature' and status = 'ok' group by size, method, control, kind
+    from explanations where unit = 'sae_feature' and status = 'ok' and not plumbing group by size, method, control, kind
 """
 
 _EXPLANATIONS = """
     select size, 'explanations', metric, method, control, avg(value),
         avg(value) - 1.96 * stddev_samp(value) / sqrt(count(value)), avg(value) + 1.96 * stddev_samp(value) / sqrt(count(value)),
         count(value), count(*), 'units'
-    from explanation_scores group by size, metric, method, control
+    from explanation_scores
+    -- what a judge scored stands here only if it passed its calibration; the others need no judge
+    left join (select size, model as scorer, passed from judge_calibration) using (size, scorer)
+    where not plumbing and (scorer in ('rule', 'minilm', 'sae') or passed) group by size, metric, method, control
 """
 
 # Windows are drawn uniformly inside each activation interval, so the mean over intervals is taken first, then over units: each
@@ -67,6 +70,7 @@ _SPECIFICITY = """
         from specificity_scores
         -- offline rows have no model and always stay
         anti join (select size, model from judge_calibration where not passed) using (size, model)
+        where not plumbing
         group by all
     ), units as (
         select size, method, control, kind, unit, unit_id,

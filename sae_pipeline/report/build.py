@@ -23,6 +23,17 @@ QUALITY = (
 )
 
 
+# What two sizes ask in common is paid once.
+SPENT = """
+    select count(*) as n_calls, coalesce(sum(cost_usd), 0) as cost_usd, coalesce(bool_or(plumbing), false) as plumbing
+    from (select distinct on (request_sha, call_rank) * from (
+        select *, row_number() over (partition by stage, size, request_sha order by call_id) as call_rank from llm_calls))
+"""
+LEADERBOARD = """
+    select * from explainer_leaderboard where control = 'none' and n_paired > 1 order by metric, scorer, size, method
+"""
+
+
 def build_report(analysis_db_path: Path, comparison_folder: Path, work: Path) -> Outcome:
     """Write `report.html` from the analysis database and the artefact `size_comparison`.
 
@@ -60,6 +71,8 @@ def render(connection: duckdb.DuckDBPyConnection, comparison: pl.DataFrame, comp
             "select judge_calibration.*, (select sum(cost_usd) from llm_calls"
             " where llm_calls.size = judge_calibration.size) as cost_usd from judge_calibration order by size",
         ),
+        "spent": rows(connection, SPENT)[0],
+        "leaderboard": rows(connection, LEADERBOARD),
         "steering_totals": rows(
             connection,
             "select size, count(*) as n_tried, count_if(passes) as n_passes, any_value(n) as n from steering_features"

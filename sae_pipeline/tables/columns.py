@@ -13,11 +13,12 @@ import polars as pl
 
 SPLITS = ("train", "held_out")
 MASK_REASONS = ("keep", "position_0", "special", "padding", "massive")
-UNITS = ("sae_feature", "random_direction", "mlp_neuron")
+UNITS = ("sae_feature", "random_direction", "mlp_neuron", "random_model_feature")
 CONTROLS = ("none", "baseline", "shuffled", "random_feature", "random_direction", "mlp_neuron", "random_model", "prompt_only")
 STATUSES = ("ok", "refusal", "truncated", "invalid", "error", "budget", "not_run", "too_few_examples")
 EXPLANATION_KINDS = ("token", "phrase", "topic", "syntax", "position", "other")
 SCORED_KINDS = ("active", "same_token_inactive", "random")
+CONFIDENCES = ("low", "medium", "high")
 EXAMPLE_KINDS = ("top", "interval")
 STEERING_MODES = ("clamp", "add", "none")
 HALVES = ("choose", "report")

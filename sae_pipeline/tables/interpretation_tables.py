@@ -4,6 +4,7 @@ import pandera.polars as pa
 import polars as pl
 
 from sae_pipeline.tables.columns import (
+    CONFIDENCES,
     CONTROLS,
     EXPLANATION_KINDS,
     MAX_SCORE,
@@ -29,6 +30,11 @@ _METHOD = column(pl.String, "Method; `token-stats` and `proxy` use no language m
 _MODEL = column(pl.String, "Judge model; null for offline methods", nullable=True)
 _STATUS = column(pl.String, "ok, or why there is no value", one_of(STATUSES))
 _COST = column(pl.Float64, "Cost in dollars", pa.Check.ge(0))
+_PLUMBING = column(pl.Boolean, "Made by a model too small to be believed: a test of the pipes, in no headline")
+_SCORER = column(
+    pl.String,
+    "Who scored: `rule` and `minilm` use no language model, `sae` encodes texts that a judge wrote, else the judge model",
+)
 
 INTERPRETATION_TABLES = (
     table(
@@ -49,6 +55,8 @@ INTERPRETATION_TABLES = (
             "prompt_sha": column(pl.String, "SHA-256 of the prompt; null for offline methods", nullable=True),
             "n_examples": count("Training examples that the explainer saw"),
             "cost_usd": _COST,
+            "confidence": column(pl.String, "The explainer's own; null for offline methods", one_of(CONFIDENCES), nullable=True),
+            "plumbing": _PLUMBING,
         },
         file="explanations/<size>/explanations.parquet",
         key=("size", "unit", "unit_id", "control", "method", "model"),
@@ -68,10 +76,37 @@ INTERPRETATION_TABLES = (
             "value": column(pl.Float64, "The metric; null when the status is not ok", nullable=True),
             "n": count("Items that the metric is computed from"),
             "status": _STATUS,
+            "scorer": _SCORER,
+            "plumbing": _PLUMBING,
         },
         file="explanations/<size>/explanation_scores.parquet",
         key=("size", "unit", "unit_id", "method", "metric", "control"),
         checks=(value_exactly_when_ok("value"), feature_exactly_for_sae_features()),
+    ),
+    table(
+        "explanation_score_summaries",
+        "Explainer x scorer x control: one metric over all units of a size, with 95 % bootstrap intervals by unit, and the "
+        "distance from the shuffled explanation on the same units.",
+        {
+            "size": size(),
+            "method": _METHOD,
+            "scorer": _SCORER,
+            "metric": column(pl.String, "As in `explanation_scores`"),
+            "control": _CONTROL,
+            "plumbing": _PLUMBING,
+            "n_attempted": count("Units that were to be scored"),
+            "n_scored": count("Units with a value"),
+            "mean": column(pl.Float64, "Mean over the scored units", nullable=True),
+            "low": column(pl.Float64, "Lower end of its interval", nullable=True),
+            "high": column(pl.Float64, "Upper end", nullable=True),
+            "median": column(pl.Float64, "Median over the scored units", nullable=True),
+            "n_paired": count("Units with a value here and under the shuffled explanation"),
+            "minus_shuffled": column(pl.Float64, "Mean difference of these pairs", nullable=True),
+            "minus_shuffled_low": column(pl.Float64, "Lower end of its interval", nullable=True),
+            "minus_shuffled_high": column(pl.Float64, "Upper end", nullable=True),
+        },
+        file="explanations/<size>/explanation_score_summaries.parquet",
+        key=("size", "method", "scorer", "metric", "control"),
     ),
     table(
         "specificity_scores",
@@ -98,6 +133,7 @@ INTERPRETATION_TABLES = (
             "status": _STATUS,
             "evidence": column(pl.String, "Why this score", nullable=True),
             "cost_usd": _COST,
+            "plumbing": _PLUMBING,
         },
         file="specificity_scores/<size>/specificity_scores.parquet",
         key=("size", "example_id", "control", "method", "model"),
@@ -121,6 +157,10 @@ INTERPRETATION_TABLES = (
             "answered_share": column(pl.Float64, "Share of windows with a rating", pa.Check.in_range(0, 1)),
             "passed": column(pl.Boolean, "Whether every test was passed"),
             "reasons": column(pl.String, "Why not; empty when passed"),
+            "plumbing": _PLUMBING,
+            "n_proxy_pairs": count("Windows that both the judge and the proxy scored, right explanation"),
+            "proxy_kappa": column(pl.Float64, "Quadratically weighted kappa of proxy and judge on them", nullable=True),
+            "proxy_rank_correlation": column(pl.Float64, "Spearman's correlation of the two", nullable=True),
         },
         file="specificity_scores/<size>/judge_calibration.parquet",
         key=("size",),

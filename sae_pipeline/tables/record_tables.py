@@ -32,6 +32,7 @@ RECORD_TABLES = (
             "n_tokens_cached": count("Tokens sent that were read from the cache"),
             "n_tokens_output": count("Tokens received"),
             "cost_usd": column(pl.Float64, "Cost in dollars; what may have been billed counts at its worst case", pa.Check.ge(0)),
+            "plumbing": column(pl.Boolean, "Asked of a model too small to be believed: a test of the pipes"),
         },
         file="<stage>/<size>/llm_calls.parquet", key=("stage", "size", "call_id"),
     ),

@@ -17,12 +17,19 @@ class View:
     query: str
 
 
+# What may stand in a headline: offline methods always, a judge's numbers only when it passed its calibration at that size.
+_BELIEVED_SCORES = """
+    (select scores.* from specificity_scores scores left join judge_calibration judge using (size, model)
+     where not scores.plumbing and (scores.model is null or judge.passed))
+"""
+
 # One scored window under the right explanation beside the same window under another feature's explanation, then per unit.
-_SPECIFICITY_UNITS = """
+_SPECIFICITY_UNITS = f"""
+    with believed as {_BELIEVED_SCORES}
     select matched.size, matched.method, matched.model, matched.unit_id, matched.interval,
         avg(matched.score) as matched, avg(shuffled.score) as shuffled, count(*) as n_windows
-    from specificity_scores matched
-    join specificity_scores shuffled
+    from believed matched
+    join believed shuffled
         on shuffled.size = matched.size and shuffled.example_id = matched.example_id and shuffled.unit = matched.unit
         and shuffled.unit_id = matched.unit_id and shuffled.method = matched.method
         and shuffled.model is not distinct from matched.model
@@ -42,7 +49,8 @@ def _interval(difference: str) -> str:
 VIEWS: dict[str, View] = {
     "specificity_by_interval": View(
         "Mean specificity score (0-3) by activation interval: right explanation, shuffled explanation, and their difference on "
-        "the same windows with a 95 % normal interval over features. One row per size, method, model and interval.",
+        "the same windows with a 95 % normal interval over features. One row per size, method, model and interval; judges that "
+        "did not pass their calibration are left out.",
         f"""
         with units as ({_SPECIFICITY_UNITS})
         select size, method, model, interval, avg(matched) as matched, avg(shuffled) as shuffled,
@@ -51,18 +59,14 @@ VIEWS: dict[str, View] = {
         """,
     ),
     "explainer_leaderboard": View(
-        "How well explanations predict held-out activity: median of each metric over features, under the right and the shuffled "
-        "explanation, the mean paired difference with a 95 % normal interval over features, and how many features have no value.",
-        f"""
-        with matched as (select * from explanation_scores where unit = 'sae_feature' and control = 'none'),
-        shuffled as (select * from explanation_scores where unit = 'sae_feature' and control = 'shuffled'),
-        pairs as (
-            select matched.size, matched.method, matched.metric, matched.value as matched, shuffled.value as shuffled
-            from matched left join shuffled using (size, unit_id, method, metric)
-        )
-        select size, method, metric, median(matched) as matched, median(shuffled) as shuffled,
-            {_interval("matched - shuffled")}, count(matched) as n_features, count(*) - count(matched) as n_without_value
-        from pairs group by size, method, metric order by size, method, metric
+        "Explainer (method) x scorer x control: mean of each metric over units with its 95 % bootstrap interval by unit, how "
+        "many were scored of how many attempted, and for the features' own explanations (control `none`) the mean distance from "
+        "the shuffled ones with its interval. What a judge scored is left out unless it passed its calibration at that size.",
+        """
+        select summary.* exclude (plumbing) from explanation_score_summaries summary
+            left join judge_calibration judge on judge.size = summary.size and judge.model = summary.scorer
+        where not summary.plumbing and (summary.scorer in ('rule', 'minilm', 'sae') or judge.passed)
+        order by size, metric, scorer, method, control
         """,
     ),
     "best_steerable": View(

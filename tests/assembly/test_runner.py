@@ -43,8 +43,10 @@ def test_children_run_only_as_far_as_digests_change(pipeline):
     pipeline.fake.coarse |= {"sae"}
     pipeline.run(only="sae", sizes=(64,), force=True)
     pipeline.run()
-    assert set(pipeline.fake.built[:3]) == {("sae_metrics", 64), ("feature_stats", 64), ("steering_evals", 64)}
-    assert pipeline.fake.built[3:] == ANALYSIS
+    # Explanations read the SAE, too: a judge's texts are encoded by it.
+    below = {(stage, 64) for stage in ("sae_metrics", "feature_stats", "steering_evals", "explanations")}
+    assert set(pipeline.fake.built[: len(below)]) == below
+    assert pipeline.fake.built[len(below) :] == [("specificity_scores", 64), *ANALYSIS]
 
 
 def test_edit_of_steer_factors_runs_steering_and_analysis_only(pipeline):
@@ -81,7 +83,7 @@ def test_changed_model_files_run_every_stage_that_loads_the_model(pipeline, tmp_
         file.write("\n")  # as a new chat template would: it changes steering without changing any activation
     pipeline.run()
     assert {stage for stage, _ in pipeline.fake.built} == {
-        "corpus", "activations", "sae_metrics", "feature_stats", "steering_evals",
+        "corpus", "activations", "random_model", "sae_metrics", "feature_stats", "steering_evals",
     }  # fmt: skip
 
 
@@ -108,7 +110,7 @@ def test_bug_is_reported_as_a_bug_with_its_last_line(pipeline):
 def test_failing_preparation_stops_everything(pipeline):
     pipeline.fake.user_error = ("activations", None)
     report = pipeline.run()
-    assert pipeline.fake.built == [("corpus", None)]
+    assert pipeline.fake.built == [("corpus", None), ("random_model", None)]
     assert report.left_out == ["everything else: it needs corpus and activations"]
 
 

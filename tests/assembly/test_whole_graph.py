@@ -14,7 +14,7 @@ from sae_pipeline.stages import STAGES, SURVEY, sizes_of
 from sae_pipeline.store import ArtifactStore
 from sae_pipeline.study import load_study
 
-ALL = 2 + 6 * 2 + 3
+ALL = 3 + 6 * 2 + 3
 
 
 class Copy:
@@ -53,7 +53,7 @@ def test_everything_is_built_and_says_what_comes_next(finished_study):
         assert words in finished_study.output, words
     with duckdb.connect(str(store.root / "analysis.duckdb"), read_only=True) as connection:
         assert connection.execute("select size from sae_metrics order by size").fetchall() == [(32,), (64,)]
-        assert connection.execute("select count(distinct stage) from lineage").fetchone() == (8,)
+        assert connection.execute("select count(distinct stage) from lineage").fetchone() == (9,)
     assert "<html" in (store.path("report") / "report.html").read_text(encoding="utf-8")
 
 

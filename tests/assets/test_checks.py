@@ -16,6 +16,7 @@ from assets.corpus import nothing_empty, splits_disjoint
 from assets.explanations import coverage
 from assets.feature_stats import activations_recomputed, live_features_have_examples
 from assets.neighbourhoods import neighbours_recomputed
+from assets.random_model import enough_live
 from assets.sae import history_is_whole, weights_are_sound
 from assets.sae_metrics import one_row
 from assets.specificity_scores import controls_present as specificity_controls_present
@@ -189,6 +190,23 @@ def test_explanations_coverage(copy_of, finished_study):
     assert coverage(folder, features, [1, 2]).passed
 
 
+def test_random_model_features(copy_of):
+    folder = copy_of("random_model")
+    assert enough_live(folder, 3000).passed
+
+    def silence(tensors) -> None:
+        name = "random_model_feature.held_out"
+        tensors[f"{name}.offsets"].zero_()
+        tensors[f"{name}.token_index"], tensors[f"{name}.value"] = (
+            tensors[f"{name}.token_index"][:0],
+            tensors[f"{name}.value"][:0],
+        )
+
+    edit_tensors(folder / "units.safetensors", silence)
+    assert "0 features are live" in enough_live(folder, 3000).summary
+    assert enough_live(folder, 0).passed  # nobody asked for it
+
+
 def test_specificity_scores(copy_of):
     folder = copy_of("specificity_scores", SIZE)
     file = folder / "specificity_scores.parquet"
@@ -201,10 +219,13 @@ def test_specificity_scores(copy_of):
 
 def test_specificity_controls(copy_of):
     folder = copy_of("specificity_scores", SIZE)
-    assert specificity_controls_present(folder, 16).passed
+    assert specificity_controls_present(folder, 16, 3000).passed
     edit(folder / "specificity_scores.parquet", lambda frame: frame.filter(pl.col("control") != "mlp_neuron"))
-    assert "['mlp_neuron']" in specificity_controls_present(folder, 16).summary
-    assert specificity_controls_present(folder, 0).passed
+    assert "['mlp_neuron']" in specificity_controls_present(folder, 16, 3000).summary
+    assert specificity_controls_present(folder, 0, 3000).passed
+    edit(folder / "specificity_scores.parquet", lambda frame: frame.filter(pl.col("control") != "random_model"))
+    assert "['random_model']" in specificity_controls_present(folder, 0, 3000).summary
+    assert specificity_controls_present(folder, 0, 0).passed
 
 
 def test_steering_controls(copy_of):
@@ -238,6 +259,7 @@ def test_every_declared_check_is_tested_here():
     assert {f"{asset.stage}: {', '.join(asset.checks)}" for asset in STAGE_ASSETS if asset.checks} == {
         "corpus: schema, splits_disjoint, nothing_empty",
         "activations: schema, finite, tokens_match_corpus, masked_fraction",
+        "random_model: features",
         "sae: schema, finite, trained",
         "sae_metrics: schema, one_row",
         "feature_stats: schema, examples, recomputed",

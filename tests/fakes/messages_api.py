@@ -91,10 +91,13 @@ class FakeMessagesApi:
         self.delay, self.structured, self.temperature = delay, structured, temperature
         self.script: list[Fault | None] = []
         self.answer: Callable[[dict[str, Any]], Any] | None = None
+        self.count: Callable[[str], int] = lambda text: len(text.encode()) // 4
+        """How it counts (and bills) tokens."""
         self.on_arrival: Callable[[str, str], None] | None = None
         """Called with method and path when a request has arrived, before anything is done with it."""
         self.on_done: Callable[[str, str], None] | None = None
         """Called when a request has been carried out (and billed), before the reply is sent."""
+        self.keeps_log = True
         self.log: list[tuple[str, str, dict[str, Any] | None]] = []
         self.headers: list[dict[str, str]] = []
         self.billed: Counter[str] = Counter()
@@ -124,8 +127,9 @@ class FakeMessagesApi:
         request = Request(scope, receive)
         raw = await request.body()
         body = json.loads(raw) if raw else None
-        self.log.append((request.method, request.url.path, body))
-        self.headers.append(dict(request.headers))
+        if self.keeps_log:
+            self.log.append((request.method, request.url.path, body))
+            self.headers.append(dict(request.headers))
         self._in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self._in_flight)
         try:
@@ -154,6 +158,8 @@ class FakeMessagesApi:
             return JSONResponse(_error_body("authentication_error", f"invalid key: {echo}"), 401)
         if "anthropic-version" not in request.headers:
             return JSONResponse(_error_body("invalid_request_error", "anthropic-version: header is required"), 400)
+        if request.url.path == "/v1/messages/count_tokens":
+            return JSONResponse({"input_tokens": self.usage_of(body, "")[0]})
         if request.url.path == "/v1/messages" and request.method == "POST":
             status, reply = self.reply(body)
             return JSONResponse(reply, status)
@@ -179,8 +185,18 @@ class FakeMessagesApi:
             value = "Hello! How can I help?"
         said = value if isinstance(value, str) else json.dumps(value)
         self.billed[hashlib.sha256(text.encode()).hexdigest()] += 1
-        n_input, n_output = len(text.encode()) // 4, len(said) // 4 + 1
+        n_input, n_output = self.usage_of(body, said)
         return 200, message_body(body["model"], [{"type": "text", "text": said}], "end_turn", n_input, n_output)
+
+    def usage_of(self, body: dict[str, Any], said: Any) -> tuple[int, int]:
+        """(input, output) tokens of a request and its answer: what it sends as text, its schema, and a little for the roles."""
+        system = body.get("system") or ""
+        texts = [system if isinstance(system, str) else "".join(part["text"] for part in system)]
+        texts += [turn["content"] for turn in body["messages"]]
+        if form := (body.get("output_config") or {}).get("format"):
+            texts.append(json.dumps(form["schema"]))
+        said = said if isinstance(said, str) else json.dumps(said)
+        return sum(map(self.count, texts)) + 15, self.count(said) + 1
 
 
 def _error_body(kind: str, text: str) -> dict[str, Any]:

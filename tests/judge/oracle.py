@@ -15,6 +15,9 @@ def oracle(body: dict[str, Any]) -> dict[str, Any]:
         word = Counter(word for text in EXAMPLE.findall(user) for word in MARKED.findall(text)).most_common(1)[0][0]
         return {"evidence": word, "explanation": f"The word '{word}'.", "kind": "token", "confidence": "high"}
     description = user.split("</description>")[0]
+    if system.startswith("You write"):
+        word = (re.findall(r"'([^']+)'", description) or ["nothing"])[0]
+        return {f"text_{i}": f"Text {i} speaks of {word}." for i in range(1, 6)}
     answers = {}
     for i, text in enumerate(EXAMPLE.findall(user), 1):
         marked = MARKED.findall(text)

@@ -1,11 +1,16 @@
+import json
 import socket
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import polars as pl
+import psutil
 import pytest
 
 from sae_pipeline.errors import UserError
-from sae_pipeline.judge.ledger import read_calls
+from sae_pipeline.judge.ledger import Entry, Outcome, read_calls
 from sae_pipeline.judge.prices import HIDDEN_INPUT_TOKENS, price_of
 from sae_pipeline.judge.request import Capabilities, wire_bytes
 from sae_pipeline.judge.retry import Limits
@@ -18,6 +23,18 @@ HTML = Fault(200, "<html>proxy</html>", media_type="text/html")
 NULLS = Fault(200, {"id": "x"})
 BROKEN = Fault(200, '{"id": "x", ', media_type="application/json")
 EMPTY = Fault(200, b"", media_type="application/json")
+DEEP = Fault(200, "[" * 200_000, media_type="application/json")
+ZIPPED = Fault(200, b"no gzip at all", headers={"content-encoding": "gzip"})
+
+
+def usage(**changed) -> Fault:
+    """A message whose usage is not what usage can be."""
+    fault = message(GOOD)
+    assert isinstance(fault.body, dict)
+    fault.body["usage"] = fault.body["usage"] | changed
+    return fault
+
+
 RESET = Fault(reset=True)
 HALF = Fault(half=True)
 
@@ -109,8 +126,11 @@ def test_passing_trouble_is_retried_for_nothing(api, open_judge, fault):
 
 
 @pytest.mark.parametrize(
-    "fault", [RESET, HALF, HTML, NULLS, BROKEN, EMPTY], ids=["reset", "half", "html", "nulls", "broken", "empty"]
-)
+    "fault",
+    [RESET, HALF, HTML, NULLS, BROKEN, EMPTY, DEEP, ZIPPED, usage(output_tokens=-5), usage(input_tokens=10**30),
+     usage(input_tokens=None)],
+    ids=["reset", "half", "html", "nulls", "broken", "empty", "deep", "zipped", "negative", "huge", "no count"],
+)  # fmt: skip
 def test_lost_answers_are_retried_and_counted_at_their_worst(api, open_judge, tmp_path, fault):
     api.script = [fault, message(GOOD)]
     judge = open_judge()
@@ -118,6 +138,12 @@ def test_lost_answers_are_retried_and_counted_at_their_worst(api, open_judge, tm
     assert reply.status == "ok" and reply.n_attempts == 2
     assert reply.cost_usd == pytest.approx(BILLED_USD + worst_usd(judge, question()))
     assert calls(tmp_path)["status"].to_list() == ["error", "ok"]
+
+
+def test_half_a_surrogate_pair_is_stored_and_no_answer(api, open_judge, tmp_path):
+    api.script = [Fault(200, json.dumps(message('{"evidence": "BAD", "score": 1}').body).replace("BAD", "\\ud83d"))]
+    (reply,) = open_judge().ask([question()])
+    assert reply.status == "invalid" and calls(tmp_path)["status"].to_list() == ["invalid"]
 
 
 def test_a_timeout_is_counted_at_its_worst(api, open_judge):
@@ -131,6 +157,22 @@ def test_trouble_that_stays_ends_as_an_error(api, open_judge):
     api.script = [error(529) for _ in range(QUICK.max_attempts)]
     (reply,) = open_judge().ask([question()])
     assert reply.status == "error" and "529" in reply.detail and len(api.sent()) == QUICK.max_attempts
+    assert reply.ask_again
+
+
+def test_what_a_later_run_should_ask_again(api, open_judge):
+    """Trouble that passes and a cap per run, not a wrong request and not the study's own cap."""
+    api.script = [error(529) for _ in range(QUICK.max_attempts)]
+    judge = open_judge()
+    (down,) = judge.ask([question()])
+    api.script = [error(400, "invalid_request_error")]
+    (wrong,) = judge.ask([question(1)])
+    assert down.ask_again and not wrong.ask_again and judge.unanswered == {down.request_sha}
+    (poor,) = open_judge(cap_usd=1e-9).ask([question(2)])
+    (run,) = open_judge(run_usd=1e-9).ask([question(2)])
+    assert (poor.status, poor.ask_again) == ("budget", False) and (run.status, run.ask_again) == ("budget", True)
+    later = open_judge(run_id="later")
+    assert [reply.status for reply in later.ask([question(n) for n in range(3)])] == ["ok"] * 3 and not later.unanswered
 
 
 def test_a_huge_retry_after_does_not_hang(api, open_judge):
@@ -211,9 +253,33 @@ def test_a_run_has_its_own_cap(open_judge):
     assert 0 < n_first < n_second and sum(reply.recorded for reply in second) == n_first
 
 
-def test_two_judges_never_ask_the_same_question_twice(api, open_judge):
-    import threading
+def test_a_question_that_a_dead_process_had_in_flight_is_asked_by_who_waits_for_it(api, open_judge):
+    """It dies while the other one waits: the wait ends, and the lost call stays counted at its worst case."""
+    judge = open_judge()
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    judge.ledger.me = (process.pid, psutil.Process(process.pid).create_time())
+    judge.ledger.open_attempt(Entry(question(), question().sha(judge.settings), 1000), "anthropic", judge.settings)
+    threading.Timer(0.5, process.kill).start()
+    (reply,) = open_judge(run_id="other", limits=Limits(deadline_seconds=30)).ask([question()])
+    process.wait()
+    assert reply.status == "ok" and reply.n_attempts == 2 and len(api.sent()) == 1
 
+
+def test_a_cap_that_another_process_holds_for_a_moment_is_waited_for(api, open_judge):
+    judge = open_judge()
+    worst = worst_usd(judge, question())
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    judge.ledger.me = (process.pid, psutil.Process(process.pid).create_time())
+    entry = Entry(question(), question().sha(judge.settings), round(worst * 1e9))
+    attempt = judge.ledger.open_attempt(entry, "anthropic", judge.settings)
+    threading.Timer(0.4, lambda: judge.ledger.close_attempt(attempt, Outcome("error", 0))).start()
+    (reply,) = open_judge(cap_usd=1.5 * worst, run_id="other").ask([question(1)])
+    process.kill()
+    process.wait()
+    assert reply.status == "ok" and judge.ledger.committed_usd() <= 1.5 * worst
+
+
+def test_two_judges_never_ask_the_same_question_twice(api, open_judge):
     api.delay = 0.1
     results = {}
 

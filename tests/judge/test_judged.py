@@ -1,6 +1,8 @@
 """Explainer, scorers and calibration with a scripted judge behind the real client, on a world with planted features."""
 
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from sae_pipeline.interpret.answers import items, ratings, surenesses
 from sae_pipeline.interpret.build_explanations import build_explanations
 from sae_pipeline.interpret.build_specificity import build_specificity_scores
 from sae_pipeline.interpret.embedding import SentenceEmbedder
+from sae_pipeline.interpret.judged_windows import NEGATIVES
 from sae_pipeline.interpret.llm_explainer import LlmExplainer
 from sae_pipeline.interpret.llm_scorers import DETECTION, FUZZING, RUBRIC, WindowJudge
 from sae_pipeline.interpret.marked_text import escape, marked
@@ -20,7 +23,7 @@ from sae_pipeline.interpret.windows import Example
 from sae_pipeline.judge.open import open_judge
 from sae_pipeline.study import Explain, Judge, Score
 from sae_pipeline.tables.schemas import check
-from tests.judge.conftest import MODEL
+from tests.judge.conftest import MODEL, question
 from tests.judge.oracle import oracle
 from tests.science.interpret_world import CONTEXT, PLANTED, Folders, make_tokens, make_units, token
 
@@ -41,10 +44,17 @@ def build(folders: Folders, embedder: SentenceEmbedder, study_folder: Path, work
     shared = {"size": 9, "score": SCORE, "corpus": folders.corpus, "activations": folders.activations}
     shared |= {"feature_stats": folders.feature_stats, "embedder": embedder}
     with open_judge(judge, study_folder, "run") as asked:
-        first = build_explanations(**shared, explain=explain, work=explained, judge=asked)
+        first = build_explanations(**shared, explain=explain, work=explained, judge=asked, features_of=features_of)
     with open_judge(judge, study_folder, "run") as asked:
         second = build_specificity_scores(**shared, explanations=explained, work=scored, judge=asked, votes=judge.votes)
     return first.metadata, second.metadata
+
+
+def features_of(texts):
+    """An SAE whose token feature fires on its word, and whose other features fire on everything."""
+    token_feature = PLANTED.index("token")
+    others = set(range(len(PLANTED))) - {token_feature}
+    return [others | ({token_feature} if "island" in text else set()) for text in texts]
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +95,16 @@ def test_tables_conform_and_the_offline_rows_stand_beside(built):
         assert mean[f"{metric} none"] > mean[f"{metric} shuffled"]
         assert {f"{metric} random_direction", f"{metric} mlp_neuron"} <= set(mean)
     assert mean["judge_detection_answered none"] == 1
+    assert own["confidence"] == "high" and not own["plumbing"]
+    # The judge scores the offline explanations, too: one scorer, two explainers, the same windows.
+    by_judge = scores.filter(pl.col("metric") == "judge_detection_auroc", scorer=MODEL)
+    assert set(by_judge["method"]) == {"llm-v1", "token-stats"} and set(by_judge["control"]) >= {"none", "shuffled"}
+    # Hard negatives are told apart: the token feature's oracle is only fooled where the token itself is shown.
+    kinds = {f"judge_{name}_auroc_{kind}" for name in ("detection", "fuzzing") for kind in NEGATIVES}
+    assert kinds <= set(scores["metric"])
+    summary = check("explanation_score_summaries", pl.read_parquet(work / "explanations" / "explanation_score_summaries.parquet"))
+    row = summary.filter(method="llm-v1", metric="judge_fuzzing_auroc", control="none").row(0, named=True)
+    assert row["scorer"] == MODEL and row["n_scored"] <= row["n_attempted"] == 5 and row["mean"] > 0.5
     rubric = specificity.filter(method="rubric-v1-of-llm-v1")
     proxy = specificity.filter(method="proxy")
     assert set(rubric["control"].unique()) == set(proxy["control"].unique())
@@ -95,6 +115,18 @@ def test_tables_conform_and_the_offline_rows_stand_beside(built):
     assert set(token_rows["score"]) == {3}
     assert second["judge_spent_usd"] == pytest.approx(float(calls["cost_usd"].sum()) + first_cost(work), rel=1e-6)
     assert first["llm_model"] == MODEL
+
+
+def test_sensitivity_counts_texts_and_has_a_control(built):
+    """Share of the five texts on which the feature fires; a feature that fires on everything is no better than its control."""
+    scores = pl.read_parquet(built[0] / "explanations" / "explanation_scores.parquet")
+    scores = scores.filter(metric="sensitivity", method="llm-v1")
+    value = {(row["unit_id"], row["control"]): (row["value"], row["n"]) for row in scores.to_dicts()}
+    token_feature = PLANTED.index("token")
+    assert value[token_feature, "none"] == (1.0, 5) and value[token_feature, "shuffled"] == (0.0, 5)
+    others = [got for (unit, _), got in value.items() if unit != token_feature and got[0] is not None]
+    assert len(others) > 4 and set(others) == {(1.0, 5)}
+    assert set(scores["scorer"]) == {"sae"} and set(scores["unit"]) == {"sae_feature"}
 
 
 def first_cost(work: Path) -> float:
@@ -115,10 +147,11 @@ def test_nothing_about_activations_or_arms_reaches_a_scorer(built):
     scoring = [body for body in requests if not body["system"].startswith("You describe")]
     assert len(scoring) > 20
     for body in scoring:
-        text = body["messages"][0]["content"]
+        # A description may speak of activation (offline ones say which share a token has); what it is judged on may not.
+        text = body["messages"][0]["content"].partition("</description>")[2]
         assert not any(word in text for word in ("strength", "interval", "shuffled", "inactive", "control", "activation"))
     detection = [body["messages"][0]["content"] for body in scoring if "occurs in pieces" in body["system"]]
-    assert detection and not any("«" in text for text in detection)
+    assert detection and not any("«" in text.partition("</description>")[2] for text in detection)
 
 
 def test_explainers_read_train_text_and_scorers_held_out_text(index, folders, built, api):
@@ -145,9 +178,26 @@ def _absent(api, folder: Path):
         return judge
 
 
-def test_without_a_key_everything_says_so_and_no_socket_is_opened(api, folders, embedder, tmp_path, monkeypatch):
+WATCHED: list[list] = []
+sys.addaudithook(lambda event, args: [seen.append(args) for seen in WATCHED] if event == "socket.connect" else None)
+
+
+@pytest.fixture
+def connections() -> Iterator[list]:
+    """Every address that any socket of this process connects to, at the level of the interpreter."""
+    WATCHED.append([])
+    yield WATCHED[-1]
+    WATCHED.clear()
+
+
+def test_without_a_key_everything_says_so_and_no_socket_is_opened(
+    api, folders, embedder, tmp_path, monkeypatch, connections, open_judge
+):
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     metadata, scored = build(folders, embedder, tmp_path / "study", tmp_path, section(api))
+    assert connections == []
+    open_judge().ask([question()])  # with a key there is one: the watch does see them
+    assert connections and api.sent() and api.log.pop()
     assert metadata["llm_explanations_by_status"]["not_run"] > 5 and not api.log
     assert scored["judge_withheld_because"] and not scored["judge_passed_calibration"]
     specificity = check("specificity_scores", pl.read_parquet(tmp_path / "scores" / "specificity_scores.parquet"))

@@ -69,7 +69,7 @@ def test_a_server_of_something_else_is_named_as_such(api):
         ({"judge": {"backend": "local", "model": "m", "base_url": "http://127.0.0.1:1/v1"}}, "ends in /v1"),
         ({"judge": {"backend": "anthropic", "model": "m", "budget_usd": 1}}, "never asked"),
         ({"explain": {"method": "llm"}}, "need a judge"),
-        ({"explain": {"n_judged": 3}}, "n_judged belongs"),
+        ({"explain": {"n_judged": 3}}, "n_judged and logit_effects belong"),
         ({"judge": {"backend": "anthropic", "key": "sk"}}, "unknown key"),
     ],
 )

@@ -1,11 +1,14 @@
-"""The plan against what a run really asks, on the planted world."""
+"""The plan against what a run really asks, on the planted world; the server counts with a tokenizer of its own."""
 
 import pytest
 
-from sae_pipeline.interpret.judge_plan import plan_judge, show
+from sae_pipeline.interpret.judge_plan import JudgePlan, plan_judge, show
+from sae_pipeline.judge.count import count_tokens
+from sae_pipeline.judge.key import Key
 from sae_pipeline.store import ArtifactStore
 from sae_pipeline.study import parse_study
 from tests.judge.conftest import MODEL
+from tests.judge.oracle import oracle
 from tests.judge.test_judged import EXPLAIN, KEY, SCORE, build
 
 
@@ -20,35 +23,54 @@ def study(api, name: str, **judge):
     )  # fmt: skip
 
 
-def test_the_plan_says_what_the_run_asks(api, folders, embedder, tmp_path, monkeypatch):
-    from tests.judge.oracle import oracle
-
+@pytest.fixture
+def planned(api, folders, embedder, tmp_path, monkeypatch):
+    """The world as a study's artefacts, the plans before and after a run, and what the run took."""
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     api.answer = oracle
+    tokenizer = embedder._tokenizer.backend_tokenizer  # WordPiece: neither bytes nor the study's tokenizer
+    api.count = lambda text: len(tokenizer.encode(text, add_special_tokens=False))
     store = ArtifactStore(study(api, "planned"), root=tmp_path)
-    before = plan_judge(store, [9])
-    assert before is not None and not before.measured and not api.log and before.spent_usd == 0
-    assert "estimated" in show(before) and "2026-10-10" in show(before)
+    for name in ("corpus", "activations"):
+        store.path(name).parent.mkdir(exist_ok=True)
+        store.path(name).symlink_to(getattr(folders, name))
+    store.path("feature_stats").mkdir()
+    store.path("feature_stats", 9).symlink_to(folders.feature_stats)
+
+    def plan(count=None) -> JudgePlan:
+        found = plan_judge(store, [9], lambda text: len(text.encode()) // 4, count)
+        assert found is not None
+        return found
+
+    before = plan()
+    assert not api.log  # nothing is sent for a plan
+    counted = plan(lambda requests, settings: count_tokens(Key(KEY), requests, settings))
+    n_counted = len(api.sent("/v1/messages/count_tokens"))
     build(folders, embedder, store.root, tmp_path / "work", store.study.judge)
-    n_calls = len(api.sent())
-    # Without statistics of this size the plan assumes that every interval is full: an upper bound of the right order.
-    assert n_calls <= before.n_calls < 4 * n_calls
-    after = plan_judge(store, [9])
-    assert after is not None and after.spent_usd == pytest.approx(sum(_cost(api)), rel=0.01)
-    # Tokens per call, measured, are those of the run.
-    assert after.n_tokens_input / after.n_calls == pytest.approx(_tokens(api) / n_calls, rel=0.35)
+    usage = [api.usage_of(body, oracle(body)) for body in api.sent()]
+    return before, counted, n_counted, plan(), usage
 
 
-def _cost(api):
-    for body in api.sent():
-        usage = api.reply(body)[1]["usage"]
-        yield (usage["input_tokens"] * 0.10 + usage["output_tokens"] * 0.50) / 1e6
+def test_the_plan_says_what_the_run_asks(planned):
+    before, counted, n_counted, after, usage = planned
+    actual_in, actual_out = sum(each[0] for each in usage), sum(each[1] for each in usage)
+    assert before.spent_usd == 0 and "2026-10-10" in show(before) and "study's tokenizer" in before.how
+    assert 0 < n_counted < len(usage) / 4 and "counted by the server" in counted.how
+    # The oracle explains in three words, and is sometimes asked the very same thing twice.
+    for plan in (before, counted, after):
+        assert plan.n_calls == pytest.approx(len(usage), rel=0.1)
+    assert counted.n_tokens_input == pytest.approx(actual_in, rel=0.1)
+    assert after.n_tokens_input + after.n_tokens_output == pytest.approx(actual_in + actual_out, rel=0.1)
+    assert after.spent_usd == pytest.approx((actual_in * 0.10 + actual_out * 0.50) / 1e6, rel=0.01)
+    assert "measured on earlier calls" in after.how
 
 
-def _tokens(api) -> int:
-    return sum(api.reply(body)[1]["usage"]["input_tokens"] for body in api.sent())
+def test_without_statistics_the_plan_assumes_that_everything_is_full(planned, api, tmp_path):
+    store = ArtifactStore(study(api, "unseen"), root=tmp_path)
+    plan = plan_judge(store, [9], len)
+    assert plan is not None and "lengths assumed" in plan.how and plan.n_calls >= planned[0].n_calls
 
 
 def test_an_offline_study_has_no_judge_plan(api, tmp_path):
     raw = study(api, "offline").model_dump(mode="json") | {"judge": {}, "explain": {}, "score": {}}
-    assert plan_judge(ArtifactStore(parse_study(raw), root=tmp_path), [9]) is None
+    assert plan_judge(ArtifactStore(parse_study(raw), root=tmp_path), [9], len) is None

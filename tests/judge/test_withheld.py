@@ -18,7 +18,8 @@ def test_numbers_of_a_failed_judge_are_withheld_and_the_report_says_why(tmp_path
     verdict = {
         "model": "some-judge", "prompt": "rubric-v1", "label_kappa": 0.31, "n_labels": 24, "n_labels_answered": 24,
         "repeat_kappa": None, "n_repeated": 0, "matched_minus_shuffled_low": 0.1, "answered_share": 1.0, "passed": passed,
-        "reasons": "" if passed else "agreement with <b>labels</b>: kappa 0.31",
+        "reasons": "" if passed else "agreement with <b>labels</b>: kappa 0.31", "plumbing": False, "n_proxy_pairs": 40,
+        "proxy_kappa": 0.52, "proxy_rank_correlation": 0.61,
     }  # fmt: skip
     tables["specificity_scores"] = pl.concat([scores, judged])
     tables["judge_calibration"] = pl.DataFrame([{"size": size, **verdict} for size in SIZES])
@@ -33,3 +34,7 @@ def test_numbers_of_a_failed_judge_are_withheld_and_the_report_says_why(tmp_path
     page = (reported / REPORT).read_text(encoding="utf-8")
     assert ("failed its calibration" in page) == (not passed) and "<b>labels</b>" not in page
     assert ("passed its calibration" in page) == passed and "0.31" in page
+    # Where both scored, the proxy's agreement with the judge is shown, whatever the verdict.
+    assert "on\n40 windows: kappa 0.52" in page and "rank correlation 0.61" in page
+    # The offline explainer stands against its shuffled control, with an interval.
+    assert "Explainers against their shuffled explanations" in page

@@ -13,14 +13,15 @@ import polars as pl
 import pytest
 
 from sae_pipeline.errors import UserError
+from sae_pipeline.interpret.score_summaries import summarize
 from sae_pipeline.stages import STAGES, sizes_of
 from sae_pipeline.store import ArtifactStore, Outcome
 from sae_pipeline.tables import docs, files
 from sae_pipeline.tables.build import DATABASE, build_analysis_db, sql_type
 from sae_pipeline.tables.queries import QUERIES
-from sae_pipeline.tables.schemas import TABLES, conform, polars_schema
+from sae_pipeline.tables.schemas import TABLES, conform, empty, polars_schema
 from sae_pipeline.tables.views import VIEWS
-from tests.synthetic_analysis import SIZES, synthetic_tables
+from tests.synthetic_analysis import SIZES, synthetic_tables, write_synthetic_analysis
 
 ADDED_IN_DATABASE = {"training_history": "size", "sae_metrics": "seconds"}
 PER_SIZE = [name for name, table in TABLES.items() if table.in_database and "/<size>/" in table.file and name != "lineage"]
@@ -114,6 +115,8 @@ def test_specificity_by_interval_pairs_the_same_windows(database, store, tables,
     with duckdb.connect(str(tmp_path / "x.duckdb")) as connection:
         connection.register("incoming", conform("specificity_scores", rows).to_arrow())
         connection.execute("create table specificity_scores as select * from incoming").fetchall()
+        connection.register("no_judge", empty("judge_calibration").to_arrow())
+        connection.execute("create table judge_calibration as select * from no_judge").fetchall()
         found = connection.sql(VIEWS["specificity_by_interval"].query).pl()
     assert len(found) == len(SIZES) * 10
     for row in found.iter_rows(named=True):
@@ -137,15 +140,54 @@ def test_specificity_by_interval_pairs_the_same_windows(database, store, tables,
 def test_explainer_leaderboard_counts_what_has_no_value(database, tables):
     found = database.sql("select * from explainer_leaderboard").pl()
     scores = tables["explanation_scores"]
-    assert len(found) == len(SIZES) * 2
+    assert len(found) == len(SIZES) * 2 * 2
+    random = np.random.default_rng(1)
     for row in found.iter_rows(named=True):
         mine = scores.filter(size=row["size"], metric=row["metric"])
-        matched = mine.filter(control="none")
-        shuffled = mine.filter(control="shuffled")
-        assert row["matched"] == pytest.approx(matched["value"].median())
-        pairs = matched.join(shuffled, on="unit_id", suffix="_s").drop_nulls("value")
-        assert row["difference"] == pytest.approx((pairs["value"] - pairs["value_s"]).mean())
-        assert row["n_features"] == 11 and row["n_without_value"] == 1
+        arm = mine.filter(control=row["control"])
+        value = arm["value"].drop_nulls().to_numpy()
+        assert (row["scorer"], row["n_scored"], row["n_attempted"]) == ("rule", 11, 12)
+        assert row["mean"] == pytest.approx(value.mean()) and row["median"] == pytest.approx(np.median(value))
+        # Another bootstrap, with draws of its own, gives the same interval up to its noise.
+        means = value[random.integers(0, len(value), (4000, len(value)))].mean(axis=1)
+        assert (row["low"], row["high"]) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=0.1 * value.std())
+        pairs = arm.join(mine.filter(control="shuffled"), on="unit_id", suffix="_s").drop_nulls("value")
+        if row["control"] == "none":
+            assert row["n_paired"] == pairs.height == 11
+            assert row["minus_shuffled"] == pytest.approx((pairs["value"] - pairs["value_s"]).mean())
+            assert row["minus_shuffled_low"] < row["minus_shuffled"] < row["minus_shuffled_high"]
+        else:
+            assert row["n_paired"] == 0 and row["minus_shuffled"] is None
+
+
+@pytest.mark.parametrize(("passed", "plumbing"), [(True, False), (False, False), (True, True), (None, False)])
+def test_only_a_judge_that_passed_its_calibration_stands_in_a_leaderboard(tmp_path, tables, passed, plumbing):
+    scores, specificity = tables["explanation_scores"], tables["specificity_scores"].filter(control="none")
+    specificity = pl.concat([specificity, specificity.with_columns(control=pl.lit("shuffled"))])
+    judged = scores.with_columns(method=pl.lit("llm-v1"), scorer=pl.lit("some-judge"), plumbing=pl.lit(plumbing))
+    rated = specificity.with_columns(method=pl.lit("rubric-v1-of-llm-v1"), model=pl.lit("some-judge"), plumbing=pl.lit(plumbing))
+    verdict = {
+        "model": "some-judge", "prompt": "rubric-v1", "label_kappa": 0.7, "n_labels": 24, "n_labels_answered": 24,
+        "repeat_kappa": 0.8, "n_repeated": 9, "matched_minus_shuffled_low": 0.1, "answered_share": 1.0, "passed": passed,
+        "reasons": "", "plumbing": plumbing, "n_proxy_pairs": 0, "proxy_kappa": None, "proxy_rank_correlation": None,
+    }  # fmt: skip
+    changed = tables | {
+        "explanation_scores": pl.concat([scores, judged]),
+        "explanation_score_summaries": summarize(pl.concat([scores, judged]), seed=0),
+        "specificity_scores": pl.concat([specificity, rated]),
+    }
+    if passed is not None:
+        changed["judge_calibration"] = pl.DataFrame([{"size": size, **verdict} for size in SIZES])
+    file = write_synthetic_analysis(tmp_path / "analysis.duckdb", changed)
+    with duckdb.connect(str(file), read_only=True) as connection:
+        believed = bool(passed) and not plumbing
+        for view, column in (
+            ("explainer_leaderboard", "scorer"),
+            ("leaderboard", "score_model"),
+            ("specificity_by_interval", "model"),
+        ):
+            found = {row[0] for row in connection.sql(f"select distinct {column} from {view}").fetchall()}
+            assert ("some-judge" in found) == believed and found - {"some-judge"}, view
 
 
 def test_best_steerable_shows_one_pair_of_the_same_prompt_and_the_clearest_first(database, tables):

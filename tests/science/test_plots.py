@@ -12,7 +12,7 @@ from PIL import Image
 from sae_pipeline.plots.distributions import density_histogram, norm_histogram
 from sae_pipeline.plots.figure import DARK, LIGHT, Theme, size_colors
 from sae_pipeline.plots.sizes import masked_and_unmasked, metrics_by_size
-from sae_pipeline.plots.specificity import score_counts, score_name, specificity_by_interval
+from sae_pipeline.plots.specificity import chosen_density, score_counts, score_name, specificity_by_interval
 from sae_pipeline.plots.steering import dose_curve
 from sae_pipeline.plots.training import N_POINTS, _means, training_curves
 
@@ -152,3 +152,25 @@ def test_scores_of_the_proxy_are_labelled_in_the_figure():
     proxy, judged = (scores().with_columns(method=pl.lit(method)) for method in ("proxy", "rubric"))
     assert score_name(proxy) == "score (proxy without an LLM)" and score_name(judged) == "score"
     assert specificity_by_interval(proxy) != specificity_by_interval(judged)
+
+
+def test_density_of_a_chosen_feature_is_coloured_by_the_shares_of_its_scores(monkeypatch):
+    """Bars: share of activations in the interval times ten, times the share of the score among the windows drawn there."""
+    from matplotlib.axes import Axes
+
+    drawn: list[tuple[list[float], list[float], str]] = []
+    original = Axes.bar
+
+    def bar(self, places, heights, **options):
+        drawn.append((list(places), list(heights), options["label"]))
+        return original(self, places, heights, **options)
+
+    monkeypatch.setattr(Axes, "bar", bar)
+    rows = [(1, 0)] * 3 + [(1, 3)] + [(10, 3)] * 2
+    fixed = {"size": 8, "control": "none", "method": "proxy", "kind": "active", "status": "ok"}
+    scores = pl.DataFrame([{**fixed, "interval": interval, "score": score} for interval, score in rows])
+    intervals = pl.DataFrame({"interval": [1, 5, 10], "n": [80, 10, 10]})
+    assert Image.open(io.BytesIO(chosen_density(scores, intervals))).width > 600
+    density = {label: heights for _, heights, label in drawn[:4]}
+    assert density["0"][0] == pytest.approx(10 * 0.8 * 0.75) and density["3"][0] == pytest.approx(10 * 0.8 * 0.25)
+    assert density["3"][9] == pytest.approx(10 * 0.1) and density["3"][4] == 0  # nothing scored there: nothing claimed

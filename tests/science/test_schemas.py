@@ -11,7 +11,7 @@ def specificity(**changed) -> pl.DataFrame:
     row = {
         "size": 64, "unit": "sae_feature", "unit_id": 3, "feature": 3, "example_id": 0, "kind": "active", "interval": 2,
         "activation": 1.5, "token_index": 77, "control": "none", "method": "proxy", "model": None, "score": 0, "status": "ok",
-        "evidence": "top token", "cost_usd": 0.0,
+        "evidence": "top token", "cost_usd": 0.0, "plumbing": False,
     }  # fmt: skip
     return pl.DataFrame([row | changed])
 
