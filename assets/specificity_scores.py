@@ -90,8 +90,8 @@ def figures(folder: Path, feature_stats: Path, chosen: list[int]) -> dict[str, b
         mine = scores.filter(method=method)
         drawn[f"by_interval_{method}"] = specificity_by_interval(mine)
         own = mine.filter(pl.col("control") == "none", pl.col("unit") == "sae_feature")
-        for feature in chosen if intervals is not None else []:
+        for feature in chosen:
             rows = own.filter(feature=feature)
-            if rows.height:
+            if rows.height and intervals is not None:
                 drawn[f"density_{feature}_{method}"] = chosen_density(rows, intervals.filter(feature=feature))
     return drawn

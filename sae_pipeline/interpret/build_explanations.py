@@ -11,7 +11,7 @@ from sae_pipeline.activations.reader import ActivationReader
 from sae_pipeline.corpus.reader import CorpusReader
 from sae_pipeline.interpret.arms import CONTROLS_FILE, control_units, scored_columns
 from sae_pipeline.interpret.embedding import SentenceEmbedder
-from sae_pipeline.interpret.explanation_scores import rule_scores, window_scores
+from sae_pipeline.interpret.explanation_scores import MINILM, RULE, rule_scores, window_scores
 from sae_pipeline.interpret.explanation_tables import explanation_table, score_table
 from sae_pipeline.interpret.judged_explanations import judged_explanations
 from sae_pipeline.interpret.llm_calls import unanswered, write_calls
@@ -29,6 +29,7 @@ from sae_pipeline.study import Explain, Score
 from sae_pipeline.tables.schemas import conform
 
 N_CONTROL_WINDOWS = 20  # random directions, and neurons, that get scores by windows (rules are scored for all of them)
+OFFLINE_SCORERS = pl.col("scorer").is_in([RULE, MINILM])
 SINGLE_TOKEN = 0.5  # precision and recall from which one token is said to explain a feature
 
 
@@ -84,8 +85,8 @@ def build_explanations(
     scored.write_parquet(work / "explanation_scores.parquet")
     summaries = summarize(scored, score.seed)
     summaries.write_parquet(work / "explanation_score_summaries.parquet")
-    offline = pl.col("method") == METHOD
-    metadata = _metadata(explained.filter(offline), summaries.filter(offline), scored.filter(offline)) | metadata
+    ours = pl.col("method") == METHOD
+    metadata = _metadata(explained.filter(ours), summaries.filter(ours, OFFLINE_SCORERS), scored.filter(ours)) | metadata
     return Outcome(metadata=metadata, incomplete=unanswered(judge))
 
 
