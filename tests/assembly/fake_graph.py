@@ -28,6 +28,7 @@ class Fake:
     bug: tuple[str, int | None] | None = None
     interrupt: tuple[str, int | None] | None = None
     bad_check: tuple[str, int | None] | None = None
+    incomplete: set[tuple[str, int | None]] = field(default_factory=set)
 
     def assets(self) -> list[StageAsset]:
         """One StageAsset per stage."""
@@ -60,4 +61,4 @@ class Fake:
                 parts.append((store.path(parent, parent_size) / FILE).read_text(encoding="utf-8"))
         text = " ".join(parts)
         (work / FILE).write_text(text, encoding="utf-8")
-        return Outcome({"n_letters": len(text)})
+        return Outcome({"n_letters": len(text)}, incomplete="3 answers are missing" if (stage, size) in self.incomplete else "")

@@ -121,7 +121,7 @@ def test_the_demo_is_planned_within_its_budget_on_two_cores(monkeypatch, tmp_pat
     store = ArtifactStore(load_study("studies/demo.yaml"), tmp_path)
     plan = make_plan(store, everything(store))
     by_stage = {stage: sum(row.seconds for row in plan.rows if row.stage == stage) for stage in STAGES}
-    assert 8 * 60 < plan.seconds < 15 * 60 - 80, by_stage  # about 15 minutes with the installation
+    assert 8 * 60 < plan.seconds < 15 * 60 - 60, by_stage  # about 15 minutes; the installation comes on top
     for stage, budget in (("activations", 170), ("sae", 200), ("steering_evals", 300)):
         assert budget / 3 < by_stage[stage] <= budget * 1.25, by_stage
 

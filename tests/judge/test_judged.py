@@ -24,7 +24,7 @@ from sae_pipeline.judge.open import open_judge
 from sae_pipeline.study import Explain, Judge, Score
 from sae_pipeline.tables.schemas import check
 from tests.judge.conftest import MODEL, question
-from tests.judge.oracle import oracle
+from tests.judge.oracle import oracle, sentence
 from tests.science.interpret_world import CONTEXT, PLANTED, Folders, make_tokens, make_units, token
 
 SCORE = Score(method="rubric", n_features=5, examples_per_interval=1, n_controls=2)
@@ -87,7 +87,7 @@ def test_tables_conform_and_the_offline_rows_stand_beside(built):
     specificity = check("specificity_scores", pl.read_parquet(work / "scores" / "specificity_scores.parquet"))
     calls = check("llm_calls", pl.read_parquet(work / "scores" / "llm_calls.parquet"))
     own = explained.filter(unit="sae_feature", unit_id=PLANTED.index("token"), method="llm-v1").row(0, named=True)
-    assert own["text"] == "The word 'island'." and own["model"] == MODEL and own["status"] == "ok" and own["cost_usd"] > 0
+    assert own["text"] == sentence("island") and own["model"] == MODEL and own["status"] == "ok" and own["cost_usd"] > 0
     assert explained.filter(method="token-stats").height > explained.filter(method="llm-v1").height > 6
     mean = dict(scores.filter(method="llm-v1").group_by("metric", "control").agg(pl.col("value").mean()).select(
         pl.concat_str("metric", pl.lit(" "), "control"), "value").iter_rows())  # fmt: skip

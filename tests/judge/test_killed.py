@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from sae_pipeline.judge.ledger import Ledger, read_calls
@@ -86,3 +87,42 @@ def test_the_ledger_only_grows(api, tmp_path):
         for statement in ("UPDATE outcome SET cost_nano = 0", "DELETE FROM attempt"):
             with pytest.raises(Exception, match="only grows"):
                 ledger.execute(statement)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("count", [3, 20, 60, 90])
+def test_killed_stages_run_again_make_the_same_tables(api, folders, embedder, tmp_path, monkeypatch, count):
+    """The stages themselves, with explanations, windows and tables, killed at the given question."""
+    from tests.judge.oracle import oracle
+    from tests.judge.test_judged import KEY, build, section
+
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    api.answer = oracle
+    seen = 0
+    command = [sys.executable, "-m", "tests.judge.stage_client", api.url, str(folders.corpus.parent), str(tmp_path / "study")]
+    client = subprocess.Popen([*command, str(tmp_path / "dead")])
+
+    def kill(method: str, path: str) -> None:
+        nonlocal seen
+        seen += (method, path) == MESSAGES
+        if seen == count and client.poll() is None:
+            client.send_signal(signal.SIGKILL)
+            client.wait()
+
+    api.on_done = kill
+    assert client.wait(timeout=200) == -signal.SIGKILL
+    api.on_done = None
+    calls = read_calls(tmp_path / "study" / "judge")
+    answered = set(calls.filter(status="ok")["request_sha"])
+    assert len(answered) >= count - 3
+    n_before = len(api.sent())
+    build(folders, embedder, tmp_path / "study", tmp_path / "resumed", section(api))
+    n_resumed = len(api.sent()) - n_before
+    build(folders, embedder, tmp_path / "other", tmp_path / "whole", section(api))
+    n_whole = len(api.sent()) - n_before - n_resumed
+    assert n_resumed == n_whole - len(answered)  # nothing that was answered is asked again
+    for name in ("explanations/explanations", "explanations/explanation_score_summaries", "scores/specificity_scores"):
+        resumed, whole = (pl.read_parquet(tmp_path / which / f"{name}.parquet") for which in ("resumed", "whole"))
+        # What was lost on the way may have been billed: its cost stays counted, everything else is the same.
+        cost = [column for column in resumed.columns if column == "cost_usd"]
+        assert resumed.drop(cost).equals(whole.drop(cost)), name

@@ -56,7 +56,7 @@ def test_the_plan_says_what_the_run_asks(planned):
     actual_in, actual_out = sum(each[0] for each in usage), sum(each[1] for each in usage)
     assert before.spent_usd == 0 and "2026-10-10" in show(before) and "study's tokenizer" in before.how
     assert 0 < n_counted < len(usage) / 4 and "counted by the server" in counted.how
-    # The oracle explains in three words, and is sometimes asked the very same thing twice.
+    # The oracle explains many units by the same word, and then some questions are the same.
     for plan in (before, counted, after):
         assert plan.n_calls == pytest.approx(len(usage), rel=0.1)
     assert counted.n_tokens_input == pytest.approx(actual_in, rel=0.1)
