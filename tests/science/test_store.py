@@ -209,11 +209,11 @@ def test_manifest_lists_every_file_with_its_digest(tmp_path: Path) -> None:
         # The explanations are scored on the same sample of features.
         ({"score": {"n_features": 7}}, {"explanations", "specificity_scores"}),
         ({"sae": {"sizes": [64, 128], "epochs": 2}}, {"sae"}),
-        ({"sae": {"sizes": [64, 128, 256]}}, {"analysis_tables"}),
+        ({"sae": {"sizes": [64, 128, 256]}}, {"analysis_tables", "neighbourhoods"}),
         ({"random_model": {"seed": 1}}, {"random_model"}),
         # Addition is evaluated on the largest size alone.
         # and the random model gets an SAE of the smallest one.
-        ({"sae": {"sizes": [32, 64]}}, {"analysis_tables", "steering_evals", "random_model"}),
+        ({"sae": {"sizes": [32, 64]}}, {"analysis_tables", "steering_evals", "random_model", "neighbourhoods"}),
         ({"hook": {"after_block": 0}}, {"activations", "random_model"}),
         ({"judge": {"backend": "none"}}, set()),
     ],
