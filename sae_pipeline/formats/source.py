@@ -43,7 +43,10 @@ def local_source(path: str | Path, within: str = "", input_scale: float | None =
 def hub_source(
     repository: str, revision: str | None, within: str, files: Iterable[str], input_scale: float | None = None
 ) -> Source:
-    """Download (once; the hub's cache keeps it) the named files of `repository`. Raises `UserError` when that fails."""
+    """Download (once; the hub's cache keeps it) the named files of `repository`. Raises `UserError` when that fails.
+
+    `within` is a folder, or a weights file; the label says which commit it was.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -62,6 +65,7 @@ def hub_source(
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
         mend = "Check id, revision and connection; files that were downloaded elsewhere can be given as path."
         raise UserError(label, f"cannot be fetched from the hub ({first})", mend) from error
+    label = label.replace(repository, f"{repository}@{Path(root).name[:12]}", 1)  # the commit that was read
     place = Path(root) / inside
     if place.is_file():
         return Source(place.parent, label, place, input_scale)

@@ -94,14 +94,17 @@ def test_batch_of_one_equals_a_batch(tmp_path):
     assert torch.equal(sae.encode(r), torch.cat([sae.encode(row) for row in r.split(1)]))
 
 
-def test_input_scale_is_folded_as_the_library_applies_it(tmp_path):
+@pytest.mark.parametrize("architecture", ["standard", "jumprelu", "gated", "topk", "batchtopk"])
+@pytest.mark.parametrize("subtract", [True, False])
+def test_input_scale_is_folded_as_the_library_applies_it(architecture, subtract, tmp_path):
     """expected_average_only_in: activations are multiplied before the SAE, reconstructions divided after it."""
-    W = makers.wide(makers.parts(1, W_enc=(D, makers.F), W_dec=(makers.F, D), b_dec=(D,)) | makers.parts(2, b_enc=(makers.F,)))
-    makers.saelens(tmp_path, "standard", norm="expected_average_only_in")
-    expected = makers.saelens_forward(W, "standard", True, "none", False, activations(), scale=0.31)
-    same(read_sae("saelens", tmp_path, input_scale=0.31).forward(torch.from_numpy(activations())), expected)
-    (tmp_path / "activation_scaler.json").write_text('{"scaling_factor": 0.31, "has_whitening": false}')
-    same(read_sae("saelens", tmp_path).forward(torch.from_numpy(activations())), expected)
+    plain = makers.saelens(tmp_path / "plain", architecture, subtract)
+    makers.saelens(tmp_path / "scaled", architecture, subtract, norm="expected_average_only_in")
+    f, r_hat = plain(0.31 * activations())
+    expected = (f, r_hat / 0.31)
+    same(read_sae("saelens", tmp_path / "scaled", input_scale=0.31).forward(torch.from_numpy(activations())), expected)
+    (tmp_path / "scaled" / "activation_scaler.json").write_text('{"scaling_factor": 0.31, "has_whitening": false}')
+    same(read_sae("saelens", tmp_path / "scaled").forward(torch.from_numpy(activations())), expected)
 
 
 def test_low_precision_weights_are_read_exactly(tmp_path):
