@@ -37,7 +37,7 @@ browse: install  ## open the feature browser alone
 status: install  ## what is fresh, stale (and why), missing
 	@$(BIN)/sae-pipeline status
 
-screenshots: install  ## pictures of the feature browser for the README (after `make run`; needs chromium)
+screenshots: install  ## pictures of the feature browser for the README (after `make run` and `make survey`; needs chromium)
 	@$(BIN)/python docs/screenshots.py
 
 test: install  ## the test suite

@@ -6,16 +6,19 @@ Prints median and worst of each request, cold (a new server process' first reque
 """
 
 import platform
+import shutil
 import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import torch
 from starlette.testclient import TestClient
 
 from sae_pipeline.browser.app import create_app
+from sae_pipeline.browser.server import serving
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.study import Study, parse_study
 from sae_pipeline.tables.schemas import TABLES, empty
@@ -24,6 +27,18 @@ from sae_pipeline.tables.views import create_views
 SIZE, D_MODEL, N_EXAMPLES, WINDOW = 65_536, 576, 32, 33
 ORIGIN = "http://127.0.0.1:3001"
 N_WARM = 15
+ZOOMS = """async () => {
+  const canvas = document.querySelector("#map canvas"), box = canvas.getBoundingClientRect(), found = [];
+  for (let turn = 0; turn < 20; turn++) {
+    const started = performance.now();
+    const place = { clientX: box.left + 400, clientY: box.top + 300 };
+    canvas.dispatchEvent(new WheelEvent("wheel", { deltaY: turn % 2 ? 60 : -60, cancelable: true, ...place }));
+    await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+    canvas.getContext("2d").getImageData(0, 0, 1, 1); // the drawing is over when a pixel can be read
+    found.push(performance.now() - started);
+  }
+  return found;
+}"""
 FILL = f"""
     insert into features select {SIZE}, i, true, 1e-5 * (1 + hash(i) % 2000), 0.001, 500, 80, 10, 3, 40, 'word' || i % 997, 0.4
         from range({SIZE}) t(i);
@@ -38,6 +53,10 @@ FILL = f"""
         from range({SIZE}) t(i), (values ('+'), ('-')) s(sign), range(1, 11) u(j) order by i, sign, j;
     insert into explanations select {SIZE}, 'sae_feature', i, i, 'none', 'token-stats', null,
             'Fires on word' || i % 997 || ', mostly after word' || hash(i) % 9973, 'token', null, 'ok', null, 20, 0, null, false
+        from range({SIZE}) t(i);
+    insert into feature_neighbours select {SIZE}, i, {SIZE}, j, (hash(i, j) % {SIZE})::int, 1.0 - j / 20.0
+        from range({SIZE}) t(i), range(1, 16) u(j) order by i, j;
+    insert into feature_map select {SIZE}, i, 10 * sin(i) + (hash(i) % 1000) / 500, 10 * cos(i * 1.3) + (hash(i, 7) % 1000) / 500
         from range({SIZE}) t(i);
     insert into documents select i, 'source ' || i % 7, 'English', 'document ' || i, 'train', 100, 20, 'text'
         from range(1000) t(i);
@@ -54,6 +73,13 @@ def main() -> None:
         report("feature page, warm", timed(study, root, ["/features", *pages])[1:])
         report("first table of features (builds the search table)", [timed(study, root, ["/features"])[0] for _ in range(3)])
         searches = [f"/features?q=word{number}&sort=density&order=down" for number in range(7, 7 + N_WARM)]
+        meant = [f"/features?q=word{number}&source=source+{number % 7}&kind=token" for number in range(N_WARM)]
+        report("search with filters", timed(study, root, ["/features", *meant])[1:])
+        report("points of the map, all 65,536", timed(study, root, ["/features", *["/map/points.json"] * 3])[1:])
+        chromium = shutil.which("chromium")
+        if chromium:
+            for size in (16_384, SIZE):
+                report(f"frame of the map while it is zoomed, {size:,} points", frames(study, root, chromium, size))
         report("search", timed(study, root, ["/features", *searches])[1:])
 
 
@@ -67,6 +93,30 @@ def timed(study: Study, root: Path, paths: list[str]) -> list[float]:
             seconds.append(time.perf_counter() - started)
             assert answer.status_code == 200, answer.text[:200]
     return seconds
+
+
+def frames(study: Study, root: Path, chromium: str, n_points: int) -> list[float]:
+    """Seconds from the turn of the wheel to the end of the next frame, in headless Chromium without a GPU."""
+    from playwright.sync_api import sync_playwright
+
+    with serving(study, root, port=3461) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        columns = ("size", "feature", "x", "y")
+
+        def shortened(route: Any) -> None:
+            points = route.fetch().json()
+            points |= {name: points[name][:n_points] for name in columns}
+            for colouring in points["colourings"].values():
+                colouring["of"] = colouring["of"][:n_points]
+            route.fulfill(json=points)
+
+        page.route("**/map/points.json", shortened)
+        page.goto(f"{address}map")
+        page.locator("#in-view li").first.wait_for(timeout=60_000)
+        found = page.evaluate(ZOOMS)
+        browser.close()
+    return [milliseconds / 1e3 for milliseconds in found]
 
 
 def report(what: str, seconds: list[float]) -> None:

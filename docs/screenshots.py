@@ -1,4 +1,4 @@
-"""Pictures of the feature browser for the README: `make screenshots`, after `make run`.
+"""Pictures of the feature browser for the README: `make screenshots`, after `make run` and `make survey`.
 
 Serves the study, opens its own pages in headless Chromium, writes docs/images/*.png (palette PNGs, so that they stay small).
 """
@@ -40,6 +40,13 @@ def main() -> None:
         page.get_by_role("button", name="Write").click()
         page.get_by_text("Done.").wait_for(timeout=300_000)
         save(page, "steer")
+        page.goto("/map?colour=size")
+        page.locator("#in-view li").first.wait_for(timeout=60_000)
+        save(page, "map", height=900)
+        page.goto("/")
+        feature = page.locator(".cards .id").first.inner_text()
+        page.goto(f"/compare?of={feature}")
+        save(page, "compare", height=1000)
         page.goto("/text")
         page.get_by_label("Text").fill(TEXT)
         page.get_by_role("button", name="Read it").click()

@@ -1,6 +1,7 @@
 """The application: routes, and one sentence for everything that goes wrong."""
 
 import json
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -87,7 +88,7 @@ def create_app(
         Route("/{size:int}/{feature:int}", reads(feature_page)),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
-    known = (Refused, NotFound, Busy, UserError, duckdb.CatalogException, duckdb.BinderException, 404, 405)
+    known = (Refused, NotFound, Busy, UserError, duckdb.Error, 404, 405)
     handlers = dict.fromkeys(known, _explaining(state))
     middleware = [Middleware(Guard, token=token)]
     app = Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=closing)
@@ -105,7 +106,7 @@ async def form_of(request: Request) -> dict[str, Any]:
                 raise Refused("The request's JSON is not an object.")
             return values
         pairs = parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=64)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refused("The request's body is not readable.") from error
     form: dict[str, Any] = {name: value for name, value in pairs if name not in ("feature", "factor", "f")}
     features = [value for name, value in pairs if name == "feature"]
@@ -122,7 +123,10 @@ def _explaining(state: State) -> Callable[[Request, Exception], Response]:
             status, title, text = 400, "Not possible", str(error)
         elif isinstance(error, duckdb.Error):
             status, title = 503, "Not ready"
-            text = f"{state.database.path} is from another version of this program. Run `sae-pipeline run`: it is made anew."
+            missing = isinstance(error, duckdb.CatalogException | duckdb.BinderException)
+            what = "is from another version of this program" if missing else "is damaged"
+            text = f"{state.database.path} {what}. Run `sae-pipeline run`: it is made anew."
+            traceback.print_exception(error)  # for the terminal: it may be a mistake of ours after all
         elif isinstance(error, UserError):
             status, title, text = 503, "Not ready", str(error)
         else:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sae_pipeline.browser.database import Cursor
+from sae_pipeline.browser.playground import LOADING
 
 N_HITS = 300
 BATCH = 512
@@ -88,7 +89,8 @@ class MeaningIndex:
 
     def _embed(self, texts: list[str]) -> np.ndarray:
         if self._embedder is None:
-            from sae_pipeline.interpret.embedding import SentenceEmbedder
+            with LOADING:
+                from sae_pipeline.interpret.embedding import SentenceEmbedder
 
-            self._embedder = SentenceEmbedder()
+                self._embedder = SentenceEmbedder()
         return self._embedder.texts(texts)

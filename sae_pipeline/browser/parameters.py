@@ -66,7 +66,7 @@ class Steering(Parameters):
     @classmethod
     def _from_pairs(cls, value: Any) -> Any:
         """URLs and forms carry `feature:factor` pairs."""
-        if isinstance(value, dict):
+        if not isinstance(value, list):
             return value
         pairs = [str(pair).partition(":") for pair in value if str(pair).partition(":")[0].strip()]
         return {feature.strip(): (factor.strip() or "1") for feature, _, factor in pairs}

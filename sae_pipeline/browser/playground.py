@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from sae_pipeline.browser.parameters import Refused, Steering
 from sae_pipeline.errors import UserError
+from sae_pipeline.inputs import model_digest
+from sae_pipeline.store import ArtifactStore
 from sae_pipeline.study import Study
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from sae_pipeline.sae.autoencoder import SparseAutoencoder
 
 MAX_TOKENS = 512  # of a text or prompt
+# transformers resolves its names while it is first imported: two threads that do so at once can both fail.
+LOADING = threading.Lock()
 
 
 class Busy(Exception):
@@ -59,9 +63,25 @@ class Playground:
     @cached_property
     def model(self) -> "LanguageModel":
         """The language model. Use it only inside `turn`."""
-        from sae_pipeline.language_model.load import load_language_model
+        self._check_model()
+        with LOADING:
+            from sae_pipeline.language_model.load import load_language_model
 
-        return load_language_model(self.study.model, self.study.hook, device=self.device, dtype=self.study.model.dtype)
+            return load_language_model(self.study.model, self.study.hook, device=self.device, dtype=self.study.model.dtype)
+
+    def _check_model(self) -> None:
+        """Raises `UserError` when the artefacts were made with another model than the study names now."""
+        manifest = ArtifactStore(self.study, self.root.parent).manifest("activations")
+        if manifest is not None and manifest.inputs.get("model") != model_digest(self.study):
+            raise UserError(str(self.root), "was made with another model than the study names now", "Run `sae-pipeline run`.")
+
+    def _pair(self, size: int) -> "tuple[SparseAutoencoder, LanguageModel]":
+        """SAE and model that belong together. Raises `UserError` when their widths differ."""
+        sae, model = self.sae(size), self.model
+        if sae.d_model != model.d_model:
+            what = f"reads activations of width {sae.config['d_model']}, the study's model has {model.d_model}"
+            raise UserError(str(self.root / "sae" / str(size)), what, "Run `sae-pipeline run`.")
+        return sae, model
 
     def sae(self, size: int) -> "SparseAutoencoder":
         """The SAE of this size, read again when its file changed. Raises `UserError` when it is not there."""
@@ -99,7 +119,7 @@ class Playground:
         """What the SAE sees in a text, token by token. The caller holds `turn`."""
         import torch
 
-        sae, model = self.sae(size), self.model
+        sae, model = self._pair(size)
         ids = model.tokenize(text, bos=self.study.corpus.bos == "prepend")
         _refuse_long(len(ids), "The text")
         with torch.inference_mode():
@@ -135,7 +155,7 @@ class Playground:
 
         from sae_pipeline.steering.interventions import Intervention, pushes
 
-        sae, model = self.sae(settings.size), self.model
+        sae, model = self._pair(settings.size)
         prompt = model.chat(settings.prompt) if settings.form == "chat" else model.tokenize(
             settings.prompt, bos=self.study.corpus.bos == "prepend"
         )  # fmt: skip

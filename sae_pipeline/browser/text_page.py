@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from sae_pipeline.browser.database import Cursor
 from sae_pipeline.browser.feature_data import FeatureKey, short_explanations
-from sae_pipeline.browser.parameters import MAX_TEXT, Text, parse
+from sae_pipeline.browser.parameters import MAX_TEXT, Refused, Text, parse
 from sae_pipeline.browser.playground import ReadToken
 from sae_pipeline.browser.state import State
 from sae_pipeline.report.tokens import level, visible
@@ -26,7 +26,9 @@ def text_form(request: Request, state: State) -> Response:
 def text_page(form: dict[str, Any], state: State) -> Response:
     """The text as the SAE sees it."""
     wanted: Text = parse(Text, form)
-    size = state.size_of(str(wanted.size))
+    size = wanted.size
+    if size not in state.sizes:
+        raise Refused(f"There is no size {size}; sizes are {', '.join(map(str, state.sizes))}.")
     with state.playground.turn():
         read = state.playground.read(wanted.text, size)
     with state.database.cursor() as cursor:

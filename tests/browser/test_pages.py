@@ -168,6 +168,20 @@ def test_a_database_of_another_version_says_so(browsed, tmp_path):
             assert answer.status_code == 503 and "another version" in answer.text and "sae-pipeline run" in answer.text, path
 
 
+def test_a_damaged_database_says_so_and_a_whole_one_is_seen_again(browsed, tmp_path):
+    study, _ = browsed
+    file = tmp_path / study.name / "analysis.duckdb"
+    file.parent.mkdir()
+    whole = write_synthetic_analysis(tmp_path / "whole.duckdb").read_bytes()
+    with TestClient(create_app(study, tmp_path), base_url=ORIGIN) as client:
+        for n_bytes in (len(whole) // 2, len(whole) // 3, 100, 0):
+            file.write_bytes(whole[:n_bytes])
+            answer = client.get("/features")
+            assert answer.status_code == 503 and "sae-pipeline run" in answer.text, n_bytes
+        file.write_bytes(whole)
+        assert client.get("/features").status_code == 200
+
+
 # --- neighbourhoods
 
 

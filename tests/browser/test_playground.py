@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import threading
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from starlette.testclient import TestClient
 from sae_pipeline.browser.app import create_app
 from sae_pipeline.browser.parameters import Refused, Steering
 from sae_pipeline.browser.playground import Busy, Playground, Stopped
+from sae_pipeline.errors import UserError
+from sae_pipeline.store import ArtifactStore, Manifest
 from sae_pipeline.study import Study
 from tests.browser.conftest import ORIGIN
 from tests.browser.world import random_sae
@@ -56,6 +59,7 @@ def test_the_text_page_shows_tokens_features_and_refuses_nonsense(client: TestCl
     assert 'href="/64/' in answer.text
     assert client.post("/text", data={"text": "", "size": "64"}).status_code == 400
     assert client.post("/text", data={"text": "word " * 790, "size": "64"}).status_code == 400
+    assert client.post("/text", data={"text": "word", "size": "48"}).status_code == 400
 
 
 def test_streamed_and_plain_runs_say_the_same_and_follow_the_seed(client: TestClient):
@@ -157,14 +161,15 @@ def test_a_visitor_who_leaves_frees_the_model(browsed: tuple[Study, Path]):
     "change",
     [{"features": {"1": 21}}, {"features": {}}, {"features": {"99": 1}}, {"features": {"5": 1}}, {"features": {"1": "nan"}},
      {"features": {str(i): 1 for i in range(6)}}, {"size": 48}, {"max_new_tokens": 201}, {"prompt": ""}, {"mode": "explode"},
-     {"temperature": -1}],
+     {"temperature": -1}, {"features": 5}, {"features": None}, {"features": [{"a": 1}]}, {"prompt": "a\ud800b"}],
 )  # fmt: skip
 def test_steering_is_bounded(client: TestClient, change: dict):
-    answer = client.post("/steer/stream", json=STEER | change, headers={"accept": "application/json"})
+    headers = {"content-type": "application/json", "accept": "application/json"}
+    answer = client.post("/steer/stream", content=json.dumps(STEER | change), headers=headers)
     assert answer.status_code == 400 and answer.json()["error"]
 
 
-@pytest.mark.parametrize("body", [b"[1]", b"{", b"\xff\xfe", b'"x"'])
+@pytest.mark.parametrize("body", [b"[1]", b"{", b"\xff\xfe", b'"x"', b"[" * 50_000])
 def test_broken_bodies_are_refused(client: TestClient, body: bytes):
     headers = {"content-type": "application/json", "accept": "application/json"}
     assert client.post("/steer/stream", content=body, headers=headers).status_code == 400
@@ -196,3 +201,16 @@ def test_a_retrained_sae_is_read_again(browsed: tuple[Study, Path], tmp_path: Pa
 def test_texts_that_are_too_long_are_refused_before_the_model_reads(playground: Playground):
     with pytest.raises(Refused, match="at most 512"):
         playground.read("word " * 790, 32)
+
+
+def test_artefacts_of_another_model_are_named(browsed: tuple[Study, Path], tmp_path: Path):
+    study, _ = browsed
+    random_sae(32, d_model=48).save(tmp_path / "sae" / "32")
+    with pytest.raises(UserError, match="width 48, the study's model has 32"):
+        Playground(study, tmp_path, "cpu").read("the ship", 32)
+    folder = ArtifactStore(study, tmp_path).path("activations")
+    folder.mkdir(parents=True)
+    manifest = Manifest("activations", None, "1", "s", {"model": "of another model"}, {}, "d", "now", 1.0, {})
+    (folder / "manifest.json").write_text(json.dumps(asdict(manifest)), encoding="utf-8")
+    with pytest.raises(UserError, match="another model than the study names"):
+        Playground(study, tmp_path / study.name, "cpu").model  # noqa: B018
