@@ -65,6 +65,7 @@ def create_app(
     @asynccontextmanager
     async def closing(app: Starlette) -> AsyncIterator[None]:
         yield
+        state.meaning.close()
         state.database.close()
 
     routes = [

@@ -13,7 +13,8 @@ from sae_pipeline.browser.database import Cursor
 from sae_pipeline.browser.playground import LOADING
 
 N_HITS = 300
-BATCH = 512
+BATCH = 128
+GRACE_SECONDS = 10  # for the batch under way when the server stops
 
 
 class MeaningIndex:
@@ -24,6 +25,7 @@ class MeaningIndex:
         self._lock = threading.Lock()
         self._embedding = threading.Lock()
         self._embedder = None
+        self._worker: threading.Thread | None = None
         self._digest = ""
         self._texts: list[str] = []
         self._vectors_EH: np.ndarray | None = None
@@ -47,6 +49,13 @@ class MeaningIndex:
         nearest = np.argsort(-similarity_E, kind="stable")[:N_HITS]
         return {texts[at]: float(similarity_E[at]) for at in nearest}
 
+    def close(self) -> None:
+        """Stop embedding after the batch under way: a thread inside torch while the interpreter ends aborts the process."""
+        with self._lock:
+            self._digest = ""
+        if self._worker is not None:
+            self._worker.join(GRACE_SECONDS)
+
     def _refresh(self, cursor: Cursor) -> None:
         """Start over when the texts changed since the last search."""
         texts = [
@@ -61,7 +70,8 @@ class MeaningIndex:
             file = self.folder / f"meaning-{digest}.npy"
             self._vectors_EH = np.load(file, allow_pickle=False) if file.is_file() else None
             if self._vectors_EH is None:
-                threading.Thread(target=self._make, args=(digest, texts, file), name="embeddings", daemon=True).start()
+                self._worker = threading.Thread(target=self._make, args=(digest, texts, file), name="embeddings", daemon=True)
+                self._worker.start()
 
     def _make(self, digest: str, texts: list[str], file: Path) -> None:
         parts = []
