@@ -7,6 +7,7 @@ import duckdb
 import polars as pl
 import pytest
 
+from sae_pipeline.browser.links import page_url
 from sae_pipeline.definitions import build_defs
 from sae_pipeline.plan import n_texts
 from sae_pipeline.runner import Wanted, run_pipeline
@@ -73,6 +74,8 @@ def test_runs_are_on_the_studys_own_instance_with_versions_metadata_and_checks(f
             assert event.tags["dagster/code_version"] == spec.code_version
             assert event.metadata["reused"].value is False
             assert event.metadata["path"].value == str(finished_study.store.path(stage, 64 if spec.per_size else None))
+            if (page := page_url("tiny", stage, 64 if spec.per_size else None)) is not None:
+                assert event.metadata["page"].value == page and "/of/tiny/" in page
             if stage == "sae":
                 assert "data:image/png;base64," in str(event.metadata["training"].value)
 

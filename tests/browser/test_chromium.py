@@ -160,6 +160,53 @@ def test_a_long_run_can_be_stopped(visit: Visit, app: Starlette, monkeypatch: py
     expect(page.get_by_role("button", name="Write")).to_be_enabled()
 
 
+def test_of_two_browsers_one_steers_and_the_other_is_told_to_wait(
+    chromium: Browser, address: str, app: Starlette, monkeypatch: pytest.MonkeyPatch
+):
+    model = app.state.browser.playground.model
+    quick = model.decode
+    monkeypatch.setattr(model, "decode", lambda ids: threading.Event().wait(0.05) or quick(ids))
+    first, second = Visit(chromium, address), Visit(chromium, address)
+    first.page.goto("/steer?size=32&f=1:1&max_new_tokens=200&temperature=1")
+    second.page.goto("/steer?size=64&f=2:1&f=3:-1&max_new_tokens=4&form=completion&positions=response&mode=add")
+    first.page.get_by_role("button", name="Write").click()
+    expect(first.page.locator("[data-side='1']")).not_to_be_empty()
+    second.page.get_by_role("button", name="Write").click()
+    expect(second.page.locator("[data-status]")).to_have_text(re.compile("working for somebody else"))
+    first.page.close()  # leaving frees the model
+    monkeypatch.setattr(model, "decode", quick)
+    for _ in range(100):
+        second.page.get_by_role("button", name="Write").click()
+        expect(second.page.locator("[data-status]")).not_to_have_text("Writing ...")
+        if second.page.locator("[data-status]").inner_text() == "Done.":
+            break
+        second.page.wait_for_timeout(50)
+    expect(second.page.locator("[data-status]")).to_have_text("Done.")
+    assert all(part in second.page.url for part in ("form=completion", "positions=response", "mode=add", "f=2%3A1", "f=3%3A-1"))
+    for visit in (first, second):
+        visit.context.close()
+        assert visit.elsewhere == []
+
+
+def test_filters_narrow_the_table_and_stay_in_the_address(visit: Visit):
+    page = visit.page
+    page.goto("/features")
+    page.locator("[name=source]").select_option(index=1)
+    page.locator("[name=kind]").select_option("topic")
+    page.locator("[name=steered]").select_option("tried")
+    page.locator("[name=life]").select_option("alive")
+    page.get_by_role("button", name="Show").click()
+    expect(page.get_by_role("status")).to_contain_text("feature")
+    assert all(part in page.url for part in ("source=", "kind=topic", "steered=tried", "life=alive"))
+    expect(page.locator("[name=kind]")).to_have_value("topic")
+    page.get_by_role("link", name="Clear", exact=True).click()
+    page.locator("[name=life]").select_option("dead")
+    page.get_by_role("button", name="Show").click()
+    expect(page.get_by_role("status")).to_have_text("2 features")
+    page.get_by_role("link", name="density").click()
+    expect(page.locator("th[aria-sort]")).to_contain_text("density")
+
+
 def test_a_text_is_read_and_a_token_opens(visit: Visit):
     page = visit.page
     page.goto("/text")
