@@ -41,7 +41,7 @@ def model_card(store: ArtifactStore, sizes: list[int], repository: str, license:
         f"{how} by the study `{study.name}` of sae_pipeline on {place} (block 0 is the first).", "",
         "```python", "from sae_lens import SAE", "",
         f'sae = SAE.from_pretrained("{repository}", "{hub_folder(study, sizes[0])}")', "```", "",
-        "Other sizes: " + ", ".join(f"`{hub_folder(study, size)}`" for size in sizes) + ".", "",
+        *(["All sizes: " + ", ".join(f"`{hub_folder(study, size)}`" for size in sizes) + ".", ""] if len(sizes) > 1 else []),
         "## Quality", "", *table, "",
         f"Held-out documents, {first['n_tokens_held_out']:,} unmasked tokens; cross-entropy and KL on "
         f"{first['n_tokens_spliced']:,} of "

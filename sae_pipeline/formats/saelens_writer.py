@@ -5,6 +5,7 @@ subtracted by the encoder (`apply_b_dec_to_input: false`): the export rule has f
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,12 @@ def write_saelens(raw: RawSae, folder: Path) -> list[str]:
 
 def _metadata(raw: RawSae) -> dict[str, Any]:
     """What is known; a key that is not known is left out, so that nobody reads a guess."""
-    hook = hook_of(raw.origin.hook) if raw.origin.hook else None
+    said = raw.origin.hook
+    hook = hook_of(said) if said else None
+    is_module = said is not None and re.match(r"\w+(\.\w+)*\.(layers|h)\.\d+", said) is not None  # the model's own name
     known = {
-        "model_name": raw.origin.model, "hook_name": names_of(hook).transformer_lens if hook else raw.origin.hook,
-        "hf_hook_name": names_of(hook).hugging_face if hook else None, "context_size": raw.origin.context,
+        "model_name": raw.origin.model, "hook_name": names_of(hook).transformer_lens if hook else said,
+        "hf_hook_name": said if is_module else None, "context_size": raw.origin.context,
         "prepend_bos": raw.origin.bos, "training_tokens": raw.origin.n_tokens_trained,
         "training_architecture": TRAINED_AS[raw.architecture], "sae_lens_version": FORMAT_VERSION,
     }  # fmt: skip

@@ -144,6 +144,7 @@ def test_metadata_is_carried_and_never_invented(tmp_path):
     write_checked(raw, "saelens", tmp_path / "a")
     metadata = json.loads((tmp_path / "a" / "cfg.json").read_text())["metadata"]
     assert metadata["hook_name"] == "blocks.3.hook_resid_post" and metadata["prepend_bos"] is False
+    assert metadata["hf_hook_name"] == "model.layers.3"  # as the file had it; other models call their blocks otherwise
     assert metadata["training_architecture"] == "batchtopk" and metadata["context_size"] == 64
     write_checked(from_published(published("batch_topk")), "saelens", tmp_path / "b")
     silent = json.loads((tmp_path / "b" / "cfg.json").read_text())["metadata"]

@@ -104,6 +104,44 @@ def forward_of(sae) -> Forward:
     return forward
 
 
+def gemma_scope_cases(folder: Path) -> Iterator[tuple[str, str, Path, Forward]]:
+    """Gemma Scope 1 and 2 as SAELens loads them; the files are made here, its download is pointed at them."""
+    import numpy as np
+    import sae_lens
+    from sae_lens.loading import pretrained_sae_loaders as loaders
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(9)
+    shapes = {"w_enc": (D, F), "w_dec": (F, D), "b_enc": (F,), "b_dec": (D,), "threshold": (F,)}
+    tensors = {key: torch.randn(shape, generator=generator) for key, shape in shapes.items()}
+    first, second = folder / "layer_12" / "width_16k", folder / "resid_post" / "layer_17_width_16k_l0_medium"
+    for place in (first, second):
+        place.mkdir(parents=True)
+    np.savez(first / "params.npz", **{key.replace("w_", "W_"): value.numpy() for key, value in tensors.items()})
+    save_file(tensors, second / "params.safetensors")
+    config = {"architecture": "jump_relu", "model_name": "gemma-3-4b-pt", "hf_hook_point_in": "model.layers.17.output"}
+    (second / "config.json").write_text(json.dumps(config))
+
+    def local(repo_id, filename, subfolder=None, **more) -> str:
+        return str(folder / (f"{subfolder}/{filename}" if subfolder else filename))
+
+    before = loaders.hf_hub_download, loaders.get_safetensors_tensor_shapes
+    loaders.hf_hub_download = local
+    loaders.get_safetensors_tensor_shapes = lambda *names: {key: list(shape) for key, shape in shapes.items()}
+    try:
+        for name, load, repository, place in (
+            ("gemma_scope", loaders.gemma_2_sae_huggingface_loader, "google/gemma-scope-2b-pt-res", first),
+            ("gemma_scope_2", loaders.gemma_3_sae_huggingface_loader, "google/gemma-scope-2-4b-pt", second),
+        ):
+            overrides = {"d_in": D, "d_sae": F}
+            found, state, _ = load(repository, place.relative_to(folder).as_posix(), "cpu", cfg_overrides=overrides)
+            sae = sae_lens.JumpReLUSAE(sae_lens.JumpReLUSAEConfig.from_dict(loaders.handle_config_defaulting(found)))
+            sae.load_state_dict(state)
+            yield f"{name} as SAELens loads it", name, place, forward_of(sae)
+    finally:
+        loaders.hf_hub_download, loaders.get_safetensors_tensor_shapes = before
+
+
 def sparsify_cases(folder: Path) -> Iterator[tuple[str, str, Path, Forward]]:
     """The same for sparsify, with num_latents given and 0."""
     from sparsify import SparseCoder, SparseCoderConfig
@@ -209,7 +247,7 @@ def main(export: str | None) -> int:
     rows: list[tuple[str, float, float]] = []
     r_ND = activations()
     with tempfile.TemporaryDirectory() as scratch:
-        for cases in (saelens_cases, sparsify_cases, dictionary_cases):
+        for cases in (saelens_cases, gemma_scope_cases, sparsify_cases, dictionary_cases):
             for name, format, place, forward in cases(Path(scratch) / cases.__name__):
                 theirs, raw = forward(r_ND), read_sae(format, place)
                 f_NF, r_hat_ND = raw.forward(r_ND)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from sae_pipeline.formats.hooks import hook_of, names_of
+
 WITHIN = 0.01
 
 
@@ -37,7 +39,9 @@ def main(folder: Path) -> int:
     ours = json.loads((folder / "ours.json").read_text())
     ids_BT = torch.load(folder / "tokens.pt", weights_only=True)["ids_BT"]
     sae = SAE.load_from_disk(folder / "sae")
-    transformer_lens_name, module = sae.cfg.metadata.hook_name, sae.cfg.metadata.hf_hook_name
+    hook = hook_of(sae.cfg.metadata.hook_name)
+    assert hook is not None
+    transformer_lens_name, module = names_of(hook)[:2]
     sae.cfg.metadata.hook_name = module
     model = load_model("AutoModelForCausalLM", str(folder / "model"), "cpu", {"dtype": torch.float32}, [module])
     special = sorted(set(model.tokenizer.all_special_ids))
