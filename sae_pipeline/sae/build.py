@@ -15,12 +15,13 @@ from sae_pipeline.sae.batch_topk import BatchTopK
 from sae_pipeline.sae.gated import Gated
 from sae_pipeline.sae.history import read_history
 from sae_pipeline.sae.jumprelu import JumpReLU
+from sae_pipeline.sae.learner import CLIP_NORM
 from sae_pipeline.sae.matryoshka import Matryoshka, prefix_lengths
 from sae_pipeline.sae.mixing import Mixing
 from sae_pipeline.sae.relu_l1 import ReluL1
 from sae_pipeline.sae.source import BatchStream, PermutedStream, RingStream
 from sae_pipeline.sae.topk import TopK
-from sae_pipeline.sae.trainer import CLIP_NORM, Trainer, TrainingPlan, train_together
+from sae_pipeline.sae.trainer import Trainer, TrainingPlan, train_together
 from sae_pipeline.store import Outcome
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def build_sae(
     }  # fmt: skip
     architecture = trainer.architecture
     with torch.no_grad():
-        parameters, threshold = architecture.inference(trainer.parameters)
+        parameters, threshold = architecture.inference(trainer.learner.parameters)
     SparseAutoencoder.from_parameters(
         parameters, architecture.subtracts_decoder_bias, threshold, activations.mean_D, config
     ).save(work)

@@ -1,6 +1,6 @@
 """The training of one SAE or of several from one stream: exact steps, Adam, checkpoints that resume bit for bit.
 
-Shapes: N tokens of a batch, F features, D width.
+Shapes: N tokens of a batch, D width.
 """
 
 import logging
@@ -18,15 +18,11 @@ from sae_pipeline.sae.architecture import Architecture
 from sae_pipeline.sae.checkpoint import BrokenCheckpointError, Checkpoint
 from sae_pipeline.sae.history import History
 from sae_pipeline.sae.interrupt import deferred_signals
+from sae_pipeline.sae.learner import Learner
 from sae_pipeline.sae.mixing import Mixing
-from sae_pipeline.sae.parameters import Parameters, initial_parameters
 from sae_pipeline.sae.source import BatchStream
-from sae_pipeline.sae.step import Step
 
 log = logging.getLogger(__name__)
-CLIP_NORM = 1.0
-# A feature counts as dead while training when it was silent for this many tokens.
-DEAD_AFTER_TOKENS = 100_000
 MIXING_EVERY = 20  # steps between two measurements of the stream's mixing
 
 
@@ -61,18 +57,8 @@ class Trainer:
         self.architecture, self.plan, self.work, self.device, self.keeps_last = architecture, plan, work, device, keeps_last
         self.identity = settings | {"product_dtype": str(dtype), "checkpoint_format": checkpoints.FORMAT}
         # The stream has a generator of its own: the data order does not depend on the size.
-        self.parameters: Parameters = initial_parameters(
-            plan.n_features,
-            d_model,
-            architecture.initial_decoder_norm,
-            torch.Generator().manual_seed(2 * plan.seed),
-            device,
-            architecture.own_parameters(plan.n_features),
-        )
-        self.optimizer = torch.optim.Adam(self.parameters.named().values(), lr=plan.learning_rate, betas=(0.9, 0.999), fused=True)
-        self.tokens_since_active_F = torch.zeros(plan.n_features, dtype=torch.int64, device=device)
+        self.learner = Learner(d_model, plan.n_features, architecture, dtype, 2 * plan.seed, device)
         self.history = History(work, plan.n_steps)
-        self.step = Step(self.parameters, architecture, dtype)
         self.steps_done = 0
         self.resumed_at_step = 0
         self.shown = ""
@@ -98,16 +84,9 @@ class Trainer:
     def _one_step(self, x_ND: Tensor) -> None:
         index = self.steps_done
         penalty, learning_rate = self.architecture.penalty(index, self.plan.n_steps), self.plan.learning_rate_at(index)
-        dead_F = self.tokens_since_active_F >= DEAD_AFTER_TOKENS
         if index == 0:
-            with torch.no_grad():
-                self.architecture.prepare(self.parameters, x_ND)
-        result = self.step(x_ND, penalty, dead_F if self.architecture.revives_dead_features else None)
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters.named().values(), CLIP_NORM)
-        self.optimizer.param_groups[0]["lr"] = learning_rate
-        self.optimizer.step()
-        self.tokens_since_active_F += self.plan.batch
-        self.tokens_since_active_F.masked_fill_(result.count_F > 0, 0)
+            self.learner.prepare(x_ND)
+        result, grad_norm, dead_F = self.learner.learn(x_ND, penalty, learning_rate)
         self.steps_done += 1
         if self.history.wants(index):
             self.history.add({
@@ -130,12 +109,8 @@ class Trainer:
     def _checkpoint(self, stream: BatchStream) -> Checkpoint:
         stream_tensors, stream_values = stream.state()
         tensors = {f"stream.{name}": value for name, value in stream_tensors.items()}
-        tensors["tokens_since_active_F"] = self.tokens_since_active_F
-        for name, parameter in self.parameters.named().items():
-            tensors[name] = parameter.detach()
-            tensors |= {f"{name}.{key}": value for key, value in self.optimizer.state[parameter].items()}
         values = {"stream": stream_values, "architecture": self.architecture.state()}
-        return Checkpoint(self.steps_done, tensors, values)
+        return Checkpoint(self.steps_done, tensors | self.learner.tensors(), values)
 
     def resume(self) -> Checkpoint | None:
         """Go on from the checkpoint in `work`, if there is a whole one; returned, because it also says where the stream stood."""
@@ -148,15 +123,7 @@ class Trainer:
             return None
         if found is None:
             return None
-        with torch.no_grad():
-            for name, parameter in self.parameters.named().items():
-                parameter.copy_(found.tensors[name])
-                self.optimizer.state[parameter] = {
-                    # Copies of our own: a file's buffer is aligned otherwise, and then sums may round otherwise.
-                    key: found.tensors[f"{name}.{key}"].to(self.device, copy=True)
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                }
-            self.tokens_since_active_F.copy_(found.tensors["tokens_since_active_F"])
+        self.learner.load(found.tensors)
         self.architecture.load_state(found.values["architecture"])
         self.history.resume(found.step)
         self.steps_done = self.resumed_at_step = found.step

@@ -1,0 +1,131 @@
+"""Interleaved rounds between pinned processes: every contender in turn, round after round, so that what else the machine does
+falls on all of them alike. Ratios are taken within a round."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.setting import Spec, data_file
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = ROOT / ".bench" / "trainers"
+STEP_SECONDS = 0.7  # per contender and round, at least one step
+
+
+@dataclass
+class Worker:
+    """One contender's process and what it said."""
+
+    spec: Spec
+    data: Path
+    python: str
+    cpus: str
+    seconds_per_token: list[float] = field(default_factory=list)
+    wall_seconds_per_token: list[float] = field(default_factory=list)
+    peak_rss_bytes: int = 0
+
+    def __enter__(self) -> "Worker":
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(self.spec.threads), "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled",
+        }  # fmt: skip
+        command = [self.python, "-m", "bench.worker", json.dumps(self.spec.as_dict()), str(self.data), self.cpus]
+        self.process = subprocess.Popen(
+            command, env=environment, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.ready = self._read()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def _read(self) -> dict[str, Any]:
+        assert self.process.stdout and self.process.stderr
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.spec.label} died:\n{self.process.stderr.read()[-3000:]}")
+        return json.loads(line)
+
+    def ask(self, what: object) -> dict[str, Any]:
+        """Steps to run, or `mse`."""
+        assert self.process.stdin
+        print(what, file=self.process.stdin, flush=True)
+        return self._read()
+
+    def run(self, n_steps: int, record: bool = True) -> float:
+        """Seconds per step."""
+        took = self.ask(n_steps)
+        seconds = took["cpu_s"] if self.spec.device == "cpu" and self.spec.threads == 1 else took["wall_s"]
+        self.peak_rss_bytes = took["peak_rss_bytes"]
+        if record:
+            n_tokens = n_steps * self.spec.shape.batch
+            self.seconds_per_token.append(seconds / n_tokens)
+            self.wall_seconds_per_token.append(took["wall_s"] / n_tokens)
+        return seconds / n_steps
+
+
+def compare(specs: list[Spec], n_rounds: int, scratch: Path, cpus: str = "0", parity_steps: int = 0) -> dict[str, Any]:
+    """Run all of `specs` (equal shapes) in interleaved rounds; a JSON-able record of every time.
+
+    `parity_steps`: afterwards everyone trains as many more steps, and the squared errors then are recorded.
+    """
+    data = data_file(scratch, specs[0].shape)
+    with ExitStack() as stack:
+        workers = [stack.enter_context(Worker(spec, data, python_for(spec), cpus)) for spec in specs]
+        n_steps = {}
+        for worker in workers:
+            worker.run(1, record=False)
+            n_steps[worker.spec.label] = max(1, round(STEP_SECONDS / max(1e-4, worker.run(1, record=False))))
+        for _ in range(n_rounds):
+            for worker in workers:
+                worker.run(n_steps[worker.spec.label])
+        if parity_steps:
+            for worker in workers:
+                worker.run(parity_steps, record=False)
+        return {
+            "shape": specs[0].as_dict()["shape"],
+            "architecture": specs[0].architecture,
+            "target_l0": specs[0].target_l0,
+            "device": specs[0].device,
+            "threads": specs[0].threads,
+            "clock": "processor time" if specs[0].device == "cpu" and specs[0].threads == 1 else "wall time",
+            "contenders": {
+                worker.spec.label: {
+                    "us_per_token": [round(1e6 * seconds, 3) for seconds in worker.seconds_per_token],
+                    "wall_us_per_token": [round(1e6 * seconds, 3) for seconds in worker.wall_seconds_per_token],
+                    "steps_per_round": n_steps[worker.spec.label],
+                    "peak_rss_bytes": worker.peak_rss_bytes,
+                    "mse_before": worker.ready["mse"],
+                    "mse_after": worker.ask("mse")["mse"] if parity_steps else None,
+                    "torch": worker.ready["torch"],
+                    "config": worker.ready["config"],
+                }
+                for worker in workers
+            },
+        }
+
+
+def python_for(spec: Spec) -> str:
+    """The interpreter of the peers' environment, where there is one: all contenders then share one PyTorch."""
+    peers = ENVIRONMENT / "bin" / "python"
+    return str(peers) if peers.is_file() else sys.executable
+
+
+def ratios(record: dict[str, Any], slower: str, faster: str) -> list[float]:
+    """slower / faster, round by round."""
+    one, other = (record["contenders"][label]["us_per_token"] for label in (slower, faster))
+    return [a / b for a, b in zip(one, other, strict=True)]
+
+
+def summary(values: Iterable[float]) -> str:
+    """median (min to max)."""
+    values = list(values)
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"

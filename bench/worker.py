@@ -1,0 +1,61 @@
+"""A process that holds one contender and runs as many steps as it is told: `python -m bench.worker SPEC DATA`.
+
+Talks JSON lines: the first line it writes says that it is ready, with its squared error before any step; then each number read
+from standard input is answered by the seconds which that many steps took (processor time and wall time), and `mse` by the error.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+
+import numpy as np
+import torch
+
+from bench.contenders import OWN
+from bench.setting import spec_of
+
+
+def main(raw_spec: str, data: str, cpus: str) -> None:
+    """Serve until standard input ends."""
+    spec = spec_of(json.loads(raw_spec))
+    if hasattr(os, "sched_setaffinity") and cpus:
+        os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})
+    torch.set_num_threads(spec.threads)
+    x_ND = np.load(data)
+    if spec.contender in OWN:
+        make = OWN[spec.contender]
+    else:
+        from bench.peers import PEERS
+
+        make = PEERS[spec.contender]
+    say, sys.stdout = sys.stdout, sys.stderr  # libraries may print
+    contender = make(spec, x_ND)
+    batches = [torch.from_numpy(part.copy()).to(spec.device) for part in np.split(x_ND, len(x_ND) // spec.shape.batch)]
+    ready = {"mse": contender.mse(batches[0]), "config": contender.config, "torch": torch.__version__}
+    print(json.dumps(ready), file=say, flush=True)
+    done = 0
+    for line in sys.stdin:
+        if line.strip() == "mse":
+            print(json.dumps({"mse": contender.mse(batches[0])}), file=say, flush=True)
+            continue
+        wait(spec.device)
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in range(int(line)):
+            contender.step(batches[done % len(batches)])
+            done += 1
+        wait(spec.device)
+        took = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+        took["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        print(json.dumps(took), file=say, flush=True)
+
+
+def wait(device: str) -> None:
+    """Until the accelerator has finished."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4])
