@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STUDY ?= studies/demo.yaml
 export SAE_PIPELINE_STUDY := $(STUDY)
 
-.PHONY: help run survey ui browse screenshots status test test-long peers peers-metrics lint format install clean
+.PHONY: help run survey ui browse screenshots status test test-long peers peers-metrics bench lint format install clean
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -60,6 +60,10 @@ peers: install  ## our readers and writers against SAELens, sparsify and diction
 peers-metrics: peers  ## after `make run`: L0, explained variance and CE recovered of demo's 1,024 features against SAELens's evals
 	@PYTHONPATH=. $(BIN)/python tests/peers/prepare_metrics.py $(STUDY) data 1024 $(PEERS)/metrics
 	@PYTHONPATH=. $(PEERS)/bin/python -W ignore tests/peers/metrics.py $(PEERS)/metrics
+
+bench: install  ## our training steps against the peers', in an environment of their own (about 12 minutes)
+	@$(BIN)/python -m bench.environment
+	@$(BIN)/python -m bench $(BENCH)
 
 lint: install  ## ruff and pyright
 	@$(BIN)/ruff check .

@@ -37,7 +37,7 @@ def activations(
         with compute.lease(context.log.info) as device:
             model = language_model.load(study, device)
             context.log.info(f"model in {model.dtype_reason}")
-            return build_activations(folder, model, study.activations, study.metrics, work)
+            return build_activations(folder, model, study.activations, study.metrics, work, study.model)
 
     yield from publish(
         context, store.artifacts, "activations", build,

@@ -1,7 +1,7 @@
 """What can be timed: our step, and the machine's own limits. PyTorch and NumPy alone. Peers: `bench.peers`.
 
-A contender has `step(x_ND)`, one whole training step (forward, backward, clipping, Adam, dead counters), and `mse(x_ND)`, the squared
-error per token, summed over D, at its present weights.
+A contender has `step(x_ND)`, one whole training step (forward, backward, clipping, Adam, dead counters), and `mse(x_ND)`, the
+squared error per token, summed over D, at its present weights.
 
 Shapes: N tokens of a batch, F features, D width.
 """
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.setting import Spec, bias_for_l0, initial_decoder
+from sae_pipeline.allocator import keep_freed_memory
 from sae_pipeline.sae.architecture import Architecture
 from sae_pipeline.sae.batch_topk import BatchTopK
 from sae_pipeline.sae.gated import Gated
@@ -31,7 +32,7 @@ class Ours:
 
     def __init__(self, spec: Spec, x_ND: np.ndarray) -> None:
         shape = spec.shape
-        torch.manual_seed(0)
+        kept = keep_freed_memory()
         self.learner = Learner(shape.d_model, shape.n_features, _architecture(spec), getattr(torch, spec.dtype), 0, spec.device)
         p, W_FD = self.learner.parameters, initial_decoder(shape)
         with torch.no_grad():
@@ -47,7 +48,7 @@ class Ours:
             self.learner.step.dense_above_share = spec.options["dense_above_share"]
         self.config = {
             "architecture": spec.architecture, "adam": "fused, betas (0.9, 0.999)", "clip_norm": 1.0, "unit_norm_decoder": False,
-            "products": spec.dtype, "masters": "float32", "auxk": "on, no feature dead",
+            "products": spec.dtype, "masters": "float32", "auxk": "on, no feature dead", "keeps_freed_memory": kept,
         }  # fmt: skip
 
     def step(self, x_ND: Tensor) -> None:

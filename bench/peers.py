@@ -59,12 +59,14 @@ class SaeLens:
         """Of its own forward pass."""
         from sae_lens.saes.sae import TrainStepInput
 
-        made = self._trainer.sae.training_forward_pass(
-            TrainStepInput(
-                sae_in=x_ND, dead_neuron_mask=None, coefficients=self._trainer.get_coefficients(), n_training_steps=0,
-                is_logging_step=False,
-            )  # fmt: skip
+        given = TrainStepInput(
+            sae_in=x_ND,
+            dead_neuron_mask=None,
+            coefficients=self._trainer.get_coefficients(),
+            n_training_steps=0,
+            is_logging_step=False,
         )
+        made = self._trainer.sae.training_forward_pass(given)
         return float(made.losses["mse_loss"])
 
 
@@ -82,8 +84,8 @@ class DictionaryLearning:
         ae = self._trainer.ae
         for weight, value in _weights(ae, W_FD):
             weight.data.copy_(value)
-        if spec.target_l0:
-            ae.encoder.bias.data.fill_(bias_for_l0(x_ND, initial_decoder(shape), spec.target_l0))
+        bias = bias_for_l0(x_ND, initial_decoder(shape), spec.target_l0) if spec.target_l0 else 0.0
+        (ae.encoder.bias if hasattr(ae, "encoder") else ae.b_enc).data.fill_(bias)
         self._autocast = spec.dtype == "bfloat16"
         self._device = torch.device(spec.device).type
         self._step = 1  # step 0 runs a geometric median

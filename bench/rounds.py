@@ -75,21 +75,18 @@ class Worker:
 def compare(specs: list[Spec], n_rounds: int, scratch: Path, cpus: str = "0", parity_steps: int = 0) -> dict[str, Any]:
     """Run all of `specs` (equal shapes) in interleaved rounds; a JSON-able record of every time.
 
-    `parity_steps`: afterwards everyone trains as many more steps, and the squared errors then are recorded.
+    `parity_steps`: everyone trains exactly so many steps in all, without a warm-up, and the squared errors then are recorded.
     """
     data = data_file(scratch, specs[0].shape)
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(spec, data, python_for(spec), cpus)) for spec in specs]
-        n_steps = {}
-        for worker in workers:
+        n_steps = {worker.spec.label: parity_steps // n_rounds for worker in workers}
+        for worker in () if parity_steps else workers:
             worker.run(1, record=False)
             n_steps[worker.spec.label] = max(1, round(STEP_SECONDS / max(1e-4, worker.run(1, record=False))))
         for _ in range(n_rounds):
             for worker in workers:
                 worker.run(n_steps[worker.spec.label])
-        if parity_steps:
-            for worker in workers:
-                worker.run(parity_steps, record=False)
         return {
             "shape": specs[0].as_dict()["shape"],
             "architecture": specs[0].architecture,

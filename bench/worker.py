@@ -9,6 +9,7 @@ import os
 import resource
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,14 +25,8 @@ def main(raw_spec: str, data: str, cpus: str) -> None:
         os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})
     torch.set_num_threads(spec.threads)
     x_ND = np.load(data)
-    if spec.contender in OWN:
-        make = OWN[spec.contender]
-    else:
-        from bench.peers import PEERS
-
-        make = PEERS[spec.contender]
     say, sys.stdout = sys.stdout, sys.stderr  # libraries may print
-    contender = make(spec, x_ND)
+    contender = find(spec.contender)(spec, x_ND)
     batches = [torch.from_numpy(part.copy()).to(spec.device) for part in np.split(x_ND, len(x_ND) // spec.shape.batch)]
     ready = {"mse": contender.mse(batches[0]), "config": contender.config, "torch": torch.__version__}
     print(json.dumps(ready), file=say, flush=True)
@@ -49,6 +44,16 @@ def main(raw_spec: str, data: str, cpus: str) -> None:
         took = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
         took["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps(took), file=say, flush=True)
+
+
+def find(name: str) -> Any:
+    """The class of a contender; peers are imported only where they are asked for."""
+    if name in OWN:
+        return OWN[name]
+    from bench.peers import PEERS
+    from bench.shuffles import SHUFFLES
+
+    return (PEERS | SHUFFLES)[name]
 
 
 def wait(device: str) -> None:

@@ -209,6 +209,8 @@ def expected_bytes(study: Study, shape: Shape, stage: str, size: int | None) -> 
         case "activations":
             # Two percent more: beginning-of-sequence tokens and headers.
             activations = study.activations
+            if activations.source == "streaming":
+                return 20 * tokens
             return int(1.02 * expected_shard_bytes(tokens, shape.d_model, activations.dtype, activations.n_neurons))
         case "random_model":
             shards = expected_shard_bytes(study.random_model.n_tokens, shape.d_model, study.activations.dtype, 0)

@@ -40,7 +40,10 @@ class Activations(Section):
     """Harvest, token mask and scaling."""
 
     dtype: Literal["bfloat16", "float32"] = Field(default="bfloat16", description="of stored activations")
-    source: Literal["cached"] = Field(default="cached", description="cached: shards on disk, read by every size")
+    source: Literal["cached", "streaming"] = Field(
+        default="cached",
+        description="cached: shards on disk, read by every size; streaming: computed again when they are read, none on disk",
+    )
     mask_norm_above_median: float = Field(
         default=3.0, gt=1, description="tokens with a larger norm are massive activations and masked"
     )

@@ -1,9 +1,9 @@
 """What a study is about: the model, where it is read, and the texts. Sections of `sae_pipeline.study`."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 Dtype = Literal["auto", "bfloat16", "float32"]
 
@@ -41,6 +41,11 @@ class PackageModel(Section):
 
 
 Model = Annotated[HubModel | FolderModel | PackageModel, Field(discriminator="source")]
+
+
+def parse_model(raw: dict[str, Any]) -> Model:
+    """A model section that was written down."""
+    return TypeAdapter(Model).validate_python(raw)
 
 
 class Hook(Section):

@@ -5,6 +5,7 @@ A harvest that was killed goes on with the first shard that is missing. Shapes: 
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sae_pipeline.activations.computed import ComputedShards
 from sae_pipeline.activations.mask import token_mask
 from sae_pipeline.activations.reader import KEEP, REASONS, ActivationReader
 from sae_pipeline.activations.shard_bytes import expected_shard_bytes
@@ -25,20 +27,37 @@ from sae_pipeline.errors import UserError
 from sae_pipeline.language_model.model import LanguageModel
 from sae_pipeline.progress import track
 from sae_pipeline.store import Outcome
-from sae_pipeline.study import Activations, Metrics
+from sae_pipeline.study import Activations, Metrics, Model
 
 
-def build_activations(corpus_folder: Path, lm: LanguageModel, activations: Activations, metrics: Metrics, work: Path) -> Outcome:
-    """Harvest the corpus at the model's hook into `work`. Raises `UserError` (disk, non-finite, masked fraction)."""
+def build_activations(
+    corpus_folder: Path, lm: LanguageModel, activations: Activations, metrics: Metrics, work: Path, model: Model | None = None
+) -> Outcome:
+    """Harvest the corpus at the model's hook into `work`. Raises `UserError` (disk, non-finite, masked fraction).
+
+    With `activations.source: streaming` no activation is stored; `model`, what `lm` was loaded from, is then written down, so
+    that readers can compute them again.
+    """
+    stored = activations.source == "cached"
     corpus = CorpusReader.open(corpus_folder)
     neuron_ids = choose_neurons(lm, activations.n_neurons, activations.seed)
     plans = plan_shards(corpus, work / "shards")
     for leftover in (work / "shards").glob("*.partial"):
         leftover.unlink()  # what a killed harvest was writing
     _require_disk(plans, corpus, lm, activations, neuron_ids, work)
-    harvest(corpus, lm, plans, neuron_ids, getattr(torch, activations.dtype))
+    harvest(corpus, lm, plans, neuron_ids, getattr(torch, activations.dtype), stored)
 
-    shards = [load_file(plan.path) for plan in plans]
+    streaming = {} if stored or model is None else {"source": "streaming", "model": model.model_dump(mode="json")}
+    facts = {
+        "neuron_ids": neuron_ids,
+        "d_model": lm.d_model,
+        "context": corpus.context,
+        "dtype": activations.dtype,
+        "hook": lm.hook.model_dump(mode="json"),
+        **streaming,
+    }
+    on_disk = [load_file(plan.path) for plan in plans]
+    shards = ComputedShards(on_disk, facts, lm) if streaming else on_disk
     held_out_B = torch.from_numpy(corpus.held_out_B)
     ids_BT, norm_BT = (torch.cat([shard[name] for shard in shards]) for name in ("token_ids_BT", "norm_BT"))
     reason_BT, threshold, median = token_mask(ids_BT, norm_BT, held_out_B, lm.special_ids, activations.mask_norm_above_median)
@@ -57,18 +76,14 @@ def build_activations(corpus_folder: Path, lm: LanguageModel, activations: Activ
             split: dict(fractions.filter(pl.col("split") == split).select("reason", "n_tokens").iter_rows())
             for split in ("train", "held_out")
         },
-        "neuron_ids": neuron_ids,
-        "d_model": lm.d_model,
-        "context": corpus.context,
-        "dtype": activations.dtype,
-        "hook": lm.hook.model_dump(mode="json"),
+        **facts,
     }
     save_file({"reason_BT": reason_BT, "held_out_B": held_out_B.to(torch.uint8)}, work / "mask.safetensors")
     save_file({"mean_D": moments.mean_D, "std_D": moments.std_D}, work / "statistics.safetensors")
     (work / "statistics.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     fractions.write_parquet(work / "masked_fraction.parquet")
 
-    baselines = splice_baselines(corpus, lm, ActivationReader.open(work), metrics.splice_tokens, metrics.seed)
+    baselines = splice_baselines(corpus, lm, ActivationReader.open(work, lm), metrics.splice_tokens, metrics.seed)
     baselines.write_parquet(work / "splice_baselines.parquet")
     return Outcome(metadata=_metadata(facts, fractions, baselines, norm_BT, reason_BT, lm))
 
@@ -92,7 +107,7 @@ def masked_fraction(reason_BT: Tensor, held_out_B: Tensor) -> pl.DataFrame:
     return pl.DataFrame(rows, orient="row", schema=schema)
 
 
-def moments_of(shards: list[dict[str, Tensor]], chosen_BT: Tensor) -> Moments:
+def moments_of(shards: Sequence[Mapping[str, Tensor]] | ComputedShards, chosen_BT: Tensor) -> Moments:
     """Mean, spread and scale over the chosen tokens of a harvest."""
     first_BT = chosen_BT[: len(shards[0]["norm_BT"])]
     moments = Moments.empty(shards[0]["activations_BTD"][first_BT].double().mean(0).nan_to_num())
@@ -112,7 +127,7 @@ def _require_disk(
         sum(plan.n_blocks for plan in missing) * corpus.context, lm.d_model, activations.dtype, len(neuron_ids)
     )
     free = shutil.disk_usage(work).free
-    if needed > free:
+    if activations.source == "cached" and needed > free:
         raise UserError(
             str(work), f"the activations need {needed / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free",
             "Free some space, lower the corpus's tokens, or set activations.dtype: bfloat16.",

@@ -4,16 +4,20 @@ Shapes: B blocks, T positions, N tokens, D model width, M neurons kept. A token 
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from sae_pipeline.activations.computed import ComputedShards
+    from sae_pipeline.language_model.model import LanguageModel
 
 KEEP = 0
 REASONS = ("keep", "position_0", "special", "padding", "massive")  # by the value in `reason_BT`
@@ -25,22 +29,28 @@ class ActivationReader:
 
     folder: Path
     facts: dict[str, Any]  # statistics.json
-    shards: list[dict[str, Tensor]]  # tensors of each shard, in block order
+    shards: "Sequence[Mapping[str, Tensor]] | ComputedShards"  # tensors of each shard, in block order
     reason_BT: Tensor  # uint8, index into REASONS
     held_out_B: Tensor  # bool
     raw_mean_D: Tensor  # float32: training mean of unmasked tokens
     std_D: Tensor  # float32
 
     @classmethod
-    def open(cls, folder: Path | str) -> "ActivationReader":
-        """Open the `activations/` artefact at `folder`."""
+    def open(cls, folder: Path | str, lm: "LanguageModel | None" = None) -> "ActivationReader":
+        """Open the `activations/` artefact at `folder`. `lm`: the model, for streamed activations, when it is loaded already."""
         folder = Path(folder)
+        facts = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
+        shards: Any = [load_file(path) for path in sorted((folder / "shards").glob("*.safetensors"))]
+        if facts.get("source") == "streaming":
+            from sae_pipeline.activations.computed import ComputedShards  # brings the language model along
+
+            shards = ComputedShards(shards, facts, lm)
         mask = load_file(folder / "mask.safetensors")
         statistics = load_file(folder / "statistics.safetensors")
         return cls(
             folder=folder,
-            facts=json.loads((folder / "statistics.json").read_text(encoding="utf-8")),
-            shards=[load_file(path) for path in sorted((folder / "shards").glob("*.safetensors"))],
+            facts=facts,
+            shards=shards,
             reason_BT=mask["reason_BT"],
             held_out_B=mask["held_out_B"].bool(),
             raw_mean_D=statistics["mean_D"].float(),

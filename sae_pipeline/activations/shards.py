@@ -52,27 +52,46 @@ def plan_shards(corpus: CorpusReader, folder: Path) -> list[ShardPlan]:
     return plans
 
 
-def is_complete(plan: ShardPlan, context: int, d_model: int, n_neurons: int) -> bool:
-    """Whether the shard is there, readable, of full length and about these tokens. A broken one counts as missing."""
+def is_complete(plan: ShardPlan, context: int, d_model: int, n_neurons: int, stored: bool = True) -> bool:
+    """Whether the shard is there, readable, of full length and about these tokens. A broken one counts as missing.
+
+    `stored` false: the shard is to hold no activations (`activations.source: streaming`).
+    """
     try:
         with safe_open(plan.path, framework="pt") as file:
             shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a dict)
             metadata = file.metadata()
     except (OSError, SafetensorError):
         return False
-    return (
-        metadata == plan.metadata
-        and shapes.get("activations_BTD") == [plan.n_blocks, context, d_model]
-        and shapes.get("neurons_BTM") == [plan.n_blocks, context, n_neurons]
-    )
+    if metadata != plan.metadata or shapes.get("norm_BT") != [plan.n_blocks, context]:
+        return False
+    if not stored:
+        return "activations_BTD" not in shapes
+    wanted = ([plan.n_blocks, context, d_model], [plan.n_blocks, context, n_neurons])
+    return (shapes.get("activations_BTD"), shapes.get("neurons_BTM")) == wanted
 
 
-def harvest(corpus: CorpusReader, lm: LanguageModel, plans: list[ShardPlan], neuron_ids: list[int], dtype: torch.dtype) -> int:
-    """Compute the shards that are missing; returns how many. Raises `UserError` for non-finite activations."""
-    missing = [plan for plan in plans if not is_complete(plan, corpus.context, lm.d_model, len(neuron_ids))]
+def batch_blocks(lm: LanguageModel, context: int) -> int:
+    """Blocks of one forward pass."""
+    return max(1, (GPU_BATCH_TOKENS if lm.device.type == "cuda" else BATCH_TOKENS) // context)
+
+
+def harvest(
+    corpus: CorpusReader,
+    lm: LanguageModel,
+    plans: list[ShardPlan],
+    neuron_ids: list[int],
+    dtype: torch.dtype,
+    stored: bool = True,
+) -> int:
+    """Compute the shards that are missing; returns how many. Raises `UserError` for non-finite activations.
+
+    `stored` false keeps the norms and lets the activations go.
+    """
+    missing = [plan for plan in plans if not is_complete(plan, corpus.context, lm.d_model, len(neuron_ids), stored)]
     total = corpus.n_blocks * corpus.context
     done = total - sum(plan.n_blocks for plan in missing) * corpus.context
-    batch = max(1, (GPU_BATCH_TOKENS if lm.device.type == "cuda" else BATCH_TOKENS) // corpus.context)
+    batch = batch_blocks(lm, corpus.context)
     with bar("harvest", total, "tokens", initial=done) as progress:
         for plan in missing:
 
@@ -81,6 +100,8 @@ def harvest(corpus: CorpusReader, lm: LanguageModel, plans: list[ShardPlan], neu
                 return n_blocks, _compute(corpus, lm, plan, neuron_ids, dtype, n_blocks, progress.update)
 
             batch, tensors = halving(batch, compute)
+            if not stored:
+                tensors = {name: tensor for name, tensor in tensors.items() if name not in ("activations_BTD", "neurons_BTM")}
             done += plan.n_blocks * corpus.context
             plan.path.parent.mkdir(parents=True, exist_ok=True)
             partial = plan.path.with_suffix(".partial")
@@ -101,6 +122,27 @@ def _compute(
     """The tensors of one shard, `batch` blocks a forward."""
     blocks = slice(plan.first_block, plan.first_block + plan.n_blocks)
     ids_BT = torch.from_numpy(corpus.token_ids_BT[blocks])
+    r_BTD, n_BTM, norm_BT = forward_blocks(lm, ids_BT, neuron_ids, dtype, batch, advance)
+    if not norm_BT.isfinite().all():
+        block = plan.first_block + int((~norm_BT.isfinite()).any(1).nonzero()[0])
+        raise UserError(
+            "model.dtype", f"the model's activations are not finite in block {block} (computed in {lm.dtype})",
+            "Set model.dtype: float32, or check the model's weights.",
+        )  # fmt: skip
+    return {
+        "activations_BTD": r_BTD,
+        "neurons_BTM": n_BTM,
+        "norm_BT": norm_BT,
+        "token_ids_BT": ids_BT,
+        "doc_ids_BT": torch.from_numpy(corpus.doc_ids_BT[blocks]),
+        "position_BT": torch.arange(corpus.context, dtype=torch.int16).expand(len(ids_BT), -1).contiguous(),
+    }
+
+
+def forward_blocks(
+    lm: LanguageModel, ids_BT: Tensor, neuron_ids: list[int], dtype: torch.dtype, batch: int, advance: Callable[[int], object]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(r_BTD, neurons_BTM, float32 norm_BT) of these blocks, `batch` blocks a forward; `advance` hears of every token done."""
     columns_M = torch.tensor(neuron_ids, dtype=torch.int64)
     residuals, neurons, norms = [], [], []
     for part_BT in ids_BT.split(batch):
@@ -113,18 +155,4 @@ def _compute(
         neurons.append(n_BTM.to("cpu", dtype))
         norms.append(r_BTD.float().norm(dim=-1).cpu())
         advance(part_BT.numel())
-    norm_BT = torch.cat(norms)
-    if not norm_BT.isfinite().all():
-        block = plan.first_block + int((~norm_BT.isfinite()).any(1).nonzero()[0])
-        raise UserError(
-            "model.dtype", f"the model's activations are not finite in block {block} (computed in {lm.dtype})",
-            "Set model.dtype: float32, or check the model's weights.",
-        )  # fmt: skip
-    return {
-        "activations_BTD": torch.cat(residuals),
-        "neurons_BTM": torch.cat(neurons).contiguous(),
-        "norm_BT": norm_BT,
-        "token_ids_BT": ids_BT,
-        "doc_ids_BT": torch.from_numpy(corpus.doc_ids_BT[blocks]),
-        "position_BT": torch.arange(corpus.context, dtype=torch.int16).expand(len(ids_BT), -1).contiguous(),
-    }
+    return torch.cat(residuals), torch.cat(neurons).contiguous(), torch.cat(norms)

@@ -131,10 +131,13 @@ class RingStream:
         if self._rows_MD is None:
             self._shard, self._offset = int(self._shards.next(1)), 0
             self._load()
-            self._ring_M, self._rows_MD = self._incoming(self._slots.n)
+            index_M, rows_MD = self._incoming(self._slots.n)
+            self._ring_M, self._rows_MD = index_M.clone(), rows_MD.clone()
         slot_N = self._slots.next(self.batch)
-        self.token_index_N, r_ND = self._ring_M[slot_N], self._rows_MD[slot_N]
-        self._ring_M[slot_N], self._rows_MD[slot_N] = self._incoming(self.batch)
+        self.token_index_N, r_ND = self._ring_M[slot_N], self._rows_MD.index_select(0, slot_N)
+        index_N, rows_ND = self._incoming(self.batch)
+        self._ring_M[slot_N] = index_N
+        self._rows_MD.index_copy_(0, slot_N, rows_ND)
         self.batches_done += 1
         return self._reader.scaled(r_ND)
 
@@ -142,7 +145,7 @@ class RingStream:
         self._shard_rows_ND = self._reader.gather(self._by_shard[self._shard])
 
     def _incoming(self, wanted: int) -> tuple[Tensor, Tensor]:
-        """(token indices, rows) of the next tokens of the stream."""
+        """(token indices, rows) of the next tokens of the stream; views where they lie together."""
         indices, rows = [], []
         while wanted:
             index = self._by_shard[self._shard]
@@ -155,7 +158,7 @@ class RingStream:
             rows.append(self._shard_rows_ND[piece])
             self._offset += len(indices[-1])
             wanted -= len(indices[-1])
-        return torch.cat(indices), torch.cat(rows)
+        return (indices[0], rows[0]) if len(rows) == 1 else (torch.cat(indices), torch.cat(rows))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """See `BatchStream`."""

@@ -1,0 +1,81 @@
+"""All comparisons: `python -m bench [--device cpu|cuda] [--only NAME ...] [--rounds N]`, or `make bench`.
+
+Needs the peers' environment (`python -m bench.environment`; `make bench` makes it). Writes bench/results/*.json and RESULTS.md.
+"""
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import report
+from bench.rounds import compare
+from bench.suites import Suite, all_suites
+
+SAME_ERROR = {"float32": 1e-4, "bfloat16": 1e-2}
+
+
+def run(suite: Suite, order: int, n_rounds: int, device: str, scratch: Path) -> dict[str, Any]:
+    """One record, after the check that all contenders had the same error before the first step."""
+    load = os.getloadavg()[0]
+    suite = replace(suite, specs=tuple(replace(spec, device=device) for spec in suite.specs))
+    record = compare(list(suite.specs), n_rounds, scratch, parity_steps=suite.parity_steps)
+    before = {spec.label: record["contenders"][spec.label]["mse_before"] for spec in suite.specs}
+    reference = next((value for value in before.values() if value is not None), None)
+    for spec in suite.specs:
+        value = before[spec.label]
+        if value is not None and abs(value - reference) > SAME_ERROR[spec.dtype] * reference:
+            raise SystemExit(f"{suite.name}: {spec.label} starts with an error of {value}, not {reference}: nothing was compared")
+    return {
+        "name": suite.name, "title": suite.title, "order": order, "n_rounds": n_rounds, "load": round(load, 2),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": machine(device),
+        "pairs": [asdict(pair) for pair in suite.pairs], **record,
+    }  # fmt: skip
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What it ran on."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [
+            line.split(":", 1)[1].strip() for line in cpuinfo.read_text(encoding="utf-8").splitlines() if "model name" in line
+        ]
+        model = names[0] if names else model
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return {
+        "cpu": model, "n_cores": os.cpu_count(), "memory_gb": round(memory), "python": platform.python_version(),
+        "torch": torch.__version__, "device": torch.cuda.get_device_name() if device == "cuda" else "CPU only",
+    }  # fmt: skip
+
+
+def main() -> None:
+    """See the module docstring."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--only", nargs="*", help="suites whose names begin so")
+    parser.add_argument("--rounds", type=int, default=5)
+    chosen = parser.parse_args()
+    report.RESULTS.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        for order, suite in enumerate(all_suites()):
+            if chosen.only and not any(suite.name.startswith(name) for name in chosen.only):
+                continue
+            start = time.monotonic()
+            record = run(suite, order, chosen.rounds, chosen.device, Path(scratch))
+            file = report.RESULTS / f"{suite.name}.json"
+            file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            print(f"{suite.name}: {time.monotonic() - start:.0f} s", flush=True)
+    report.write()
+
+
+if __name__ == "__main__":
+    main()

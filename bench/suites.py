@@ -1,0 +1,169 @@
+"""Which comparisons are made, at which settings, and the bar that each should pass."""
+
+from dataclasses import dataclass
+
+from bench.setting import SHAPES, Shape, Spec
+
+FP32, BF16 = "float32", "bfloat16"
+PREFIXED = {"rescale": True}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """`slower` should take at least `bar` times as long as `faster`. `what`: in words."""
+
+    what: str
+    slower: str
+    faster: str
+    bar: float
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Contenders at one shape, in one set of interleaved rounds."""
+
+    name: str
+    title: str
+    specs: tuple[Spec, ...]
+    pairs: tuple[Pair, ...]
+    parity_steps: int = 0
+    note: str = ""
+
+
+def _like_for_like(peer: str, bar: float, best: float, default: str = FP32) -> tuple[Pair, ...]:
+    return (
+        Pair(f"{peer}, float32 on both sides", f"{peer} {FP32}", f"ours {FP32}", bar),
+        Pair(f"{peer} as it comes, our best", f"{peer} {default}", f"ours {BF16}", best),
+    )
+
+
+def topk(shape: Shape, name: str, autocast: bool) -> Suite:
+    """B02, B03, B04."""
+    specs = [Spec("ours", shape, FP32), Spec("ours", shape, BF16), Spec("encode only", shape, BF16), Spec("SAELens", shape)]
+    pairs = [
+        Pair("SAELens, float32 on both sides", f"SAELens {FP32}", f"ours {FP32}", 5),
+        Pair(
+            "SAELens as it comes (float32, rescaling by decoder norms), our best",
+            f"SAELens {FP32}, rescale=True",
+            f"ours {BF16}",
+            8,
+        ),
+        *_like_for_like("dictionary_learning", 5, 8),
+        Pair("sparsify, float32 on both sides, fused Adam in both", f"sparsify {FP32}, fused=True", f"ours {FP32}", 1.5),
+        Pair("sparsify as it comes with Adam, our best", f"sparsify {FP32}", f"ours {BF16}", 2.5),
+    ]
+    specs += [
+        Spec("SAELens", shape, options=PREFIXED), Spec("dictionary_learning", shape), Spec("sparsify", shape),
+        Spec("sparsify", shape, options={"fused": True}),
+    ]  # fmt: skip
+    if autocast:
+        specs += [Spec("SAELens", shape, BF16), Spec("dictionary_learning", shape, BF16)]
+        pairs += [
+            Pair("SAELens, bfloat16 products on both sides", f"SAELens {BF16}", f"ours {BF16}", 4.5),
+            Pair("dictionary_learning, bfloat16 products on both sides", f"dictionary_learning {BF16}", f"ours {BF16}", 4.5),
+        ]
+    return Suite(name, f"TopK step, shape {shape.name}", tuple(specs), tuple(pairs))
+
+
+def batch_topk(shape: Shape, name: str) -> Suite:
+    """B05."""
+    specs = (
+        Spec("ours", shape, FP32, architecture="batch_topk"), Spec("ours", shape, BF16, architecture="batch_topk"),
+        Spec("SAELens", shape, architecture="batch_topk"), Spec("dictionary_learning", shape, architecture="batch_topk"),
+    )  # fmt: skip
+    pairs = (*_like_for_like("SAELens", 5, 8), *_like_for_like("dictionary_learning", 5, 8))
+    return Suite(name, f"BatchTopK step, shape {shape.name}", specs, pairs)
+
+
+def relu_l1(shape: Shape, name: str, l0: int, bar: float) -> Suite:
+    """B06: equal biases set so that a token has `l0` active features on average."""
+    common = {"architecture": "relu_l1", "target_l0": l0, "learning_rate": 1e-6}
+    specs = (
+        Spec("ours", shape, FP32, **common), Spec("ours", shape, BF16, **common),
+        Spec("ours", shape, FP32, **common, options={"dense_above_share": 0.0}), Spec("dictionary_learning", shape, **common),
+    )  # fmt: skip
+    pairs = (
+        Pair(f"dictionary_learning at L0 {l0}, float32 on both sides", f"dictionary_learning {FP32}", f"ours {FP32}", bar),
+        Pair(f"dictionary_learning at L0 {l0} as it comes, our best", f"dictionary_learning {FP32}", f"ours {BF16}", bar),
+        Pair(f"our own dense step at L0 {l0}", f"ours {FP32}, dense_above_share=0.0", f"ours {FP32}", 1),
+    )
+    return Suite(name, f"ReLU-L1 step at L0 {l0}, shape {shape.name}", specs, pairs)
+
+
+def other(shape: Shape, name: str, architecture: str, bar: float, target_l0: int | None = None) -> Suite:
+    """B07, B08."""
+    common = {"architecture": architecture, "target_l0": target_l0}
+    specs = (
+        Spec("ours", shape, FP32, **common),
+        Spec("ours", shape, BF16, **common),
+        Spec("dictionary_learning", shape, **common),
+    )
+    return Suite(name, f"{architecture} step, shape {shape.name}", specs, _like_for_like("dictionary_learning", bar, bar))
+
+
+def floor(shape: Shape, name: str) -> Suite:
+    """B01, B09: our step beside the encoder's product alone."""
+    specs = (
+        Spec("ours", shape, BF16), Spec("ours", shape, BF16, architecture="batch_topk"), Spec("encode only", shape, BF16),
+        Spec("encode only", shape, FP32), Spec("copy", shape),
+    )  # fmt: skip
+    pairs = (Pair("share of the step that the bfloat16 encoder alone takes", f"encode only {BF16}", f"ours {BF16}", 0.45),)
+    return Suite(name, f"Our TopK step against the encode-only floor, shape {shape.name}", specs[:1] + specs[2:], pairs)
+
+
+def crossover(shape: Shape, l0: int) -> Suite:
+    """Sparse against dense at a density, to place `step.DENSE_ABOVE_SHARE`."""
+    common = {"architecture": "relu_l1", "target_l0": l0, "learning_rate": 1e-6, "dtype": BF16}
+    specs = tuple(Spec("ours", shape, **common, options={"dense_above_share": share}) for share in (1.0, 0.0))
+    pairs = (
+        Pair(
+            f"dense over sparse at {l0 / shape.n_features:.1%} active", f"ours {BF16}, dense_above_share=0.0",
+            f"ours {BF16}, dense_above_share=1.0", 0,
+        ),
+    )  # fmt: skip
+    return Suite(f"crossover-{l0}", f"Sparse against dense, L0 {l0} of {shape.n_features}", specs, pairs)
+
+
+def shuffle(window: int, name: str) -> Suite:
+    """B12."""
+    shape = SHAPES["S4"]
+    specs = tuple(
+        Spec(contender, shape, options={"window": window})
+        for contender in ("our ring", "SAELens mixing_buffer", "dictionary_learning buffer")
+    )
+    ours, mixing, buffer = (spec.label for spec in specs)
+    pairs = (
+        Pair("SAELens mixing_buffer", mixing, ours, 30 if window > 100_000 else 0),
+        Pair("dictionary_learning ActivationBuffer", buffer, ours, 0),
+    )
+    return Suite(name, f"Shuffle at a window of {window:,} rows", specs, pairs)
+
+
+def parity(name: str, architecture: str, peers: tuple[str, ...]) -> Suite:
+    """Equal weights in, equal errors out: before the first step, and after 200 steps on planted data."""
+    shape = SHAPES["T"]
+    common = {"architecture": architecture, "learning_rate": 1e-3}
+    specs = (Spec("ours", shape, FP32, **common), *(Spec(peer, shape, FP32, **common) for peer in peers))
+    return Suite(name, f"Equal training: {architecture}, shape T", specs, (), parity_steps=200)
+
+
+def all_suites() -> list[Suite]:
+    """In the order in which they run."""
+    S, M = SHAPES["S"], SHAPES["M"]
+    return [
+        topk(S, "B02-04-topk-S", autocast=True),
+        topk(M, "B02-04-topk-M", autocast=False),
+        batch_topk(S, "B05-batch-topk-S"),
+        relu_l1(S, "B06-relu-l1-40", 40, 4.5),
+        relu_l1(S, "B06-relu-l1-160", 160, 3.5),
+        relu_l1(S, "B06-relu-l1-640", 640, 1.5),
+        other(S, "B07-jumprelu-S", "jumprelu", 5, target_l0=40),
+        other(S, "B08-matryoshka-S", "matryoshka", 5),
+        floor(S, "B09-floor-S"),
+        floor(SHAPES["S4"], "B09-floor-S4"),
+        *(crossover(S, l0) for l0 in (160, 320, 640, 1280)),
+        shuffle(4096, "B12-shuffle-4k"),
+        shuffle(262_144, "B12-shuffle-262k"),
+        parity("parity-topk", "topk", ("SAELens", "dictionary_learning", "sparsify")),
+        parity("parity-batch-topk", "batch_topk", ("SAELens", "dictionary_learning")),
+    ]

@@ -1,0 +1,41 @@
+"""The benchmarks run (how fast is not looked at here), and RESULTS.md is what its results say."""
+
+import json
+
+import pytest
+
+from bench import report, rounds
+from bench.setting import SHAPES, Spec
+from bench.suites import all_suites
+
+
+def test_results_page_is_that_of_the_results():
+    assert report.PAGE.read_text(encoding="utf-8") == report.page(report.read())
+
+
+def test_suites_compare_contenders_that_they_have():
+    suites = all_suites()
+    assert len({suite.name for suite in suites}) == len(suites)
+    for suite in suites:
+        labels = [spec.label for spec in suite.specs]
+        assert len(set(labels)) == len(labels)
+        assert {pair.slower for pair in suite.pairs} | {pair.faster for pair in suite.pairs} <= set(labels), suite.name
+        assert len({spec.shape for spec in suite.specs}) == 1
+
+
+def test_our_contenders_run_and_start_from_equal_errors(tmp_path, monkeypatch):
+    monkeypatch.setattr(rounds, "ENVIRONMENT", tmp_path)  # no peers: this interpreter
+    monkeypatch.setattr(rounds, "STEP_SECONDS", 0.01)
+    shape = SHAPES["T"]
+    specs = [Spec("ours", shape), Spec("ours", shape, options={"dense_above_share": 0.0}), Spec("encode only", shape)]
+    record = rounds.compare(specs, 2, tmp_path, cpus="", parity_steps=3)
+    sparse, dense, encode = (record["contenders"][spec.label] for spec in specs)
+    assert all(len(one["us_per_token"]) == 2 and min(one["us_per_token"]) > 0 for one in (sparse, dense, encode))
+    assert sparse["mse_before"] == pytest.approx(dense["mse_before"], rel=1e-5) and encode["mse_before"] is None
+    assert sparse["mse_after"] == pytest.approx(dense["mse_after"], rel=1e-3) and sparse["mse_after"] < sparse["mse_before"]
+    assert rounds.ratios(record, specs[1].label, specs[0].label)[0] > 0
+    pair = {"what": "dense", "slower": specs[1].label, "faster": specs[0].label, "bar": 1e9}
+    machine = {"cpu": "c", "n_cores": 2, "memory_gb": 3, "device": "d", "python": "3", "torch": "2"}
+    facts = {"title": "A", "order": 0, "n_rounds": 2, "load": 0.0, "date": "x", "machine": machine, "pairs": [pair]}
+    text = report.page([json.loads(json.dumps(record | facts))])
+    assert "| A | dense |" in text and "**missed**" in text and "| ours float32 |" in text
