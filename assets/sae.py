@@ -4,12 +4,21 @@ from itertools import pairwise
 from pathlib import Path
 
 import dagster as dg
+from pydantic import Field
 
 from assets.pictures import picture
 from assets.publishing import Rebuild, publish, size_of, stage_asset
 from assets.verdicts import SCHEMA, Verdict, schema_check
 from resources.compute import Compute
 from resources.store import Store
+
+
+class TrainSae(Rebuild):
+    """Run configuration of the SAE asset."""
+
+    train_with: list[int] = Field(
+        default=[], description="other sizes to train from the same pass over the activations; their own runs then only publish"
+    )
 
 
 @stage_asset(
@@ -20,7 +29,7 @@ from resources.store import Store
         "trained": "the training history has rows and ends where the config says that training ended (imported: it is empty)",
     },
 )  # fmt: skip
-def sae(context: dg.AssetExecutionContext, config: Rebuild, store: Store, compute: Compute):
+def sae(context: dg.AssetExecutionContext, config: TrainSae, store: Store, compute: Compute):
     """A sparse autoencoder with as many features as the partition says, in its published form.
 
     Decoder rows have norm 1 (the norm is folded into the encoder), so a stored activation is the feature activation in scaled
@@ -43,7 +52,8 @@ def sae(context: dg.AssetExecutionContext, config: Rebuild, store: Store, comput
             }  # fmt: skip
             if isinstance(study.sae, PretrainedSae):
                 return build_import(ActivationReader.open(folder), study, size, work, origin, device.name)
-            return build_sae(ActivationReader.open(folder), study.sae, size, work, origin, device.name)
+            with store.artifacts.also_building("sae", [other for other in config.train_with if other != size]) as companions:
+                return build_sae(ActivationReader.open(folder), study.sae, size, work, origin, device.name, companions)
 
     yield from publish(
         context, store.artifacts, "sae", build,

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from bench.setting import Spec, data_file
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / ".bench" / "trainers"
-STEP_SECONDS = 0.7  # per contender and round, at least one step
+STEP_SECONDS = 0.5  # per contender and round, at least one step
 
 
 @dataclass
@@ -40,7 +41,6 @@ class Worker:
         self.process = subprocess.Popen(
             command, env=environment, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        self.ready = self._read()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -53,6 +53,11 @@ class Worker:
         if not line:
             raise RuntimeError(f"{self.spec.label} died:\n{self.process.stderr.read()[-3000:]}")
         return json.loads(line)
+
+    @cached_property
+    def ready(self) -> dict[str, Any]:
+        """What it said when it had loaded everything; waits until then."""
+        return self._read()
 
     def ask(self, what: object) -> dict[str, Any]:
         """Steps to run, or `mse`."""
@@ -80,6 +85,8 @@ def compare(specs: list[Spec], n_rounds: int, scratch: Path, cpus: str = "0", pa
     data = data_file(scratch, specs[0].shape)
     with ExitStack() as stack:
         workers = [stack.enter_context(Worker(spec, data, python_for(spec), cpus)) for spec in specs]
+        for worker in workers:  # they load side by side
+            assert worker.ready
         n_steps = {worker.spec.label: parity_steps // n_rounds for worker in workers}
         for worker in () if parity_steps else workers:
             worker.run(1, record=False)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from bench.setting import SHAPES, Shape, Spec
 
 FP32, BF16 = "float32", "bfloat16"
-PREFIXED = {"rescale": True}
 
 
 @dataclass(frozen=True)
@@ -37,28 +36,27 @@ def _like_for_like(peer: str, bar: float, best: float, default: str = FP32) -> t
     )
 
 
-def topk(shape: Shape, name: str, autocast: bool) -> Suite:
-    """B02, B03, B04."""
-    specs = [Spec("ours", shape, FP32), Spec("ours", shape, BF16), Spec("encode only", shape, BF16), Spec("SAELens", shape)]
+def topk(shape: Shape, name: str, everything: bool) -> Suite:
+    """B02, B03, B04. `everything`: also every peer as it comes and with bfloat16 products."""
+    fused = {"fused": True}
+    specs = [
+        Spec("ours", shape, FP32), Spec("ours", shape, BF16), Spec("encode only", shape, BF16), Spec("SAELens", shape),
+        Spec("dictionary_learning", shape), Spec("sparsify", shape, options=fused),
+    ]  # fmt: skip
     pairs = [
-        Pair("SAELens, float32 on both sides", f"SAELens {FP32}", f"ours {FP32}", 5),
-        Pair(
-            "SAELens as it comes (float32, rescaling by decoder norms), our best",
-            f"SAELens {FP32}, rescale=True",
-            f"ours {BF16}",
-            8,
-        ),
+        *_like_for_like("SAELens", 5, 8),
         *_like_for_like("dictionary_learning", 5, 8),
         Pair("sparsify, float32 on both sides, fused Adam in both", f"sparsify {FP32}, fused=True", f"ours {FP32}", 1.5),
-        Pair("sparsify as it comes with Adam, our best", f"sparsify {FP32}", f"ours {BF16}", 2.5),
+        Pair("sparsify with fused Adam, our best", f"sparsify {FP32}, fused=True", f"ours {BF16}", 2.5),
     ]
-    specs += [
-        Spec("SAELens", shape, options=PREFIXED), Spec("dictionary_learning", shape), Spec("sparsify", shape),
-        Spec("sparsify", shape, options={"fused": True}),
-    ]  # fmt: skip
-    if autocast:
-        specs += [Spec("SAELens", shape, BF16), Spec("dictionary_learning", shape, BF16)]
+    if everything:
+        specs += [
+            Spec("SAELens", shape, options={"rescale": True}), Spec("sparsify", shape), Spec("SAELens", shape, BF16),
+            Spec("dictionary_learning", shape, BF16),
+        ]  # fmt: skip
         pairs += [
+            Pair("SAELens with its rescaling by decoder norms, our best", f"SAELens {FP32}, rescale=True", f"ours {BF16}", 8),
+            Pair("sparsify with Adam as PyTorch comes, our best", f"sparsify {FP32}", f"ours {BF16}", 2.5),
             Pair("SAELens, bfloat16 products on both sides", f"SAELens {BF16}", f"ours {BF16}", 4.5),
             Pair("dictionary_learning, bfloat16 products on both sides", f"dictionary_learning {BF16}", f"ours {BF16}", 4.5),
         ]
@@ -139,6 +137,32 @@ def shuffle(window: int, name: str) -> Suite:
     return Suite(name, f"Shuffle at a window of {window:,} rows", specs, pairs)
 
 
+def harvest() -> Suite:
+    """B11."""
+    shape = Shape("GPT-2 small", 768, 1, 1, 1024)
+    specs = tuple(
+        Spec(contender, shape, dtype)
+        for contender, dtype in (
+            ("our truncated forward", FP32), ("our truncated forward", BF16), ("TransformerLens", FP32),
+            ("full forward with logits", FP32),
+        )
+    )  # fmt: skip
+    pairs = (
+        Pair("TransformerLens stop_at_layer as it comes, our best", specs[2].label, specs[1].label, 2),
+        Pair("full forward as it comes, our best", specs[3].label, specs[1].label, 3.5),
+        Pair("TransformerLens stop_at_layer, float32 on both sides", specs[2].label, specs[0].label, 0),
+    )
+    return Suite("B11-harvest", "Harvest: GPT-2 small's shape to block 8 of 12, 4 x 256 tokens", specs, pairs)
+
+
+def six(largest: int, bar: float) -> Suite:
+    """B10."""
+    shape = Shape("six", 576, largest, 32, 1024)
+    together, apart = (Spec("six SAEs", shape, BF16, options={"largest": largest, "shared": way}) for way in (True, False))
+    pairs = (Pair("six runs of their own", apart.label, together.label, bar),)
+    return Suite(f"B10-six-{largest}", f"Six SAEs up to {largest:,} features from one stream", (together, apart), pairs)
+
+
 def parity(name: str, architecture: str, peers: tuple[str, ...]) -> Suite:
     """Equal weights in, equal errors out: before the first step, and after 200 steps on planted data."""
     shape = SHAPES["T"]
@@ -151,8 +175,8 @@ def all_suites() -> list[Suite]:
     """In the order in which they run."""
     S, M = SHAPES["S"], SHAPES["M"]
     return [
-        topk(S, "B02-04-topk-S", autocast=True),
-        topk(M, "B02-04-topk-M", autocast=False),
+        topk(S, "B02-04-topk-S", everything=True),
+        topk(M, "B02-04-topk-M", everything=False),
         batch_topk(S, "B05-batch-topk-S"),
         relu_l1(S, "B06-relu-l1-40", 40, 4.5),
         relu_l1(S, "B06-relu-l1-160", 160, 3.5),
@@ -161,8 +185,10 @@ def all_suites() -> list[Suite]:
         other(S, "B08-matryoshka-S", "matryoshka", 5),
         floor(S, "B09-floor-S"),
         floor(SHAPES["S4"], "B09-floor-S4"),
-        *(crossover(S, l0) for l0 in (160, 320, 640, 1280)),
-        shuffle(4096, "B12-shuffle-4k"),
+        *(crossover(S, l0) for l0 in (320, 640)),
+        six(4096, 4),
+        six(8192, 3),
+        harvest(),
         shuffle(262_144, "B12-shuffle-262k"),
         parity("parity-topk", "topk", ("SAELens", "dictionary_learning", "sparsify")),
         parity("parity-batch-topk", "batch_topk", ("SAELens", "dictionary_learning")),

@@ -50,10 +50,11 @@ def find(name: str) -> Any:
     """The class of a contender; peers are imported only where they are asked for."""
     if name in OWN:
         return OWN[name]
+    from bench.harvests import HARVESTS
     from bench.peers import PEERS
     from bench.shuffles import SHUFFLES
 
-    return (PEERS | SHUFFLES)[name]
+    return (PEERS | SHUFFLES | HARVESTS)[name]
 
 
 def wait(device: str) -> None:

@@ -6,6 +6,7 @@ bytes it reads have really changed (early cut-off). A size that fails does not s
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import dagster as dg
 
@@ -92,7 +93,8 @@ def run_pipeline(defs: dg.Definitions, store: ArtifactStore, instance: dg.Dagste
             report.left_out.append(reason)
             continue
         todo = list(stages) if wanted.force else ready(stages, pending(store, stages, size, report))
-        while todo and _execute(defs, instance, job, size, todo, wanted.force, report):
+        together = _trained_together(store, size, wanted, todo, report)
+        while todo and _execute(defs, instance, job, size, todo, wanted.force, report, together):
             todo = [] if wanted.force else ready(stages, pending(store, stages, size, report))
         if report.interrupted:
             break
@@ -100,6 +102,16 @@ def run_pipeline(defs: dg.Definitions, store: ArtifactStore, instance: dg.Dagste
             report.left_out.append("everything else: it needs corpus and activations")
             break
     return report
+
+
+def _trained_together(
+    store: ArtifactStore, size: int | None, wanted: Wanted, todo: list[str], report: Report
+) -> list[int]:
+    """Other sizes that the SAE of this one should be trained with: with streamed activations every pass is a harvest."""
+    if "sae" not in todo or wanted.force or store.study.activations.source != "streaming":
+        return []
+    sizes = wanted.sizes or tuple(store.study.sae.sizes)
+    return [other for other in sizes if other != size and pending(store, ["sae"], other, report)]
 
 
 def _cannot_compare(store: ArtifactStore, report: Report) -> str | None:
@@ -111,12 +123,22 @@ def _cannot_compare(store: ArtifactStore, report: Report) -> str | None:
 
 
 def _execute(
-    defs: dg.Definitions, instance: dg.DagsterInstance, job: str, size: int | None, stages: list[str], force: bool, report: Report
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    job: str,
+    size: int | None,
+    stages: list[str],
+    force: bool,
+    report: Report,
+    together: list[int],
 ) -> bool:
     label = job if size is None else f"{job} {size}"
     progress.say(f"{label}: {', '.join(stages)}")
     clock = time.monotonic()
-    config = {**QUIET, "ops": {stage: {"config": {"force": True}} for stage in stages}} if force else QUIET
+    ops: dict[str, Any] = {stage: {"config": {"force": True}} for stage in stages} if force else {}
+    if together:
+        ops["sae"] = {"config": {"train_with": together}}
+    config = QUIET | ({"ops": ops} if ops else {})
     try:
         result = defs.resolve_job_def(job).execute_in_process(
             instance=instance, partition_key=None if size is None else str(size), run_config=config,

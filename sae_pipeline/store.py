@@ -11,8 +11,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -176,6 +176,24 @@ class ArtifactStore:
             with disk_full_is_a_user_error(work):
                 outcome = builder(work)
                 return self._publish(stage, size, work, outcome, inputs, started, time.monotonic() - clock)
+
+    @contextmanager
+    def also_building(self, stage: str, sizes: Iterable[int]) -> Iterator[dict[int, Path]]:
+        """{size: work folder} of those `sizes` that are not fresh, while nobody else may build them.
+
+        A builder that makes several sizes at once leaves there what their own builds will find. A size that another process
+        builds just now is left out.
+        """
+        with ExitStack() as stack:
+            folders = {}
+            for size in sizes:
+                try:
+                    stack.enter_context(self._lock(stage, size, wait_seconds=0))
+                except Timeout:
+                    continue
+                if self.freshness(stage, size).state != "fresh":
+                    folders[size] = self._work_folder(stage, size, force=False)
+            yield folders
 
     def _publish(
         self, stage: str, size: int | None, work: Path, outcome: Outcome, inputs: dict[str, str], started: datetime,

@@ -6,6 +6,8 @@ import dagster as dg
 import duckdb
 import polars as pl
 import pytest
+import yaml
+from safetensors.torch import load_file
 
 from sae_pipeline.browser.links import page_url
 from sae_pipeline.definitions import build_defs
@@ -165,3 +167,23 @@ def test_steer_prints_both_answers_and_names_what_is_wrong(finished_study):
     assert "feature 64/3 clamped to 2 x its maximum" in output
     code, _, errors = finished_study.command("steer", "--feature", "64", *size_64)
     assert code == 2 and errors.count("\n") == 1 and "64" in errors
+
+
+def test_streamed_activations_train_all_sizes_in_one_pass(copy):
+    """The second size's own run finds its training done, and whatever reads activations computes them."""
+    text = copy.file.read_text(encoding="utf-8")
+    study = yaml.safe_load(text)
+    study["activations"] = study.get("activations", {}) | {"source": "streaming"}
+    copy.file.write_text(yaml.safe_dump(study), encoding="utf-8")
+    copy.store = ArtifactStore(load_study(copy.file), copy.root, copy.file)
+    assert not copy.run(only="activations").failed
+    shard = sorted((copy.store.path("activations") / "shards").glob("*.safetensors"))[0]
+    assert "activations_BTD" not in load_file(shard)
+    report = copy.run(only="sae")
+    assert not report.failed and [stage for stage, _ in report.executed] == ["sae"] * len(study["sae"]["sizes"])
+    first, second = (copy.store.manifest("sae", size) for size in study["sae"]["sizes"])
+    assert first and second
+    assert first.metadata["trained_with"] == study["sae"]["sizes"][1:] and first.metadata["resumed_at_step"] == 0
+    assert second.metadata["trained_with"] == [] and second.metadata["resumed_at_step"] == second.metadata["n_steps"]
+    assert not copy.run(only="feature_stats").failed and not copy.run(only="sae_metrics").failed
+    assert copy.store.freshness("feature_stats", study["sae"]["sizes"][0]).state == "fresh"
