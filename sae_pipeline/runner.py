@@ -104,9 +104,7 @@ def run_pipeline(defs: dg.Definitions, store: ArtifactStore, instance: dg.Dagste
     return report
 
 
-def _trained_together(
-    store: ArtifactStore, size: int | None, wanted: Wanted, todo: list[str], report: Report
-) -> list[int]:
+def _trained_together(store: ArtifactStore, size: int | None, wanted: Wanted, todo: list[str], report: Report) -> list[int]:
     """Other sizes that the SAE of this one should be trained with: with streamed activations every pass is a harvest."""
     if "sae" not in todo or wanted.force or store.study.activations.source != "streaming":
         return []
