@@ -101,7 +101,8 @@ class CorpusWords:
         good_W = self.allowed_W & (z_W >= MIN_Z) & (documents_W >= MIN_DOCUMENTS) & (share_W >= MIN_TERM_SHARE)
         if not strict and not good_W.any():
             good_W = self.allowed_W & (mass_W > 0)
-        chosen = [int(w) for w in np.argsort(-z_W, kind="stable") if good_W[w]][:n_terms]
+        good = np.flatnonzero(good_W)
+        chosen = good[np.argsort(-z_W[good], kind="stable")][:n_terms].tolist()
         covered = np.unique(activation_P[np.isin(word_P, chosen)])
         own_A = np.isin(self.word_N[token_index_A], chosen)
         coverage, own = (float(weight_A[part].sum() / weight_A.sum()) for part in (covered, own_A))

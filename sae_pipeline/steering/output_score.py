@@ -20,7 +20,7 @@ from sae_pipeline.steering.prompts import output_score_texts, output_score_turn
 
 COARSE_FACTOR, COARSE_TEXTS, COARSE_TOKENS = 2.0, 2, 8
 FINE_FACTORS = (1.0, 1.5)
-BATCH_TOKENS = 512  # float32 logits of a batch: 100 MB at a vocabulary of 49,000
+BATCH_TOKENS, ROWS = 512, 128  # tokens of a batch; of these, at a time in float32
 
 
 @dataclass(frozen=True)
@@ -93,22 +93,27 @@ def rises(
         r_1TD = lm.residual(ids_1T)
         batch_rows = max(1, BATCH_TOKENS // ids_1T.shape[1])
 
-        def log_probabilities(r_BTD: Tensor, ids_1T: Tensor = ids_1T, first: int = len(reading.before)) -> Tensor:
-            logits_BTV = lm.logits_from(r_BTD, ids_1T.expand(len(r_BTD), -1))
-            return logits_BTV[:, first:].float().log_softmax(-1)
+        def logits(r_BTD: Tensor, ids_1T: Tensor = ids_1T, first: int = len(reading.before)) -> tuple[Tensor, Tensor]:
+            logits_BTV = lm.logits_from(r_BTD, ids_1T.expand(len(r_BTD), -1))[:, first:]
+            # In parts: float32 logits of a whole batch would be 100 MB of fresh pages.
+            total_M = torch.cat([part_MV.float().logsumexp(1) for part_MV in logits_BTV.flatten(0, 1).split(ROWS)])
+            return logits_BTV, total_M.view(logits_BTV.shape[:2])
 
-        def nats(log_p_TV: Tensor, next_T: Tensor = next_T) -> Tensor:
-            return -log_p_TV[:-1].gather(1, next_T[:, None]).mean()
+        def log_p(logits_TV: Tensor, total_T: Tensor, said_S: Tensor) -> Tensor:
+            return logits_TV[:, said_S].float() - total_T[:, None]
 
-        clean_TV = log_probabilities(r_1TD)[0]
+        def nats(logits_TV: Tensor, total_T: Tensor, next_T: Tensor = next_T) -> Tensor:
+            return (total_T[:-1] - logits_TV[:-1].gather(1, next_T[:, None]).squeeze(1).float()).mean()
+
+        clean = [part[0] for part in logits(r_1TD)]
         for k, factor in enumerate(factors):
             for start in range(0, len(candidates), batch_rows):
                 batch = range(start, min(start + batch_rows, len(candidates)))
                 rows = [[Push(factor * candidates[c].maximum, "clamp", candidates[c].feature)] for c in batch]
                 edit = Intervention(sae, rows, sae.config["threshold_norm"], device=lm.device)
-                steered_BTV = log_probabilities(edit(r_1TD.expand(len(rows), -1, -1), None, 0))
-                for c, steered_TV in zip(batch, steered_BTV, strict=True):
-                    rise_T = steered_TV[:, said_S[c]].exp().sum(1) - clean_TV[:, said_S[c]].exp().sum(1)
+                steered_BTV, total_BT = logits(edit(r_1TD.expand(len(rows), -1, -1), None, 0))
+                for c, steered in zip(batch, zip(steered_BTV, total_BT, strict=True), strict=True):
+                    rise_T = log_p(*steered, said_S[c]).exp().sum(1) - log_p(*clean, said_S[c]).exp().sum(1)
                     rise_KC[k, c] += float(rise_T.mean()) / len(readings)
-                    extra_nats_KC[k, c] += float(nats(steered_TV) - nats(clean_TV)) / len(readings)
+                    extra_nats_KC[k, c] += float(nats(*steered) - nats(*clean)) / len(readings)
     return rise_KC, extra_nats_KC
