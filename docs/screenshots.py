@@ -31,10 +31,11 @@ def main() -> None:
         page = context.new_page()
         page.goto("/")
         save(page, "start")
-        page.locator(".cards .id").first.click()
-        save(page, "feature", height=1500)
-        page.goto("/features?sort=specificity&order=down")
+        page.goto(f"/features?sort=specificity&order=down&size={study.sae.sizes[-1]}")
         save(page, "features")
+        page.goto(f"/features?sort=specificity&order=down&size={study.sae.sizes[-1]}&language=English")
+        page.locator(".list .id").first.click()
+        save(page, "feature", height=1500)
         page.goto("/")
         page.get_by_role("link", name="Steer with it").first.click()
         page.get_by_role("button", name="Write").click()
@@ -59,7 +60,7 @@ def save(page: Page, name: str, height: int = HEIGHT) -> None:
     """The top of the page as it stands."""
     page.set_viewport_size({"width": WIDTH, "height": height})
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    picture.quantize(96, dither=Image.Dither.NONE).save(OUT / f"{name}.png", optimize=True)
+    picture.quantize(160, dither=Image.Dither.NONE).save(OUT / f"{name}.png", optimize=True)
     page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
     print(OUT / f"{name}.png")
 

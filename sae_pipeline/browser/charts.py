@@ -76,4 +76,5 @@ def density_chart(rows: Sequence[Row]) -> Markup:
         Line(f"{size:,} features", f"size{at % 4}", [(row["bin"], row["share"]) for row in rows if row["size"] == size])
         for at, size in enumerate(sorted({row["size"] for row in rows}))
     ]
-    return lines("Share of features by density", series, "log10 density", "share of features")
+    top = 1.1 * max(row["share"] for row in rows)
+    return lines("Share of features by density", series, "log10 density", "", y_range=(0.0, top))
