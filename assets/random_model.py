@@ -17,7 +17,7 @@ MIN_LIVE = 10
     checks={"features": f"where the control is wanted, at least {MIN_LIVE} of its features are live on held-out text"},
 )  # fmt: skip
 def random_model(context: dg.AssetExecutionContext, config: Rebuild, store: Store, compute: Compute):
-    """The study's model with weights as before any training, and one SAE of the smallest size on part of the corpus.
+    """The study's model with every weight matrix drawn anew, and one SAE of the smallest size on part of the corpus.
 
     Its features are explained and scored beside those of every size: what they reach is owed to the statistics of text, not to
     anything that the model learned. Taken with few tokens, because it is a control (`random_model` in the study).

@@ -54,7 +54,7 @@ class Activations(Section):
 
 
 class RandomModel(Section):
-    """Control: the smallest SAE trained once more, on the model with weights as before any training."""
+    """Control: the smallest SAE trained once more, on the model with random weights."""
 
     n_tokens: int = Field(default=60_000, ge=0, description="of the corpus, train and held out; 0 leaves this control out")
     epochs: float = Field(default=6, gt=0, description="passes over its training tokens")

@@ -1,4 +1,4 @@
-"""The control of a model that has learned nothing: one small SAE on the study's model with its weights before any training.
+"""The control of a model that has learned nothing: one small SAE on the study's model with its weights drawn anew.
 
 After Heap et al. 2025, who find that explanations and reconstruction often look as good on such a model: whatever scores here
 come from text statistics that every network passes on, not from anything that the model learned.

@@ -14,6 +14,8 @@ from sae_pipeline.language_model.precision import choose_dtype
 from sae_pipeline.language_model.tokens import load_tokenizer
 from sae_pipeline.study import Hook, Model
 
+REDRAWN = 1 << 40
+
 
 def load_language_model(model: Model, hook: Hook, device: str | torch.device = "cpu", dtype: str = "auto") -> LanguageModel:
     """The study's model with its hook, ready to run. `dtype` other than "auto" overrides `model.dtype`. Raises `UserError`."""
@@ -38,16 +40,20 @@ def load_language_model(model: Model, hook: Hook, device: str | torch.device = "
 def reinitialized_language_model(
     model: Model, hook: Hook, seed: int, device: str | torch.device = "cpu", dtype: str = "auto"
 ) -> LanguageModel:
-    """The same architecture and tokenizer with weights as its authors' code draws them before training.
+    """The same architecture and tokenizer with random weights: a model that has learned nothing.
 
-    Raises `UserError` as `load_language_model` does.
+    Every matrix is drawn anew from a normal distribution with the mean and the spread of the trained one (the re-randomized
+    models of Heap et al. 2025); gains and biases stay. As its authors' code draws weights before training, attention would be
+    uniform, and the tokens of a context would all but coincide in the middle of the model. Raises `UserError` as
+    `load_language_model` does.
     """
-    device = torch.device(device)
-    config = copy.deepcopy(check_hook(model, hook))
-    chosen, reason = choose_dtype(device, dtype)
-    # Each architecture initializes itself from torch's global generator; a fork of it leaves that as it was.
-    with loading(model), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    network = network.to(device, chosen).eval().requires_grad_(False)
-    return LanguageModel(network, find_anatomy(network, n_blocks_of(config)), load_tokenizer(model), hook, reason)
+    lm = load_language_model(model, hook, device, dtype)
+    # A stream of its own: a model that was itself drawn from a small seed must not come out as it was.
+    generator = torch.Generator().manual_seed(REDRAWN + seed)
+    with torch.no_grad():
+        for parameter in lm.model.parameters():
+            if parameter.dim() >= 2:
+                trained = parameter.float()
+                drawn = torch.randn(parameter.shape, generator=generator).to(parameter.device)
+                parameter.copy_(drawn * trained.std() + trained.mean())
+    return lm

@@ -37,6 +37,9 @@ def test_the_weights_are_new_seeded_and_nobody_elses_random_numbers_change(tiny_
     name = "model.layers.0.mlp.down_proj.weight"
     weights = [dict(each.model.named_parameters())[name] for each in (first, again, other, trained)]
     assert torch.equal(weights[0], weights[1])
+    assert float(weights[0].std()) == pytest.approx(float(weights[3].std()), rel=0.05)  # as large as the trained ones
+    gain = "model.layers.0.input_layernorm.weight"
+    assert torch.equal(*(dict(each.model.named_parameters())[gain] for each in (first, trained)))
     assert all(
         abs(float(torch.corrcoef(torch.stack([weights[0].flatten(), each.flatten()]))[0, 1])) < 0.1 for each in weights[2:]
     )
