@@ -14,7 +14,7 @@ from sae_pipeline.language_model.precision import choose_dtype
 from sae_pipeline.language_model.tokens import load_tokenizer
 from sae_pipeline.study import Hook, Model
 
-REDRAWN = 1 << 40
+REDRAWN = 0x5EED_0000  # the CPU generator looks at 32 bits
 
 
 def load_language_model(model: Model, hook: Hook, device: str | torch.device = "cpu", dtype: str = "auto") -> LanguageModel:

@@ -1,4 +1,4 @@
-"""A judge in a process of its own, to be killed: `python -m tests.judge.client <backend> <url> <ledger folder> <n>`."""
+"""A judge in a process of its own: `python -m tests.judge.client <backend> <url> <ledger folder> <n> [<cap in dollars>]`."""
 
 import sys
 from pathlib import Path
@@ -12,10 +12,10 @@ from sae_pipeline.judge.request import Settings
 from tests.judge.conftest import HOSTED, MODEL, QUICK, question
 
 
-def ask(backend: str, url: str, folder: Path, n: int):
+def ask(backend: str, url: str, folder: Path, n: int, cap_usd: float = 1.0):
     """Ask `n` questions."""
     settings, price = Settings(MODEL, HOSTED, url), price_of(MODEL)
-    with Ledger(folder, "run", Caps(1.0)) as ledger:
+    with Ledger(folder, "run", Caps(cap_usd)) as ledger:
         if backend == "anthropic":
             judge = InteractiveJudge(backend, settings, price, ledger, Key("sk-test"), 3, QUICK)
         else:
@@ -24,4 +24,4 @@ def ask(backend: str, url: str, folder: Path, n: int):
 
 
 if __name__ == "__main__":
-    ask(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))
+    ask(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), *map(float, sys.argv[5:]))

@@ -1,5 +1,6 @@
 """SIGKILL in the middle of a run, then another run: nothing that was answered is asked again, nothing is paid twice."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -9,7 +10,10 @@ import polars as pl
 import pytest
 
 from sae_pipeline.judge.ledger import Ledger, read_calls
+from sae_pipeline.judge.prices import price_of
+from sae_pipeline.judge.request import Settings, wire_bytes
 from tests.judge.client import ask
+from tests.judge.conftest import HOSTED, MODEL, question
 
 N = 12
 MESSAGES, BATCHES = ("POST", "/v1/messages"), ("POST", "/v1/messages/batches")
@@ -77,6 +81,22 @@ def test_killed_and_run_again(api, tmp_path, point):
 
     uninterrupted = ask(backend, api.url, tmp_path / "another", N)
     assert [reply.value for reply in replies] == [reply.value for reply in uninterrupted]
+
+
+def test_two_processes_share_questions_and_cap(api, tmp_path):
+    """Both ask the same; no question is sent twice, and what both have in flight together never exceeds the cap."""
+    api.delay = 0.05
+    settings = Settings(MODEL, HOSTED, api.url)
+    worst = price_of(MODEL).worst_case_nano(wire_bytes(question(0).wire(settings)), question(0).max_tokens) / 1e9
+    cap = 3.5 * worst
+    command = [sys.executable, "-m", "tests.judge.client", "anthropic", api.url, str(tmp_path), "40", str(cap)]
+    processes = [subprocess.Popen(command) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    calls = read_calls(tmp_path)
+    asked = [json.dumps(body, sort_keys=True) for body in api.sent()]
+    assert len(asked) == len(set(asked)) == calls.height > 12  # room appears as calls settle
+    assert api.max_in_flight <= 3 and calls["cost_usd"].sum() <= cap
+    assert set(calls["status"]) == {"ok"}
 
 
 def test_the_ledger_only_grows(api, tmp_path):
