@@ -48,7 +48,7 @@ test-long: install  ## many-point fault injection and long runs
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local]'
 	@$(BIN)/python -m pytest -m long
 
-peers: install  ## our readers and writers against SAELens, sparsify and dictionary_learning, in an environment of their own
+peers:  ## our readers and writers against SAELens, sparsify and dictionary_learning, in an environment of their own
 	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
 	@# torch is pinned to ours; torchvision comes along for plots nobody draws here, and another build of it breaks transformers.
 	@$(PEERS)/bin/python -c "import sae_lens, sparsify, dictionary_learning" 2>/dev/null || { \
@@ -57,7 +57,7 @@ peers: install  ## our readers and writers against SAELens, sparsify and diction
 	  $(PEERS)/bin/python -m pip uninstall --quiet --yes torchvision; }
 	@PYTHONPATH=. $(PEERS)/bin/python -W ignore tests/peers/agree.py
 
-peers-metrics: peers  ## after `make run`: L0, explained variance and CE recovered of demo's 1,024 features against SAELens's evals
+peers-metrics: install peers  ## after `make run`: L0, explained variance and CE recovered of demo's 1,024 features against SAELens's evals
 	@PYTHONPATH=. $(BIN)/python tests/peers/prepare_metrics.py $(STUDY) data 1024 $(PEERS)/metrics
 	@PYTHONPATH=. $(PEERS)/bin/python -W ignore tests/peers/metrics.py $(PEERS)/metrics
 

@@ -66,7 +66,8 @@ def build_import(
         metadata={
             "n_features": size, "architecture": raw.architecture, "imported_from": said.where, "format": said.format,
             "n_differences": len(found), "differences": found, "checks": [dict(row) for row in as_table(rows)],
-            "notes": list(said.notes), "n_tokens_trained": said.n_tokens_trained, **sample,
+            "notes": list(said.notes), **sample,
+            **({} if said.n_tokens_trained is None else {"n_tokens_trained": said.n_tokens_trained}),
         }
     )  # fmt: skip
 
