@@ -83,7 +83,7 @@ def relu_l1(shape: Shape, name: str, l0: int, bar: float) -> Suite:
     pairs = (
         Pair(f"dictionary_learning at L0 {l0}, float32 on both sides", f"dictionary_learning {FP32}", f"ours {FP32}", bar),
         Pair(f"dictionary_learning at L0 {l0} as it comes, our best", f"dictionary_learning {FP32}", f"ours {BF16}", bar),
-        Pair(f"our own dense step at L0 {l0}", f"ours {FP32}, dense_above_share=0.0", f"ours {FP32}", 1),
+        Pair(f"our own dense step at L0 {l0}", f"ours {FP32}, dense_above_share=0.0", f"ours {FP32}", 0),
     )
     return Suite(name, f"ReLU-L1 step at L0 {l0}, shape {shape.name}", specs, pairs)
 
@@ -185,7 +185,7 @@ def all_suites() -> list[Suite]:
         other(S, "B08-matryoshka-S", "matryoshka", 5),
         floor(S, "B09-floor-S"),
         floor(SHAPES["S4"], "B09-floor-S4"),
-        *(crossover(S, l0) for l0 in (320, 640)),
+        *(crossover(S, l0) for l0 in (640, 1024)),
         six(4096, 4),
         six(8192, 3),
         harvest(),

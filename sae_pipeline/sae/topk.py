@@ -1,14 +1,19 @@
 """TopK: the k largest f_i ‖W_dec,i‖ of each token are active (Gao et al. 2024, 'Scaling and evaluating sparse autoencoders').
 
-Shapes: N tokens, R tokens of a tile, F features, P active pairs.
+Shapes: N tokens, R tokens of a tile, F features, P active pairs, C candidates of a token (padded).
 """
 
 import torch
 from torch import Tensor
 
+from sae_pipeline.sae import kernels
 from sae_pipeline.sae.architecture import Architecture
 from sae_pipeline.sae.kernels import Pairs
 from sae_pipeline.sae.preactivations import PreActivations
+
+# The guess lies this far below the k-th value of the last batch that only one token in twenty undercuts: then nearly every token
+# has its k candidates, and few more.
+GUESS_QUANTILE, GUESS_MARGIN = 0.05, 0.97
 
 
 class TopK(Architecture):
@@ -18,20 +23,62 @@ class TopK(Architecture):
 
     def __init__(self, k: int) -> None:
         self.k = k
+        self._guess = 0.0
 
     def select(self, z: PreActivations, at_most: int) -> Pairs:
         """The k largest entries of each row, as far as they are positive."""
-        return Pairs.cat([largest_of_each_row(z_RF, self.k) for _, z_RF in z.tiles()])
+        pairs = Pairs.cat([self._largest(z_RF) for _, z_RF in z.tiles()])
+        smallest_N = torch.segment_reduce(pairs.value_P.float(), "min", offsets=pairs.offsets_N1.long(), initial=torch.inf)
+        smallest_N[pairs.offsets_N1.diff() < self.k] = 0.0
+        place = max(1, round(GUESS_QUANTILE * len(smallest_N)))
+        self._guess = GUESS_MARGIN * float(smallest_N.kthvalue(place).values)
+        return pairs
+
+    def _largest(self, z_RF: Tensor) -> Pairs:
+        """What exceeds a guess from the last batch is found in one scan of the tile, and only that is ranked: a third of the time
+        of ranking whole rows. Which pairs are chosen depends on the guess only among equal values."""
+        if self._guess <= 0 or z_RF.device.type != "cpu":
+            return largest_of_each_row(z_RF, self.k)
+        found = kernels.pairs_at(z_RF, kernels.positions_above(z_RF, self._guess))
+        count_R = found.offsets_N1.diff().long()
+        n_columns = int(count_R.max())
+        if not self.k <= n_columns <= z_RF.shape[1] // 4:
+            return largest_of_each_row(z_RF, self.k)
+        column_P = torch.arange(found.n_pairs) - found.offsets_N1[found.token_P.long()].long()
+        place_P = found.token_P.long() * n_columns + column_P
+        value_RC = torch.zeros(len(z_RF), n_columns, dtype=z_RF.dtype)
+        feature_RC = torch.zeros(len(z_RF), n_columns, dtype=torch.int32)
+        value_RC.view(-1)[place_P], feature_RC.view(-1)[place_P] = found.value_P, found.feature_P
+        # A row's candidates come in the order of their features: sorted columns are sorted features.
+        column_RK = value_RC.topk(self.k, dim=1, sorted=False).indices.sort(dim=1).values
+        value_RK, feature_RK = value_RC.gather(1, column_RK), feature_RC.gather(1, column_RK)
+        short = (count_R < self.k).nonzero().squeeze(1)
+        if len(short):
+            feature_SK = z_RF[short].topk(self.k, dim=1, sorted=False).indices.sort(dim=1).values
+            value_RK[short], feature_RK[short] = z_RF[short].gather(1, feature_SK), feature_SK.int()
+        return _as_pairs(value_RK, feature_RK)
+
+    def state(self) -> dict[str, float]:
+        """The guess."""
+        return {"guess": self._guess}
+
+    def load_state(self, state: dict[str, float]) -> None:
+        """Inverse of `state`."""
+        self._guess = state["guess"]
 
 
 def largest_of_each_row(z_NF: Tensor, k: int, rank_F: Tensor | None = None) -> Pairs:
     """The k largest positive entries of each row as pairs, features ascending within a token. `rank_F`: rank by rank_i z_i."""
-    n_tokens = len(z_NF)
     ranked_NF = z_NF if rank_F is None else z_NF * rank_F
     feature_NK = ranked_NF.topk(k, dim=1, sorted=False).indices.int().sort(dim=1).values
-    value_P = z_NF.gather(1, feature_NK.long()).reshape(-1)
+    return _as_pairs(z_NF.gather(1, feature_NK.long()), feature_NK)
+
+
+def _as_pairs(value_NK: Tensor, feature_NK: Tensor) -> Pairs:
+    n_tokens, k = value_NK.shape
+    value_P = value_NK.reshape(-1)
     keep_P = value_P > 0
-    token_P = torch.arange(n_tokens, dtype=torch.int32, device=z_NF.device).repeat_interleave(k)[keep_P]
-    edges = torch.arange(n_tokens + 1, dtype=torch.int32, device=z_NF.device)
+    token_P = torch.arange(n_tokens, dtype=torch.int32, device=value_NK.device).repeat_interleave(k)[keep_P]
+    edges = torch.arange(n_tokens + 1, dtype=torch.int32, device=value_NK.device)
     offsets_N1 = torch.searchsorted(token_P, edges).int()
     return Pairs(offsets_N1, token_P, feature_NK.reshape(-1)[keep_P], value_P[keep_P])

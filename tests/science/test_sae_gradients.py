@@ -273,3 +273,17 @@ def test_auxk_gradients_equal_float64_autograd(k_aux, monkeypatch):
     assert without.W_dec_FD.grad is not None and made.W_dec_FD.grad is not None
     changed_F = (without.W_dec_FD.grad - made.W_dec_FD.grad).abs().amax(1) > 1e-6
     assert changed_F[dead_F].any() and not changed_F[~dead_F].any()
+
+
+def test_topk_finds_the_same_entries_with_any_guess():
+    """Rows with fewer candidates than k are ranked whole; so is everything when the guess is of no use."""
+    z = torch.randn(64, 200, generator=torch.Generator().manual_seed(2))
+    z[5] -= 1.0
+    z[9] = -1.0
+    z[9, 17] = 0.5
+    expected = {row * 200 + int(i) for row in range(64) for i in z[row].topk(K).indices if z[row, i] > 0}
+    for guess in (0.0, 0.3, 1.5, 2.5, 100.0):
+        architecture = TopK(K)
+        architecture.load_state({"guess": guess})
+        assert flat(architecture.select(given(z), z.numel()), 200) == expected
+        assert 0 < architecture.state()["guess"] < z.topk(K, dim=1).values[:, -1].median()
