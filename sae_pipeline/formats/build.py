@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import torch
 
 from sae_pipeline import progress
 from sae_pipeline.errors import UserError
@@ -89,9 +90,12 @@ def read_pretrained(sae: PretrainedSae, size: int, d_model: int) -> RawSae:
 
 
 def measure(sae: "SparseAutoencoder", activations: "ActivationReader") -> dict[str, Any]:
-    """Explained variance and L0 on evenly spread unmasked training tokens: a wrong place or unit shows here at once."""
+    """Explained variance and L0 on unmasked training tokens of evenly spread blocks: a wrong place or unit shows here at once."""
     tokens = activations.token_index("train")
-    tokens = tokens[:: max(1, len(tokens) // SAMPLE_TOKENS)][:SAMPLE_TOKENS]
+    blocks = (tokens // activations.context).unique()  # whole blocks: streamed activations are computed a block at a time
+    n_blocks = -(-SAMPLE_TOKENS // activations.context)
+    chosen = blocks[:: max(1, len(blocks) // n_blocks)][:n_blocks]
+    tokens = tokens[torch.isin(tokens // activations.context, chosen)]
     r_ND = activations.gather(tokens)
     codes = sae.encode_sparse(r_ND)
     reconstruction, activity = Reconstruction(sae.d_model), Activity(sae.n_features)
