@@ -81,7 +81,8 @@ class OpenStudy:
         if not file.is_file():
             return {}
         ours = (pl.col("unit") == "sae_feature") & (pl.col("control") == "none") & (pl.col("status") == "ok")
-        rows = pl.read_parquet(file, columns=["unit", "control", "status", "feature", "text"]).filter(ours)
+        columns = ["unit", "control", "status", "feature", "text", "plumbing"]
+        rows = pl.read_parquet(file, columns=columns).filter(ours, ~pl.col("plumbing"))
         return dict(zip(rows["feature"].to_list(), rows["text"].to_list(), strict=True))
 
     def residual(self, text: str) -> Tensor:

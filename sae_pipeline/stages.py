@@ -106,12 +106,14 @@ STAGES: dict[str, Stage] = {
                 "score.examples_per_call",
                 *JUDGE,
             ),
+            code_version="2",
         ),
         Stage(
             "specificity_scores",
             "interpretation",
             ("corpus", "activations", "feature_stats", "explanations"),
             ("score", "explain.method", *JUDGE),
+            code_version="2",
         ),
         Stage("steering_evals", "steering", ("corpus", "activations", "sae", "feature_stats"), ("steer",), code_version="2"),
         Stage("neighbourhoods", "survey", ("sae",), ("sae.sizes", "survey"), per_size=False),
@@ -132,10 +134,10 @@ STAGES: dict[str, Stage] = {
             ("name", "sae.sizes"),
             per_size=False,
             optional=("neighbourhoods",),
-            code_version="2",
+            code_version="3",
         ),
-        Stage("size_comparison", "analysis", ("analysis_tables",), ("score.chosen",), per_size=False),
-        Stage("report", "analysis", ("analysis_tables", "size_comparison"), (), per_size=False),
+        Stage("size_comparison", "analysis", ("analysis_tables",), ("score.chosen",), per_size=False, code_version="2"),
+        Stage("report", "analysis", ("analysis_tables", "size_comparison"), (), per_size=False, code_version="2"),
     )
 }
 

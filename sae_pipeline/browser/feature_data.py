@@ -69,7 +69,8 @@ def statistics(cursor: Cursor, key: FeatureKey) -> Row | None:
 def explanations(cursor: Cursor, key: FeatureKey) -> list[Row]:
     """The feature's own explanations, one per method, and why there is none where there is none."""
     return cursor.rows(
-        "select text, kind, method, model, status, n_examples, cost_usd from explanations"
+        "select text, kind, method || if(plumbing, ' (plumbing)', '') as method, model, status, n_examples, cost_usd"
+        " from explanations"
         " where size = $size and feature = $feature and control = 'none' order by (status = 'ok') desc, method, model",
         **key.where,
     )
@@ -115,10 +116,10 @@ def histogram(cursor: Cursor, key: FeatureKey) -> list[Row]:
         left join (
             select interval, min(method) as method, count_if(score = 0) as s0, count_if(score = 1) as s1,
                 count_if(score = 2) as s2, count_if(score = 3) as s3
-            from specificity_scores
+            from believed_specificity_scores
             where size = $size and feature = $feature and control = 'none' and kind = 'active' and status = 'ok'
-                and method = (
-                    select method from specificity_scores where size = $size and feature = $feature and status = 'ok'
+                and method in (
+                    select method from believed_specificity_scores where size = $size and feature = $feature and status = 'ok'
                     order by model is null, method limit 1
                 )
             group by interval
@@ -143,11 +144,12 @@ def scores(cursor: Cursor, key: FeatureKey) -> list[Row]:
     return cursor.rows(
         """
         select 'specificity, 0 to 3' || case kind when 'active' then '' else ' (' || replace(kind, '_', ' ') || ')' end as metric,
-            method, control, avg(score) as value, count(score) as n_scored, count(*) as n_attempted,
-            min(status) filter (status <> 'ok') as why
-        from specificity_scores where size = $size and feature = $feature group by kind, method, control
+            method || if(plumbing, ' (plumbing)', '') as method, control, avg(score) as value, count(score) as n_scored,
+            count(*) as n_attempted, min(status) filter (status <> 'ok') as why
+        from specificity_scores where size = $size and feature = $feature group by kind, method, plumbing, control
         union all
-        select replace(metric, '_', ' '), method, control, value, case when status = 'ok' then n else 0 end, n,
+        select replace(metric, '_', ' '), method || if(plumbing, ' (plumbing)', ''), control, value,
+            case when status = 'ok' then n else 0 end, n,
             case when status <> 'ok' then status end
         from explanation_scores where size = $size and feature = $feature
         order by metric, method, control
@@ -196,7 +198,7 @@ def short_explanations(cursor: Cursor, keys: list[FeatureKey]) -> dict[FeatureKe
         from (select unnest($sizes) as size, unnest($features) as feature) wanted
         left join features using (size, feature)
         left join (
-            select size, feature, text, status from explanations where control = 'none' and unit = 'sae_feature'
+            select size, feature, text, status from explanations where control = 'none' and unit = 'sae_feature' and not plumbing
                 and feature in (select unnest($features))
             qualify row_number() over (partition by size, feature order by (status = 'ok') desc, method, model) = 1
         ) using (size, feature)

@@ -4,13 +4,13 @@ with
 explained as (
     select size, feature, text, kind, method, model, status
     from analysis.explanations
-    where unit = 'sae_feature' and control = 'none'
+    where unit = 'sae_feature' and control = 'none' and not plumbing
     qualify row_number() over (partition by size, feature order by (status = 'ok') desc, method, model) = 1
 ),
 -- Interval means first: windows are drawn per interval, and every interval weighs the same.
 cells as (
     select size, feature, method, control, interval, avg(score) as score, count(score) as n_scored, max(model) as model
-    from analysis.specificity_scores
+    from analysis.believed_specificity_scores
     where feature is not null and kind = 'active' and control in ('none', 'shuffled')
     group by all
 ),
@@ -21,7 +21,7 @@ scored as (
         (sum(n_scored) filter (control = 'none'))::int as n_scored, max(model) as judge
     from cells
     group by size, feature, method
-    -- Where a language model judged as well, its scores are shown; methods are never averaged.
+    -- Where a language model that passed its calibration judged as well, its scores are shown; methods are never averaged.
     qualify row_number() over (partition by size, feature order by sum(n_scored) = 0, max(model) is null, method) = 1
 ),
 places as (

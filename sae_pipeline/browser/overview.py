@@ -19,7 +19,7 @@ _SPECIFICITY = """
     with cells as (
         select size, method, control, unit, unit_id, interval,
             avg(score) as score, count(score) as n_scored, count(*) as n_attempted
-        from specificity_scores where kind = 'active' group by all
+        from believed_specificity_scores where kind = 'active' group by all
     ), units as (
         select size, method, control, unit, unit_id,
             avg(score) as score, sum(n_scored) as n_scored, sum(n_attempted) as n_attempted
@@ -88,7 +88,8 @@ def compare_page(request: Request, state: State) -> Response:
         )
         scores = cursor.rows(
             "select size, metric, method, control, avg(value) as value, count(value) as n_scored,"
-            " count(*) as n_attempted, null as why from explanation_scores group by all order by metric, method, size, control"
+            " count(*) as n_attempted, null as why from believed_explanation_scores group by all"
+            " order by metric, method, size, control"
         )
     metric_names = list(dict.fromkeys((row["metric"], row["method"]) for row in scores))
     return state.page(

@@ -37,9 +37,7 @@ class Figure:
 
 
 _SCORES = """
-    select size, unit, unit_id, kind, control, method, interval, score, status from specificity_scores
-    anti join (select size, model from judge_calibration where not passed) using (size, model)
-    where not plumbing order by all
+    select size, unit, unit_id, kind, control, method, interval, score, status from believed_specificity_scores order by all
 """
 _DIFFERENCES = "select * from specificity_by_interval order by all"  # the view leaves out who is not believed
 FIGURES = (

@@ -55,10 +55,7 @@ _EXPLANATIONS = """
     select size, 'explanations', metric, method, control, avg(value),
         avg(value) - 1.96 * stddev_samp(value) / sqrt(count(value)), avg(value) + 1.96 * stddev_samp(value) / sqrt(count(value)),
         count(value), count(*), 'units'
-    from explanation_scores
-    -- what a judge scored stands here only if it passed its calibration; the others need no judge
-    left join (select size, model as scorer, passed from judge_calibration) using (size, scorer)
-    where not plumbing and (scorer in ('rule', 'minilm', 'sae') or passed) group by size, metric, method, control
+    from believed_explanation_scores group by size, metric, method, control
 """
 
 # Windows are drawn uniformly inside each activation interval, so the mean over intervals is taken first, then over units: each
@@ -67,10 +64,7 @@ _SPECIFICITY = """
     with cells as (
         select size, method, control, kind, unit, unit_id, interval,
             avg(score) as score, avg((score = 3)::int) as share_3, count(score) as n_scored, count(*) as n_attempted
-        from specificity_scores
-        -- offline rows have no model and always stay
-        anti join (select size, model from judge_calibration where not passed) using (size, model)
-        where not plumbing
+        from believed_specificity_scores
         group by all
     ), units as (
         select size, method, control, kind, unit, unit_id,

@@ -59,7 +59,7 @@ def random_features(connection: duckdb.DuckDBPyConnection, n: int = N_CARDS) -> 
         row["scores"] = rows(
             connection,
             "select control, method, avg(score) as mean, count(score) as n_scored, count(*) as n_attempted"
-            " from specificity_scores where size = $size and feature = $feature and kind = 'active'"
+            " from believed_specificity_scores where size = $size and feature = $feature and kind = 'active'"
             " and control in ('none', 'shuffled')"
             " group by control, method order by method, control",
             **key,
@@ -72,7 +72,8 @@ def explanation(connection: duckdb.DuckDBPyConnection, size: int, feature: int) 
     found = rows(
         connection,
         "select text, kind, method, model, status from explanations"
-        " where size = $size and feature = $feature and control = 'none' order by (status = 'ok') desc, method, model limit 1",
+        " where size = $size and feature = $feature and control = 'none' and not plumbing"
+        " order by (status = 'ok') desc, method, model limit 1",
         size=size, feature=feature,
     )  # fmt: skip
     if not found:

@@ -19,7 +19,8 @@ class View:
 
 # What may stand in a headline: offline methods always, a judge's numbers only when it passed its calibration at that size.
 _BELIEVED_SCORES = """
-    (select scores.* from specificity_scores scores left join judge_calibration judge using (size, model)
+    (select scores.* from specificity_scores scores
+        left join judge_calibration judge on judge.size = scores.size and judge.model = scores.model
      where not scores.plumbing and (scores.model is null or judge.passed))
 """
 
@@ -47,6 +48,20 @@ def _interval(difference: str) -> str:
 
 
 VIEWS: dict[str, View] = {
+    "believed_specificity_scores": View(
+        "Rows of `specificity_scores` that may stand in a headline: offline methods, and judges that passed their calibration at "
+        "that size. Models too small to judge are left out.",
+        f"select * from {_BELIEVED_SCORES}",
+    ),
+    "believed_explanation_scores": View(
+        "Rows of `explanation_scores` that may stand in a headline: offline scorers, and judges that passed their calibration at "
+        "that size. What a model too small to judge wrote or scored is left out.",
+        """
+        select scores.* from explanation_scores scores
+            left join judge_calibration judge on judge.size = scores.size and judge.model = scores.scorer
+        where not scores.plumbing and (scores.scorer in ('rule', 'minilm', 'sae') or judge.passed)
+        """,
+    ),
     "specificity_by_interval": View(
         "Mean specificity score (0-3) by activation interval: right explanation, shuffled explanation, and their difference on "
         "the same windows with a 95 % normal interval over features. One row per size, method, model and interval; judges that "
@@ -93,7 +108,7 @@ VIEWS: dict[str, View] = {
         select size, feature, (
                 select text from explanations
                 where explanations.size = target.size and explanations.feature = target.feature and control = 'none'
-                    and status = 'ok'
+                    and status = 'ok' and not plumbing
                 order by method, model limit 1
             ) as explanation,
             selected_by, concept_terms, density, best_factor, sweet_low, sweet_high,

@@ -60,8 +60,12 @@ def _publish_artefacts(study: Study, root: Path) -> None:
     publish("sae", SparseAutoencoder(weights, config).save)
     features = pl.DataFrame({"feature": pl.Series(range(SIZE), dtype=pl.Int32), "max_activation": maxima.numpy()})
     publish("feature_stats", lambda work: features.write_parquet(work / "features.parquet"))
-    words = {"unit": ["sae_feature", "mlp_neuron"], "control": ["none", "mlp_neuron"], "status": ["ok", "ok"]}
-    explained = pl.DataFrame({**words, "feature": [1234, None], "text": ["ships and [harbours]", "a neuron"]})
+    words = {
+        "unit": ["sae_feature", "mlp_neuron", "sae_feature"], "control": ["none", "mlp_neuron", "none"], "status": ["ok"] * 3,
+        "plumbing": [False, False, True],
+    }  # fmt: skip
+    # What a model too small to judge wrote never stands for an explanation.
+    explained = pl.DataFrame({**words, "feature": [1234, None, 1234], "text": ["ships and [harbours]", "a neuron", "it"]})
     publish("explanations", lambda work: explained.write_parquet(work / "explanations.parquet"))
 
 
