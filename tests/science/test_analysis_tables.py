@@ -29,7 +29,7 @@ PER_SIZE = [name for name, table in TABLES.items() if table.in_database and "/<s
 
 def publish(store: ArtifactStore, tables: dict[str, pl.DataFrame]) -> None:
     """Every upstream artefact, each with the rows of its size."""
-    for stage in STAGES["analysis_tables"].upstream:
+    for stage in (*STAGES["analysis_tables"].upstream, *STAGES["analysis_tables"].optional):
         for size in sizes_of(store.study, stage):
 
             def write(work: Path, stage=stage, size=size) -> Outcome:
@@ -91,7 +91,8 @@ def test_columns_have_types_order_and_comments_of_the_schemas(database):
 def test_lineage_and_training_seconds_come_from_the_manifests(database, store):
     rows = database.sql("select * from lineage").pl()
     conform("lineage", rows)
-    assert len(rows) == sum(len(sizes_of(store.study, stage)) for stage in STAGES["analysis_tables"].upstream)
+    inputs = (*STAGES["analysis_tables"].upstream, *STAGES["analysis_tables"].optional)
+    assert len(rows) == sum(len(sizes_of(store.study, stage)) for stage in inputs)
     manifest = store.manifest("sae", 64)
     row = rows.filter(stage="sae", size=64).row(0, named=True)
     assert row["data_version"] == manifest.data_version and row["seconds"] == manifest.seconds
