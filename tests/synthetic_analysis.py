@@ -105,10 +105,10 @@ def synthetic_tables(seed: int = 0) -> dict[str, pl.DataFrame]:
     tables["feature_map"] = pl.DataFrame([
         {"size": size, "feature": i, "x": float(rng.normal()), "y": float(rng.normal())} for size in SIZES for i in range(size)
     ])  # fmt: skip
-    # Of one feature only: for all others pages compute neighbours from the weights.
+    # Of two features only: for all others pages compute neighbours from the weights.
     tables["feature_neighbours"] = pl.DataFrame([
-        {"size": 32, "feature": 2, "neighbour_size": size, "rank": rank, "neighbour": 10 * rank, "cosine": 0.9 - rank / 8 - size / 1000}
-        for size in SIZES for rank in (1, 2, 3)
+        {"size": size, "feature": i, "neighbour_size": other, "rank": rank, "neighbour": 10 * rank, "cosine": 0.9 - rank / 8 - other / 1000}
+        for size, i in ((32, 2), (64, 3)) for other in SIZES for rank in (1, 2, 3)
     ])  # fmt: skip
     tables["lineage"] = pl.DataFrame({
         "stage": ["corpus"], "size": [None], "code_version": ["1"], "data_version": ["d" * 64], "study_digest": ["s" * 64],

@@ -10,7 +10,7 @@ from sae_pipeline.report.tokens import readable, shown_tokens
 
 TABLES = (  # raw rows as JSON, table by table
     "features", "explanations", "explanation_scores", "specificity_scores", "feature_intervals", "feature_logits",
-    "feature_examples", "steering_features", "steering_scores", "steering_generations",
+    "feature_examples", "feature_neighbours", "feature_map", "steering_features", "steering_scores", "steering_generations",
 )  # fmt: skip
 _STEERING = ("steering_scores", "steering_generations")
 

@@ -23,6 +23,7 @@ def project(directions_FD: np.ndarray, neighbour_FK: np.ndarray, cosine_FK: np.n
         # umap warns that a seed means one thread and that given neighbours cannot place new points: both are meant.
         warnings.filterwarnings("ignore", category=UserWarning)
         import umap
+        from threadpoolctl import ThreadpoolController
 
         own_F1 = np.arange(n_features, dtype=np.int32)[:, None]
         distance_FK = np.clip(1 - cosine_FK, 0, None).astype(np.float32)
@@ -35,4 +36,6 @@ def project(directions_FD: np.ndarray, neighbour_FK: np.ndarray, cosine_FK: np.n
             n_neighbors=known[0].shape[1], metric="cosine", min_dist=min_dist, random_state=seed, precomputed_knn=known,
             n_jobs=1,
         )  # fmt: skip
-        return np.asarray(reducer.fit_transform(directions_FD), dtype=np.float32)
+        # Compiled code under umap sets the OpenMP threads of the whole process: torch would then add up in another order.
+        with ThreadpoolController().limit(limits=1):
+            return np.asarray(reducer.fit_transform(directions_FD), dtype=np.float32)

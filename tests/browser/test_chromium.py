@@ -29,7 +29,7 @@ PAGES = {
     "text": "/text", "steer": "/steer?size=32&f=1:2", "problem": "/99/99",
 }  # fmt: skip
 
-DARK = ("start", "feature", "context", "steer", "around")
+DARK = ("start", "features", "feature", "context", "compare", "steer", "text", "around")
 
 
 @pytest.fixture(scope="module")

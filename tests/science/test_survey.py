@@ -113,6 +113,17 @@ def test_the_same_directions_give_the_same_bytes(built: Path, folders: dict[int,
         assert (tmp_path / name).read_bytes() == (built / name).read_bytes()
 
 
+def test_torch_keeps_its_number_of_threads(folders: dict[int, Path], tmp_path: Path):
+    before = torch.get_num_threads()
+    try:
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            build_neighbourhoods(folders, Survey(), tmp_path)
+            assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_sizes_too_small_for_a_neighbour_graph_still_have_places(tmp_path: Path, folders: dict[int, Path]):
     rows = torch.from_numpy(clustered(1, 0))
     weights = {
