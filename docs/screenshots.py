@@ -42,8 +42,11 @@ def main() -> None:
         page.get_by_text("Done.").wait_for(timeout=300_000)
         save(page, "steer")
         page.goto("/map?colour=size")
-        page.locator("#in-view li").first.wait_for(timeout=60_000)
-        save(page, "map", height=900)
+        if page.locator("#map").count():
+            page.locator("#in-view li").first.wait_for(timeout=60_000)
+            save(page, "map", height=900)
+        else:
+            print("no picture of the map: run `make survey` first")
         page.goto("/")
         feature = page.locator(".cards .id").first.inner_text()
         page.goto(f"/compare?of={feature}")

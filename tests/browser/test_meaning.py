@@ -76,3 +76,17 @@ def test_the_page_says_how_far_it_is_and_then_finds(client: TestClient):
             break
         time.sleep(0.05)
     assert "not possible" not in page and "ship" in page.split("<tbody>")[1].split("</tr>")[0]
+
+
+def test_embedding_stops_when_the_server_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tables = synthetic_tables()
+    database = Database(write_synthetic_analysis(tmp_path / "analysis.duckdb", tables))
+    index = MeaningIndex(tmp_path / "vectors")
+    monkeypatch.setattr("sae_pipeline.browser.meaning.BATCH", 1)
+    monkeypatch.setattr(index, "_embed", lambda texts: time.sleep(0.05) or np.zeros((len(texts), 4), np.float32))
+    with database.cursor() as cursor:
+        cursor.need_search_table()
+        assert index.search(cursor, "x") is None
+    index.close()
+    assert index._worker is not None and not index._worker.is_alive()
+    assert index.n_done < index.n_texts and not list(tmp_path.glob("vectors/*.npy"))
