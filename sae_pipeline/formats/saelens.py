@@ -33,6 +33,7 @@ INFERENCE_KEYS = {
     "architecture", "d_in", "d_sae", "dtype", "device", "apply_b_dec_to_input", "normalize_activations", "reshape_activations",
     "metadata", "k", "rescale_acts_by_decoder_norm",
 }  # fmt: skip
+OLD_KEYS = {"activation_fn", "activation_fn_kwargs", "finetuning_scaling_factor"}
 OLD_NAMES = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "activation_fn_str": "activation_fn"}
 
 
@@ -118,6 +119,9 @@ def _one_version(found: dict[str, Any], file: Path) -> dict[str, Any]:
     metadata["prepend_bos"] = old.get("prepend_bos", True)
     if "prepend_bos" not in old:
         told.append("prepend_bos is not in cfg.json: true as in those versions")
+    # These versions wrote their whole training configuration into the file: nothing to refuse, but nothing unsaid either.
+    if unused := sorted(set(old) - INFERENCE_KEYS - OLD_KEYS - set(metadata)):
+        told.append(f"training settings not used: {', '.join(unused)}")
     return {**defaults, **old, "normalize_activations": norm, "metadata": metadata, "notes": told}
 
 

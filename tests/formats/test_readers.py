@@ -137,6 +137,7 @@ def test_what_the_files_say_about_themselves(tmp_path):
     )  # fmt: skip
     makers.saelens_old(tmp_path / "b", prepend_bos=False)
     old = read_sae("saelens", tmp_path / "b").origin
+    assert "training settings not used: hook_point_layer" in ", ".join(old.notes)
     assert (old.hook, old.bos, old.model) == ("blocks.8.hook_resid_pre", False, "gpt2-small")
     makers.sparsify(tmp_path / "run" / "layers.4")
     (tmp_path / "run" / "config.json").write_text('{"model": "EleutherAI/pythia-160m", "ctx_len": 2048}')
