@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from sae_pipeline.interpret.embedding import SentenceEmbedder
-from sae_pipeline.interpret.rules import RuleIndex
 from sae_pipeline.judge.interactive import InteractiveJudge
 from sae_pipeline.judge.key import Key
 from sae_pipeline.judge.ledger import Caps, Ledger
@@ -16,8 +14,13 @@ from sae_pipeline.judge.prices import price_of
 from sae_pipeline.judge.request import Capabilities, Request, Settings
 from sae_pipeline.judge.retry import Limits
 from tests.fakes.messages_api import FakeMessagesApi
-from tests.science.interpret_world import Folders, make_tokens, make_units, write_artefacts
 
+if TYPE_CHECKING:
+    from sae_pipeline.interpret.embedding import SentenceEmbedder
+    from sae_pipeline.interpret.rules import RuleIndex
+    from tests.science.interpret_world import Folders
+
+# Torch and transformers are imported where they are used: the processes that get killed need neither.
 HOSTED = Capabilities(structured=True, batches=True, temperature=False)
 QUICK = Limits(max_attempts=4, attempt_seconds=2.0, deadline_seconds=5.0, first_wait_seconds=0.01, max_wait_seconds=0.05)
 MODEL = "claude-haiku-5-5"
@@ -62,15 +65,22 @@ def open_judge(api: FakeMessagesApi, tmp_path: Path) -> Iterator[Callable[..., I
 
 
 @pytest.fixture(scope="session")
-def index() -> RuleIndex:
+def index() -> "RuleIndex":
+    from sae_pipeline.interpret.rules import RuleIndex
+    from tests.science.interpret_world import make_tokens
+
     return RuleIndex(make_tokens(n_documents=120))
 
 
 @pytest.fixture(scope="session")
-def embedder() -> SentenceEmbedder:
+def embedder() -> "SentenceEmbedder":
+    from sae_pipeline.interpret.embedding import SentenceEmbedder
+
     return SentenceEmbedder()
 
 
 @pytest.fixture(scope="session")
-def folders(index: RuleIndex, tmp_path_factory: pytest.TempPathFactory) -> Folders:
+def folders(index: "RuleIndex", tmp_path_factory: pytest.TempPathFactory) -> "Folders":
+    from tests.science.interpret_world import make_units, write_artefacts
+
     return write_artefacts(tmp_path_factory.mktemp("world"), index.tokens, make_units(index.tokens))

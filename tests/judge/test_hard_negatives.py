@@ -90,6 +90,10 @@ def test_a_close_look_spreads_over_the_intervals_and_fills_up_to_its_number(worl
     for n in (5, 17, 10_000):
         found = close_look(units, column, n, np.random.default_rng(0))
         assert len(found) == len({each.token_index for each in found}) == min(n, n_active)
-    counts = np.bincount([each.interval for each in close_look(units, column, 17, np.random.default_rng(0))], minlength=11)[1:]
-    whole = np.bincount([each.interval for each in close_look(units, column, 10_000, np.random.default_rng(0))], minlength=11)[1:]
+    counts = np.bincount([each.interval or 0 for each in close_look(units, column, 17, np.random.default_rng(0))], minlength=11)[
+        1:
+    ]
+    whole = np.bincount(
+        [each.interval or 0 for each in close_look(units, column, 10_000, np.random.default_rng(0))], minlength=11
+    )[1:]
     assert (counts <= whole).all() and counts[counts < whole].min(initial=99) >= counts.max() - 1  # as even as they allow

@@ -65,10 +65,11 @@ def test_the_plan_says_what_the_run_asks(planned):
     assert "measured on earlier calls" in after.how
 
 
-def test_without_statistics_the_plan_assumes_that_everything_is_full(planned, api, tmp_path):
+def test_without_statistics_the_plan_assumes_that_everything_is_full(api, tmp_path):
     store = ArtifactStore(study(api, "unseen"), root=tmp_path)
     plan = plan_judge(store, [9], len)
-    assert plan is not None and "lengths assumed" in plan.how and plan.n_calls >= planned[0].n_calls
+    # Every feature alive and every interval full: an upper bound.
+    assert plan is not None and "lengths assumed" in plan.how and plan.n_calls >= 150
 
 
 def test_an_offline_study_has_no_judge_plan(api, tmp_path):
