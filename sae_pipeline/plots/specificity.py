@@ -2,17 +2,19 @@
 Interpretability'), beside the controls that say what the numbers are worth."""
 
 import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from sae_pipeline.plots.figure import LIGHT, Theme, legend, new_figure, set_title, size_colors, to_png
 from sae_pipeline.tables.columns import N_INTERVALS
 
 COLUMNS = (  # (control in the table, title)
-    ("none", "matched explanation"),
-    ("shuffled", "shuffled explanation"),
+    ("none", "matched"),
+    ("shuffled", "shuffled"),
     ("random_direction", "random direction"),
     ("mlp_neuron", "MLP neuron"),
     ("random_model", "random model"),
-    ("baseline", "top-token baseline"),
+    ("baseline", "top token"),
 )
 SCORES = (0, 1, 2, 3)
 
@@ -42,7 +44,7 @@ def specificity_by_interval(scores: pl.DataFrame, theme: Theme = LIGHT) -> bytes
     sizes = counts["size"].unique().sort().to_list() or [0]
     present = set(counts["control"].unique().to_list())
     columns = [column for column in COLUMNS if column[0] in present] or [COLUMNS[0]]
-    width = min(2.2 + 1.75 * len(columns), 9.0)
+    width = min(2.2 + 1.75 * len(columns), 10.0)
     figure, axes = new_figure(theme, len(sizes), len(columns), width=width, height=0.8 + 1.75 * len(sizes), share_y=True)
     for row, size in zip(axes, sizes, strict=True):
         for axis, (control, title) in zip(row, columns, strict=True):
@@ -52,21 +54,23 @@ def specificity_by_interval(scores: pl.DataFrame, theme: Theme = LIGHT) -> bytes
             if row is axes[-1]:
                 axis.set_xlabel("activation interval")
         row[0].set_ylabel(f"{size:,} features\nshare of examples" if size else "share of examples")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    if handles:
-        key = figure.legend(
-            handles[::-1],
-            labels[::-1],
-            loc="outside right center",
-            frameon=False,
-            fontsize=8,
-            title=score_name(scores).replace(" (", "\n("),
-        )
-        key.get_title().set_color(theme.muted)
-        key.get_title().set_fontsize(8)
-        for text in key.get_texts():
-            text.set_color(theme.foreground)
+    _key(figure, axes[0][0], scores, theme)
     return to_png(figure)
+
+
+def _key(figure: Figure, axis: Axes, scores: pl.DataFrame, theme: Theme) -> None:
+    """The scores' colours, beside the panels."""
+    handles, labels = axis.get_legend_handles_labels()
+    if not handles:
+        return
+    title = score_name(scores).replace(" (", "\n(")
+    key = figure.legend(
+        handles[::-1], labels[::-1], loc="outside right center", frameon=False, fontsize=8, title=title
+    )  # fmt: skip
+    key.get_title().set_color(theme.muted)
+    key.get_title().set_fontsize(8)
+    for text in key.get_texts():
+        text.set_color(theme.foreground)
 
 
 def _stack(axis, counts: pl.DataFrame, theme: Theme) -> None:
@@ -97,7 +101,7 @@ def chosen_density(scores: pl.DataFrame, intervals: pl.DataFrame, theme: Theme =
     n_active = dict(intervals.select("interval", "n").iter_rows())
     total = max(sum(n_active.values()), 1)
     by_cell = {(row["interval"], row["score"]): row["n"] for row in counts.iter_rows(named=True)}
-    figure, ((density, shares),) = new_figure(theme, 1, 2, width=7.0, height=2.8)
+    figure, ((density, shares),) = new_figure(theme, 1, 2, width=8.0, height=2.8)
     bottom = [0.0] * N_INTERVALS
     for score in SCORES:
         heights: list[float] = []
@@ -116,11 +120,7 @@ def chosen_density(scores: pl.DataFrame, intervals: pl.DataFrame, theme: Theme =
     shares.set_ylabel("share of examples")
     n_scored = int(counts["n"].sum())
     set_title(density, f"{n_scored:,} of {total:,} held-out activations scored", theme)
-    legend(density, theme, loc="upper right", title=score_name(scores).replace(" (", "\n("))
-    key = density.get_legend()
-    assert key is not None
-    key.get_title().set_color(theme.muted)
-    key.get_title().set_fontsize(8)
+    _key(figure, density, scores, theme)
     return to_png(figure)
 
 

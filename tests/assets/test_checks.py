@@ -20,7 +20,7 @@ from assets.random_model import enough_live
 from assets.sae import history_is_whole, weights_are_sound
 from assets.sae_metrics import one_row
 from assets.specificity_scores import controls_present as specificity_controls_present
-from assets.specificity_scores import scores_are_levels
+from assets.specificity_scores import figures, scores_are_levels
 from assets.steering_evals import controls_present as steering_controls_present
 from assets.verdicts import schema_check
 from sae_pipeline.study import Survey
@@ -188,6 +188,16 @@ def test_explanations_coverage(copy_of, finished_study):
     edit(folder / "explanations.parquet", lambda frame: frame.filter(pl.col("feature").fill_null(-1) != 5))
     assert "1 live features without a row, such as [5]" in coverage(folder, features, None).summary
     assert coverage(folder, features, [1, 2]).passed
+
+
+def test_specificity_pictures_hold_the_chosen_features(finished_study):
+    store = finished_study.store
+    folder = store.path("specificity_scores", SIZE)
+    scored = pl.read_parquet(folder / "specificity_scores.parquet").filter(control="none", status="ok", kind="active")
+    feature = int(scored["feature"][0])
+    drawn = figures(folder, store.path("feature_stats", SIZE), [feature])
+    assert set(drawn) == {"by_interval_proxy", f"density_{feature}_proxy"}
+    assert all(png.startswith(b"\x89PNG") for png in drawn.values())
 
 
 def test_random_model_features(copy_of):

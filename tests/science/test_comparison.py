@@ -11,8 +11,10 @@ import polars as pl
 import pytest
 
 from sae_pipeline.plots import comparison as comparison_module
-from sae_pipeline.plots.comparison import FIGURES, TABLE, build_size_comparison
+from sae_pipeline.plots.comparison import FIGURES, TABLE, build_size_comparison, figure_file
+from sae_pipeline.plots.figure import THEMES
 from sae_pipeline.plots.summaries import size_comparison
+from sae_pipeline.report.build import REPORT, build_report
 from sae_pipeline.store import Outcome
 from tests.synthetic_analysis import SIZES, synthetic_tables, write_synthetic_analysis
 
@@ -118,3 +120,18 @@ def test_figures_without_rows_are_named(tmp_path: Path, monkeypatch: pytest.Monk
     outcome = build_size_comparison(database, tmp_path / "work")
     assert outcome.metadata["figures_without_rows"] == "Steering: dose and effect"
     assert sorted(file.name for file in (tmp_path / "work" / "figures").iterdir()) == ["masked.dark.png", "masked.light.png"]
+
+
+def test_a_chosen_feature_gets_its_density_in_every_size_and_in_the_report(tmp_path):
+    database = write_synthetic_analysis(tmp_path / "analysis.duckdb")
+    compared, reported = tmp_path / "comparison", tmp_path / "report"
+    compared.mkdir()
+    reported.mkdir()
+    build_size_comparison(database, compared, chosen=[2])
+    entries = json.loads((compared / "figures.json").read_text(encoding="utf-8"))
+    names = [entry["name"] for entry in entries if entry["name"].startswith("chosen")]
+    assert names == [f"chosen-{size}-2-proxy" for size in SIZES]
+    assert all((compared / figure_file(name, theme)).stat().st_size > 1000 for name in names for theme in THEMES)
+    build_report(database, compared, reported)
+    page = (reported / REPORT).read_text(encoding="utf-8")
+    assert all(f"{size}/2: its activations, by specificity score" in page for size in SIZES)
