@@ -100,7 +100,7 @@ def test_plan_prints_everything_and_writes_no_artefact(capfd, study_file):
 
 def test_status_of_a_new_study(capfd, study_file):
     code, out, _ = call(capfd, "status", "--study", study_file)
-    assert code == 0 and out.count("missing") == 2 + 6 * 2 + 3 + 1 and "--job survey" in out
+    assert code == 0 and out.count("missing") == 3 + 6 * 2 + 3 + 1 and "--job survey" in out
     assert not Path("data").exists()
 
 
