@@ -27,7 +27,7 @@ def run(suite: Suite, order: int, n_rounds: int, device: str, scratch: Path) -> 
     """One record, after the check that all contenders had the same error before the first step."""
     load = os.getloadavg()[0]
     suite = replace(suite, specs=tuple(replace(spec, device=device) for spec in suite.specs))
-    record = compare(list(suite.specs), n_rounds, scratch, parity_steps=suite.parity_steps)
+    record = compare(list(suite.specs), n_rounds, scratch, parity_steps=suite.parity_steps, n_steps=suite.n_steps)
     before = {spec.label: record["contenders"][spec.label]["mse_before"] for spec in suite.specs}
     reference = next((value for value in before.values() if value is not None), None)
     for spec in suite.specs:

@@ -34,7 +34,7 @@ class Ours:
         shape = spec.shape
         kept = keep_freed_memory()
         self.learner = Learner(shape.d_model, shape.n_features, _architecture(spec), getattr(torch, spec.dtype), 0, spec.device)
-        p, W_FD = self.learner.parameters, initial_decoder(shape)
+        p, W_FD = self.learner.parameters, initial_decoder(shape, spec.seed)
         with torch.no_grad():
             p.W_enc_FD.copy_(torch.from_numpy(W_FD))
             p.W_dec_FD.copy_(torch.from_numpy(W_FD))
@@ -86,7 +86,7 @@ class EncodeOnly:
 
     def __init__(self, spec: Spec, x_ND: np.ndarray) -> None:
         dtype, shape = getattr(torch, spec.dtype), spec.shape
-        self._W_FD = torch.from_numpy(initial_decoder(shape)).to(spec.device, dtype)
+        self._W_FD = torch.from_numpy(initial_decoder(shape, spec.seed)).to(spec.device, dtype)
         self._out_NF = torch.empty(shape.batch, shape.n_features, dtype=dtype, device=spec.device)
         self._low = [torch.from_numpy(part).to(spec.device, dtype) for part in np.split(x_ND, len(x_ND) // shape.batch)]
         self._next = 0

@@ -36,7 +36,7 @@ class SaeLens:
             sae = TopKTrainingSAE(TopKTrainingSAEConfig(k=shape.k, **common))
         else:
             sae = BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(k=float(shape.k), **common))
-        W_FD = torch.from_numpy(initial_decoder(shape)).to(spec.device)
+        W_FD = torch.from_numpy(initial_decoder(shape, spec.seed)).to(spec.device)
         sae.W_enc.data.copy_(W_FD.T)
         sae.W_dec.data.copy_(W_FD)
         trainer: dict[str, Any] = {
@@ -79,12 +79,12 @@ class DictionaryLearning:
             "steps": 10**6, "activation_dim": shape.d_model, "dict_size": shape.n_features, "lr": spec.learning_rate,
             "layer": 0, "lm_name": "bench", "device": spec.device, "seed": 0, "warmup_steps": 0,
         }  # fmt: skip
-        W_FD = torch.from_numpy(initial_decoder(shape)).to(spec.device)
+        W_FD = torch.from_numpy(initial_decoder(shape, spec.seed)).to(spec.device)
         self._trainer = self._make(spec.architecture, settings, shape.k)
         ae = self._trainer.ae
         for weight, value in _weights(ae, W_FD):
             weight.data.copy_(value)
-        bias = bias_for_l0(x_ND, initial_decoder(shape), spec.target_l0) if spec.target_l0 else 0.0
+        bias = bias_for_l0(x_ND, initial_decoder(shape, spec.seed), spec.target_l0) if spec.target_l0 else 0.0
         (ae.encoder.bias if hasattr(ae, "encoder") else ae.b_enc).data.fill_(bias)
         self._autocast = spec.dtype == "bfloat16"
         self._device = torch.device(spec.device).type
@@ -154,7 +154,7 @@ class Sparsify:
         self._sae = SparseCoder(
             shape.d_model, SparseCoderConfig(num_latents=shape.n_features, k=shape.k), spec.device, torch.float32
         )
-        W_FD = torch.from_numpy(initial_decoder(shape)).to(spec.device)
+        W_FD = torch.from_numpy(initial_decoder(shape, spec.seed)).to(spec.device)
         self._sae.encoder.weight.data.copy_(W_FD)
         self._sae.W_dec.data.copy_(W_FD)
         fused = bool((spec.options or {}).get("fused", False))

@@ -77,9 +77,12 @@ class Worker:
         return seconds / n_steps
 
 
-def compare(specs: list[Spec], n_rounds: int, scratch: Path, cpus: str = "0", parity_steps: int = 0) -> dict[str, Any]:
+def compare(
+    specs: list[Spec], n_rounds: int, scratch: Path, cpus: str = "0", parity_steps: int = 0, n_steps: int = 0
+) -> dict[str, Any]:
     """Run all of `specs` (equal shapes) in interleaved rounds; a JSON-able record of every time.
 
+    `n_steps` a round; by default as many as take half a second.
     `parity_steps`: everyone trains exactly so many steps in all, without a warm-up, and the squared errors then are recorded.
     """
     data = data_file(scratch, specs[0].shape)
@@ -87,13 +90,13 @@ def compare(specs: list[Spec], n_rounds: int, scratch: Path, cpus: str = "0", pa
         workers = [stack.enter_context(Worker(spec, data, python_for(spec), cpus)) for spec in specs]
         for worker in workers:  # they load side by side
             assert worker.ready
-        n_steps = {worker.spec.label: parity_steps // n_rounds for worker in workers}
+        steps = {worker.spec.label: n_steps or parity_steps // n_rounds for worker in workers}
         for worker in () if parity_steps else workers:
-            worker.run(1, record=False)
-            n_steps[worker.spec.label] = max(1, round(STEP_SECONDS / max(1e-4, worker.run(1, record=False))))
+            seconds = [worker.run(1, record=False) for _ in range(2)][-1]
+            steps[worker.spec.label] = n_steps or max(1, round(STEP_SECONDS / max(1e-4, seconds)))
         for _ in range(n_rounds):
             for worker in workers:
-                worker.run(n_steps[worker.spec.label])
+                worker.run(steps[worker.spec.label])
         return {
             "shape": specs[0].as_dict()["shape"],
             "architecture": specs[0].architecture,
@@ -105,7 +108,7 @@ def compare(specs: list[Spec], n_rounds: int, scratch: Path, cpus: str = "0", pa
                 worker.spec.label: {
                     "us_per_token": [round(1e6 * seconds, 3) for seconds in worker.seconds_per_token],
                     "wall_us_per_token": [round(1e6 * seconds, 3) for seconds in worker.wall_seconds_per_token],
-                    "steps_per_round": n_steps[worker.spec.label],
+                    "steps_per_round": steps[worker.spec.label],
                     "peak_rss_bytes": worker.peak_rss_bytes,
                     "mse_before": worker.ready["mse"],
                     "mse_after": worker.ask("mse")["mse"] if parity_steps else None,

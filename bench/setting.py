@@ -47,6 +47,7 @@ class Spec:
     learning_rate: float = 1e-4
     target_l0: int | None = None
     options: dict[str, Any] | None = None
+    seed: int = 1
 
     @property
     def label(self) -> str:
@@ -84,9 +85,9 @@ def data_file(folder: Path, shape: Shape) -> Path:
     return file
 
 
-def initial_decoder(shape: Shape) -> np.ndarray:
+def initial_decoder(shape: Shape, seed: int = 1) -> np.ndarray:
     """Unit rows, F x D; every contender starts with W_enc = W_dec transposed and biases 0."""
-    W_FD = np.random.default_rng(1).standard_normal((shape.n_features, shape.d_model), dtype=np.float32)
+    W_FD = np.random.default_rng(seed).standard_normal((shape.n_features, shape.d_model), dtype=np.float32)
     return W_FD / np.linalg.norm(W_FD, axis=1, keepdims=True)
 
 

@@ -26,7 +26,8 @@ class Suite:
     specs: tuple[Spec, ...]
     pairs: tuple[Pair, ...]
     parity_steps: int = 0
-    note: str = ""
+    n_steps: int = 0
+    """Steps a round; 0: as many as take half a second."""
 
 
 def _like_for_like(peer: str, bar: float, best: float, default: str = FP32) -> tuple[Pair, ...]:
@@ -134,7 +135,8 @@ def shuffle(window: int, name: str) -> Suite:
         Pair("SAELens mixing_buffer", mixing, ours, 30 if window > 100_000 else 0),
         Pair("dictionary_learning ActivationBuffer", buffer, ours, 0),
     )
-    return Suite(name, f"Shuffle at a window of {window:,} rows", specs, pairs)
+    # A buffer is refilled when half of it was served: whole cycles, or the price would be missed.
+    return Suite(name, f"Shuffle at a window of {window:,} rows", specs, pairs, n_steps=max(64, window // shape.batch))
 
 
 def harvest() -> Suite:

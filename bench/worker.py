@@ -32,8 +32,12 @@ def main(raw_spec: str, data: str, cpus: str) -> None:
     print(json.dumps(ready), file=say, flush=True)
     done = 0
     for line in sys.stdin:
-        if line.strip() == "mse":
-            print(json.dumps({"mse": contender.mse(batches[0])}), file=say, flush=True)
+        if line.startswith("mse"):
+            # Of the first batch, or of a file of other activations.
+            _, *file = line.split(maxsplit=1)
+            held_out = torch.from_numpy(np.load(file[0].strip())).to(spec.device) if file else batches[0]
+            errors = [contender.mse(part) for part in held_out.split(spec.shape.batch)]
+            print(json.dumps({"mse": sum(errors) / len(errors)}), file=say, flush=True)
             continue
         wait(spec.device)
         wall, cpu = time.perf_counter(), time.process_time()

@@ -15,6 +15,9 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 
+SCANNED_AT_ONCE = 2**21  # entries compared before they are searched: what a cache holds
+
+
 @dataclass(frozen=True)
 class Pairs:
     """Active (token, feature) pairs of a batch, sorted by token: a sparse N x F matrix in row-compressed form (int32 indices)."""
@@ -82,6 +85,23 @@ def positions_above(z_NF: Tensor, threshold: float) -> Tensor:
         position_P = torch.from_numpy(np.flatnonzero(flat.view(torch.int16).numpy() >= max(bits, 1)))
         return position_P[flat[position_P].float() > threshold]
     return torch.from_numpy(np.flatnonzero(flat.numpy() > threshold))
+
+
+def positions_above_rows(z_NF: Tensor, threshold_N: Tensor) -> Tensor:
+    """Flat int64 positions of the entries at least as large as their row's `threshold_N` (> 0), ascending; CPU only.
+
+    In bfloat16 the comparison runs on the raw bits, with thresholds rounded towards zero (see `positions_above`).
+    """
+    if z_NF.dtype == torch.bfloat16:
+        z_NF, threshold_N = z_NF.view(torch.int16), threshold_N.float().view(torch.int32) >> 16
+        threshold_N = threshold_N.clamp(min=1).to(torch.int16)
+    n_features = z_NF.shape[1]
+    rows = max(1, SCANNED_AT_ONCE // n_features)
+    found = [
+        np.flatnonzero((z_NF[first : first + rows] >= threshold_N[first : first + rows, None]).numpy()) + first * n_features
+        for first in range(0, len(z_NF), rows)
+    ]
+    return torch.from_numpy(np.concatenate(found))
 
 
 def pairs_from(position_P: Tensor, value_P: Tensor, n_tokens: int, n_features: int) -> Pairs:

@@ -57,6 +57,10 @@ class PreActivations:
         position, value = zip(*found, strict=True)
         return torch.cat(position), torch.cat(value)
 
+    def token_norms(self) -> Tensor:
+        """Norms of the batch's tokens, N float32."""
+        return self._x_low_ND.float().norm(dim=1)
+
     def columns(self, feature_A: Tensor) -> Tensor:
         """z of a few features on every token, N x A, a copy."""
         if len(self._tile_RF) == self.n_tokens:

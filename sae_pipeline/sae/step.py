@@ -21,8 +21,8 @@ from sae_pipeline.sae.parameters import Parameters, Published, published
 from sae_pipeline.sae.preactivations import PreActivations
 from sae_pipeline.sae.revive import revive
 
-# Share of active entries above which the dense step is faster. One core, D 576, F 8,192, us/token: float32 with 320, 640 and 1,024
-# active features 202, 298 and 423, dense 500 to 570; bfloat16 with 320 and 640 102 and 152, dense 187. On a GPU gathers cost more
+# Share of active entries above which the dense step is faster. One core, D 576, F 8,192, us/token: float32 with 320, 640, 1,024
+# active features 202, 298, 423, dense 500 to 570; bfloat16 with 320 and 640 102 and 152, dense 187. On a GPU gathers cost more
 # compared with products: by bytes and operations F / k of about 147 breaks even.
 DENSE_ABOVE_SHARE = {torch.float32: 1 / 6, torch.bfloat16: 1 / 10}
 GPU_DENSE_ABOVE_SHARE = 1 / 147

@@ -11,9 +11,9 @@ from sae_pipeline.sae.architecture import Architecture
 from sae_pipeline.sae.kernels import Pairs
 from sae_pipeline.sae.preactivations import PreActivations
 
-# The guess lies this far below the k-th value of the last batch that only one token in twenty undercuts: then nearly every token
-# has its k candidates, and few more.
-GUESS_QUANTILE, GUESS_MARGIN = 0.05, 0.97
+# The guess, in units of a token's norm, lies this far below what the k-th value of only one token in fifty undercut in the last
+# batch: then nearly every token has its k candidates, and about half as many more.
+GUESS_QUANTILE, GUESS_MARGIN = 0.02, 0.97
 
 
 class TopK(Architecture):
@@ -27,19 +27,20 @@ class TopK(Architecture):
 
     def select(self, z: PreActivations, at_most: int) -> Pairs:
         """The k largest entries of each row, as far as they are positive."""
-        pairs = Pairs.cat([self._largest(z_RF) for _, z_RF in z.tiles()])
+        norm_N = z.token_norms()
+        pairs = Pairs.cat([self._largest(z_RF, norm_N[first : first + len(z_RF)]) for first, z_RF in z.tiles()])
         smallest_N = torch.segment_reduce(pairs.value_P.float(), "min", offsets=pairs.offsets_N1.long(), initial=torch.inf)
         smallest_N[pairs.offsets_N1.diff() < self.k] = 0.0
         place = max(1, round(GUESS_QUANTILE * len(smallest_N)))
-        self._guess = GUESS_MARGIN * float(smallest_N.kthvalue(place).values)
+        self._guess = GUESS_MARGIN * float((smallest_N / norm_N.clamp(min=1e-6)).kthvalue(place).values)
         return pairs
 
-    def _largest(self, z_RF: Tensor) -> Pairs:
+    def _largest(self, z_RF: Tensor, norm_R: Tensor) -> Pairs:
         """What exceeds a guess from the last batch is found in one scan of the tile, and only that is ranked: a third of the time
         of ranking whole rows. Which pairs are chosen depends on the guess only among equal values."""
         if self._guess <= 0 or z_RF.device.type != "cpu":
             return largest_of_each_row(z_RF, self.k)
-        found = kernels.pairs_at(z_RF, kernels.positions_above(z_RF, self._guess))
+        found = kernels.pairs_at(z_RF, kernels.positions_above_rows(z_RF, self._guess * norm_R))
         count_R = found.offsets_N1.diff().long()
         n_columns = int(count_R.max())
         if not self.k <= n_columns <= z_RF.shape[1] // 4:

@@ -282,8 +282,8 @@ def test_topk_finds_the_same_entries_with_any_guess():
     z[9] = -1.0
     z[9, 17] = 0.5
     expected = {row * 200 + int(i) for row in range(64) for i in z[row].topk(K).indices if z[row, i] > 0}
-    for guess in (0.0, 0.3, 1.5, 2.5, 100.0):
+    for guess in (0.0, 0.02, 0.1, 0.15, 10.0):  # in units of norms of about 14
         architecture = TopK(K)
         architecture.load_state({"guess": guess})
         assert flat(architecture.select(given(z), z.numel()), 200) == expected
-        assert 0 < architecture.state()["guess"] < z.topk(K, dim=1).values[:, -1].median()
+        assert 0 <= architecture.state()["guess"] < 0.2

@@ -1,4 +1,7 @@
-"""What a step needs beside parameters, gradients, optimizer and the copies in the products' dtype: bounded by tokens alone."""
+"""What a step needs beside parameters, gradients, optimizer and the copies in the products' dtype: bounded by tokens alone.
+
+Beside them there is one tile of pre-activations, whatever N and F (64 MiB, and half as much while it is searched by NumPy).
+"""
 
 import pytest
 import torch
