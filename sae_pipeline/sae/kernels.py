@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-
 SCANNED_AT_ONCE = 2**21  # entries compared before they are searched: what a cache holds
 
 
