@@ -37,7 +37,8 @@ def main(raw_spec: str, data: str, cpus: str) -> None:
             _, *file = line.split(maxsplit=1)
             held_out = torch.from_numpy(np.load(file[0].strip())).to(spec.device) if file else batches[0]
             errors = [contender.mse(part) for part in held_out.split(spec.shape.batch)]
-            print(json.dumps({"mse": sum(errors) / len(errors)}), file=say, flush=True)
+            known = [error for error in errors if error is not None]
+            print(json.dumps({"mse": sum(known) / len(known) if known else None}), file=say, flush=True)
             continue
         wait(spec.device)
         wall, cpu = time.perf_counter(), time.process_time()
