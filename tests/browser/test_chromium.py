@@ -129,10 +129,26 @@ def test_an_example_opens_and_closes_in_place(visit: Visit):
     expect(item.locator(".block")).to_have_count(0)
 
 
+def test_one_click_on_the_start_page_steers_and_a_link_from_elsewhere_does_not(visit: Visit):
+    page = visit.page
+    page.goto("/")
+    link = page.get_by_role("link", name="Steer with it").first
+    address = link.get_attribute("href")
+    link.click()
+    expect(page.locator("[data-status]")).to_have_text("Done.", timeout=30_000)
+    for side in ("0", "1"):
+        expect(page.locator(f"[data-side='{side}']")).not_to_be_empty()
+    page.goto(str(address))
+    expect(page.get_by_role("button", name="Write")).to_be_enabled()
+    page.wait_for_timeout(300)
+    expect(page.locator("[data-status]")).to_have_text("")
+
+
 def test_steering_streams_side_by_side_and_can_be_saved(visit: Visit):
     page = visit.page
     page.goto("/")
     page.get_by_role("link", name="Steer with it").first.click()
+    expect(page.locator("[data-status]")).to_have_text("Done.", timeout=30_000)
     page.get_by_label("New tokens").fill("12")
     page.get_by_label("factor", exact=True).first.fill("3.5")
     expect(page.get_by_label("factor of feature 1")).to_have_value("3.5")

@@ -51,6 +51,14 @@ document.addEventListener("toggle", (event) => {
   }
 }, true);
 
+// --- "Steer with it" on the start page writes at once. The word goes through this tab's storage, not the address: a link from
+// elsewhere cannot make the model work.
+for (const link of all("a[data-write-now]")) {
+  link.addEventListener("click", (event) => {
+    if (!event.ctrlKey && !event.metaKey && !event.shiftKey) sessionStorage.setItem("write-now", link.href);
+  });
+}
+
 // --- steering, streamed
 const steer = document.getElementById("steer");
 if (steer) {
@@ -132,4 +140,8 @@ if (steer) {
     link.href = said.url; link.textContent = "saved";
     place.replaceChildren(link);
   });
+
+  const asked = sessionStorage.getItem("write-now");
+  sessionStorage.removeItem("write-now");
+  if (asked === window.location.href) steer.requestSubmit();
 }
