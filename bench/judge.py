@@ -18,9 +18,10 @@ from pathlib import Path
 
 import psutil
 
+from sae_pipeline.judge.calls import read_calls
 from sae_pipeline.judge.interactive import InteractiveJudge
 from sae_pipeline.judge.key import Key
-from sae_pipeline.judge.ledger import Caps, Ledger, read_calls
+from sae_pipeline.judge.ledger import Caps, Ledger
 from sae_pipeline.judge.prices import price_of
 from sae_pipeline.judge.request import Settings
 from sae_pipeline.judge.retry import Limits

@@ -19,7 +19,7 @@ from sae_pipeline.interpret.judged_windows import N_MISPLACED, N_NEAREST, N_SAME
 from sae_pipeline.interpret.llm_scorers import DETECTION, FUZZING, RUBRIC
 from sae_pipeline.interpret.prompts import load_prompt
 from sae_pipeline.interpret.windows import REACH
-from sae_pipeline.judge.ledger import read_calls
+from sae_pipeline.judge.calls import read_calls
 from sae_pipeline.judge.open import HOSTED, ledger_folder, price_for
 from sae_pipeline.judge.prices import NANO_PER_USD
 from sae_pipeline.judge.reply import Usage

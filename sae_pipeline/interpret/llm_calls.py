@@ -4,7 +4,7 @@ from pathlib import Path
 
 import polars as pl
 
-from sae_pipeline.judge.ledger import read_calls
+from sae_pipeline.judge.calls import read_calls
 from sae_pipeline.judge.open import AskingJudge
 from sae_pipeline.tables.schemas import conform, empty
 

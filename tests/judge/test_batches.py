@@ -5,8 +5,9 @@ import pytest
 
 from sae_pipeline.errors import UserError
 from sae_pipeline.judge.batches import BatchesPending, BatchJudge
+from sae_pipeline.judge.calls import read_calls
 from sae_pipeline.judge.key import Key
-from sae_pipeline.judge.ledger import Caps, Entry, Ledger, read_calls
+from sae_pipeline.judge.ledger import Caps, Entry, Ledger
 from sae_pipeline.judge.prices import price_of
 from sae_pipeline.judge.request import Settings
 from sae_pipeline.judge.submissions import Submissions

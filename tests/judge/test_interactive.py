@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from sae_pipeline.errors import UserError
-from sae_pipeline.judge.ledger import Entry, Outcome, read_calls
+from sae_pipeline.judge.calls import read_calls
+from sae_pipeline.judge.ledger import Entry, Outcome
 from sae_pipeline.judge.prices import HIDDEN_INPUT_TOKENS, price_of
 from sae_pipeline.judge.request import Capabilities, wire_bytes
 from sae_pipeline.judge.retry import Limits

@@ -9,7 +9,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from sae_pipeline.judge.ledger import Ledger, read_calls
+from sae_pipeline.judge.calls import read_calls
+from sae_pipeline.judge.ledger import Ledger
 from sae_pipeline.judge.prices import price_of
 from sae_pipeline.judge.request import Settings, wire_bytes
 from tests.judge.client import ask
