@@ -25,7 +25,7 @@ def allocated_at_most(architecture: Architecture) -> int:
     now = top = 0
     for event in made.profiler.kineto_results.events():  # pyright: ignore[reportOptionalMemberAccess]
         if event.name() == "[memory]":
-            now += event.nbytes()
+            now += event.nbytes()  # pyright: ignore[reportAttributeAccessIssue]
             top = max(top, now)
     return top
 
