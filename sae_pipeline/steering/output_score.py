@@ -105,7 +105,8 @@ def rises(
         def nats(logits_TV: Tensor, total_T: Tensor, next_T: Tensor = next_T) -> Tensor:
             return (total_T[:-1] - logits_TV[:-1].gather(1, next_T[:, None]).squeeze(1).float()).mean()
 
-        clean = [part[0] for part in logits(r_1TD)]
+        clean_1TV, total_1T = logits(r_1TD)
+        clean = clean_1TV[0], total_1T[0]
         for k, factor in enumerate(factors):
             for start in range(0, len(candidates), batch_rows):
                 batch = range(start, min(start + batch_rows, len(candidates)))

@@ -89,7 +89,7 @@ def test_the_figure_of_differences_draws_the_rows_of_the_view(
         (pl.col("size") == 32) & (pl.col("interval") == 3) & (pl.col("kind") == "active") & pl.col("score").is_not_null()
     )
     means = {
-        (unit, control): group["score"].mean()
+        (unit, control): float(group["score"].to_numpy().mean())
         for (unit, control), group in scores.group_by("unit_id", "control")
         if control in ("none", "shuffled")
     }
