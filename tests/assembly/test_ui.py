@@ -42,10 +42,11 @@ class Server:
         command = [sys.executable, "-m", "sae_pipeline", "ui", "--study", "study.yaml", "--port", str(wanted)]
         self.log = log
         with log.open("w", encoding="utf-8") as stream:
-            # A group of its own, so that Ctrl-C reaches it as it would from a terminal.
+            # A group of its own that minds Ctrl-C, as from a terminal; tests in the background inherit that it is ignored.
             self.process = subprocess.Popen(
-                command, cwd=folder, env=environment, stdout=stream, stderr=stream, start_new_session=True
-            )
+                command, cwd=folder, env=environment, stdout=stream, stderr=stream, start_new_session=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )  # fmt: skip
         self.url = f"http://127.0.0.1:{wanted}"
 
     def ask(self, query: str, **variables) -> dict:
