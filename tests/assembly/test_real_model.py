@@ -55,7 +55,7 @@ def database(embedded):
 def test_every_stage_of_both_sizes_ends_in_the_database(embedded, database):
     assert embedded.output.count(" built in ") == 3 + 6 * 2 + 3
     stages = database.execute("select stage, count(*) from lineage group by stage").fetchall()
-    assert dict(stages) == {"corpus": 1, "activations": 1} | dict.fromkeys(
+    assert dict(stages) == {"corpus": 1, "activations": 1, "random_model": 1} | dict.fromkeys(
         ("sae", "sae_metrics", "feature_stats", "explanations", "specificity_scores", "steering_evals"), 2
     )
 
