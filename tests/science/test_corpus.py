@@ -1,7 +1,6 @@
 """Documents, split, packing and the counts of what was dropped, against independent computations."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -13,7 +12,8 @@ from sae_pipeline.corpus.reader import CorpusReader
 from sae_pipeline.corpus.sources import read_documents
 from sae_pipeline.errors import UserError
 from sae_pipeline.language_model.tokens import load_tokenizer
-from sae_pipeline.study import Corpus, FolderModel, LocalSource
+from sae_pipeline.study import FolderModel
+from tests.science.corpus_inputs import corpus_of, local, write_jsonl
 from tests.tiny_models import save_tiny_llama
 
 
@@ -27,23 +27,6 @@ def built(tiny_study, tokens, tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
     outcome = build_corpus(tiny_study.corpus, tokens, folder)
     return CorpusReader.open(folder), outcome
-
-
-def local(path: Path, tokens: int = 100, **more) -> LocalSource:
-    kind = {".jsonl": "jsonl", ".parquet": "parquet", ".txt": "text"}[path.suffix]
-    return LocalSource(kind="local", path=str(path), format=kind, tokens=tokens, **more)  # pyright: ignore[reportArgumentType]
-
-
-def write_jsonl(path: Path, texts: list) -> Path:
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-    return path
-
-
-def corpus_of(*sources, **more) -> Corpus:
-    return Corpus(sources=list(sources), context=16, held_out=0.25, **more)
-
-
-# --- blocks
 
 
 def test_no_block_mixes_splits_and_no_document_is_in_both(built, tiny_study):

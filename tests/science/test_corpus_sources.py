@@ -14,29 +14,13 @@ from sae_pipeline.corpus.select import held_out_documents
 from sae_pipeline.corpus.sources import read_documents
 from sae_pipeline.errors import UserError
 from sae_pipeline.language_model.tokens import load_tokenizer
-from sae_pipeline.study import Corpus, FolderModel, HubSource, LocalSource
+from sae_pipeline.study import FolderModel, HubSource
+from tests.science.corpus_inputs import corpus_of, local, write_jsonl
 
 
 @pytest.fixture(scope="module")
 def tokens(tiny_model_folder):
     return load_tokenizer(FolderModel(source="folder", path=str(tiny_model_folder)))
-
-
-def local(path: Path, tokens: int = 100, **more) -> LocalSource:
-    kind = {".jsonl": "jsonl", ".parquet": "parquet", ".txt": "text"}[path.suffix]
-    return LocalSource(kind="local", path=str(path), format=kind, tokens=tokens, **more)  # pyright: ignore[reportArgumentType]
-
-
-def write_jsonl(path: Path, texts: list) -> Path:
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
-    return path
-
-
-def corpus_of(*sources, **more) -> Corpus:
-    return Corpus(sources=list(sources), context=16, held_out=0.25, **more)
-
-
-# --- blocks
 
 
 def test_wrong_column_is_refused(tokens, tmp_path):
