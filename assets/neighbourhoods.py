@@ -25,10 +25,10 @@ def neighbourhoods(context: dg.AssetExecutionContext, config: Rebuild, store: St
     """
     from sae_pipeline.survey.build import build_neighbourhoods
 
-    artifacts, survey = store.artifacts, store.study.survey
+    artifacts, settings = store.artifacts, store.study.survey.neighbourhoods
     folders = {size: artifacts.path("sae", size) for size in store.study.sae.sizes}
     yield from publish(
-        context, artifacts, "neighbourhoods", lambda work: build_neighbourhoods(folders, survey, work),
+        context, artifacts, "neighbourhoods", lambda work: build_neighbourhoods(folders, settings, work),
         checks={
             "schema": lambda work: schema_check(work, "neighbourhoods"),
             "exact": lambda work: neighbours_recomputed(work, folders),

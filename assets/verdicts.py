@@ -27,6 +27,8 @@ def schema_check(folder: Path, stage: str) -> Verdict:
     from sae_pipeline.tables.schemas import TABLES
 
     tables = [(table.name, Path(table.file).name) for table in TABLES.values() if Path(table.file).parts[0] == stage]
+    if (folder / "measurements.parquet").is_file():  # of the survey's stages
+        tables.append(("survey_measurements", "measurements.parquet"))
     files = [
         (name, file.replace("<split>", split))
         for name, file in tables

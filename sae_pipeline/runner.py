@@ -14,7 +14,7 @@ from assets.publishing import USER_ERROR
 from sae_pipeline import progress
 from sae_pipeline.errors import UserError
 from sae_pipeline.orphans import close_orphans
-from sae_pipeline.stages import COMPARE, PER_SIZE, PREPARE, STAGES, SURVEY, stages_of
+from sae_pipeline.stages import COMPARE, PER_SIZE, PREPARE, STAGES, SURVEY, SURVEY_PER_SIZE, stages_of
 from sae_pipeline.store import ArtifactStore
 
 # Framework chatter is DEBUG, failures are printed by us: the terminal belongs to the progress lines.
@@ -54,9 +54,9 @@ def steps_of(store: ArtifactStore, wanted: Wanted) -> list[tuple[str, int | None
     """(job, size, stages) in the order of execution."""
     sizes = wanted.sizes or tuple(store.study.sae.sizes)
     main: list[tuple[str, int | None]] = [(PREPARE, None), *((PER_SIZE, size) for size in sizes), (COMPARE, None)]
-    survey: list[tuple[str, int | None]] = [(SURVEY, None), (COMPARE, None)]
+    survey: list[tuple[str, int | None]] = [*((SURVEY_PER_SIZE, size) for size in sizes), (SURVEY, None), (COMPARE, None)]
     if wanted.only:
-        steps = survey if STAGES[wanted.only].job == SURVEY else main
+        steps = survey if STAGES[wanted.only].in_survey else main
         return [(job, size, [wanted.only]) for job, size in steps if job == STAGES[wanted.only].job]
     return [(job, size, stages_of(job)) for job, size in (survey if wanted.survey else main)]
 

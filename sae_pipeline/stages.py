@@ -6,45 +6,15 @@ This table is the only place that knows the graph's shape; assets, freshness and
 
 import hashlib
 import json
-from dataclasses import dataclass
 from typing import Any
 
+from sae_pipeline.stage import COMPARE, JUDGE, MODEL_IDENTITY, PER_SIZE, PREPARE, SURVEY, SURVEY_PER_SIZE, Stage
 from sae_pipeline.study import PretrainedSae, Study
+from sae_pipeline.survey_stages import SURVEY_STAGES
 
-MODEL_IDENTITY = ("model.source", "model.id", "model.revision", "model.path", "model.package", "model.file")
-# What of the judge can change an answer, or how many questions get one. How the questions travel cannot.
-JUDGE = tuple(
-    f"judge.{name}"
-    for name in (
-        "backend", "model", "base_url", "effort", "thinking", "plumbing", "votes", "budget_usd", "budget_usd_per_run", "prices",
-    )
-)  # fmt: skip
-
-PREPARE, PER_SIZE, COMPARE, SURVEY = "prepare", "per_size", "compare", "survey"
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One asset. `fields` are dotted study paths; a whole section is named by its key.
-
-    `optional`: stages that it reads when they are fresh, and does without when they are not.
-    """
-
-    name: str
-    group: str
-    upstream: tuple[str, ...]
-    fields: tuple[str, ...]
-    per_size: bool = True
-    code_version: str = "1"
-    optional: tuple[str, ...] = ()
-
-    @property
-    def job(self) -> str:
-        """The job that contains it. `run` goes through all but the survey, which is asked for by name."""
-        if self.per_size:
-            return PER_SIZE
-        return {"analysis": COMPARE, "survey": SURVEY}.get(self.group, PREPARE)
-
+__all__ = [
+    "COMPARE", "PER_SIZE", "PREPARE", "STAGES", "SURVEY", "SURVEY_PER_SIZE", "Stage", "sizes_of", "stages_of", "study_digest",
+]  # fmt: skip
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -116,7 +86,7 @@ STAGES: dict[str, Stage] = {
             code_version="2",
         ),
         Stage("steering_evals", "steering", ("corpus", "activations", "sae", "feature_stats"), ("steer",), code_version="2"),
-        Stage("neighbourhoods", "survey", ("sae",), ("sae.sizes", "survey"), per_size=False),
+        *SURVEY_STAGES,
         Stage(
             "analysis_tables",
             "analysis",
@@ -133,7 +103,7 @@ STAGES: dict[str, Stage] = {
             ),
             ("name", "sae.sizes"),
             per_size=False,
-            optional=("neighbourhoods",),
+            optional=tuple(stage.name for stage in SURVEY_STAGES),
             code_version="3",
         ),
         Stage("size_comparison", "analysis", ("analysis_tables",), ("score.chosen",), per_size=False, code_version="2"),

@@ -123,15 +123,20 @@ class ArtifactStore:
         for name, parent, parent_size in self._parents(stage, size):
             manifest = self.manifest(parent, parent_size)
             versions[name] = manifest.data_version if manifest else None
-        for name in self.optional(stage):
-            manifest = self.manifest(name)
-            assert manifest is not None
-            versions[name] = manifest.data_version
+        for parent in self.optional(stage):
+            for parent_size in sizes_of(self.study, parent):
+                manifest = self.manifest(parent, parent_size)
+                assert manifest is not None
+                versions[_name(parent, parent_size)] = manifest.data_version
         return versions
 
     def optional(self, stage: str) -> list[str]:
         """The optional upstream stages that are there and fresh; a stale one would be read as if it were about today's SAEs."""
-        return [name for name in STAGES[stage].optional if self.freshness(name).state == "fresh"]
+        return [
+            name
+            for name in STAGES[stage].optional
+            if all(self.freshness(name, each).state == "fresh" for each in sizes_of(self.study, name))
+        ]
 
     def freshness(self, stage: str, size: int | None = None) -> Freshness:
         """Compare the published artefact with code, study, inputs and its own digests."""

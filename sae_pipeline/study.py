@@ -28,6 +28,7 @@ from sae_pipeline.study_inputs import (
 from sae_pipeline.study_judge import Judge, ModelPrice
 from sae_pipeline.study_pretrained import PretrainedSae
 from sae_pipeline.study_sae import AnySae, Sae
+from sae_pipeline.study_survey import Survey
 
 __all__ = [
     "Activations", "BuiltinSource", "Corpus", "Explain", "Features", "FolderModel", "Hook", "HubModel", "HubSource", "Judge",
@@ -125,16 +126,6 @@ class Steer(Section):
     n_controls: int = Field(default=8, gt=0, description="control features and random directions, each a pool for all features")
     temperature: float = Field(default=0.7, ge=0)
     positions: Literal["not_massive", "all", "response"] = "not_massive"
-    seed: int = Field(default=0, description="of every random choice of this section")
-
-
-class Survey(Section):
-    """What `sae-pipeline run --job survey` makes after the main run."""
-
-    n_neighbours: int = Field(
-        default=15, ge=2, le=100, description="nearest features kept per feature and size, and what the map is made from"
-    )
-    min_dist: float = Field(default=0.05, ge=0, le=1, description="how close UMAP may put features on the map")
     seed: int = Field(default=0, description="of every random choice of this section")
 
 

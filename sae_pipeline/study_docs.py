@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from sae_pipeline import study
+from sae_pipeline import study, study_survey
 from sae_pipeline.study import Section
 
 PAGE = Path("docs/studies.md")
-MODULES = ("study", "study_inputs", "study_judge", "study_sae", "study_pretrained")
+MODULES = ("study", "study_inputs", "study_judge", "study_sae", "study_pretrained", "study_survey")
 SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("(top level)", study.Study),
     ("model, source: hub", study.HubModel),
@@ -32,6 +32,7 @@ SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("score", study.Score),
     ("steer", study.Steer),
     ("survey", study.Survey),
+    ("survey.neighbourhoods", study_survey.Neighbourhoods),
     ("judge", study.Judge),
     ("judge.prices, by model", study.ModelPrice),
 )

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from sae_pipeline import progress
 from sae_pipeline.errors import UserError
-from sae_pipeline.stages import COMPARE, STAGES, SURVEY, sizes_of, stages_of
+from sae_pipeline.stages import COMPARE, STAGES, SURVEY, SURVEY_PER_SIZE, sizes_of, stages_of
 from sae_pipeline.store import ArtifactStore
 from sae_pipeline.study import Study, load_study, parse_study
 
@@ -127,9 +127,9 @@ def _artefacts(store: ArtifactStore, options: RunOptions) -> list[tuple[str, int
     if options.only:
         stages = [options.only]
     elif options.job == SURVEY:
-        stages = [*stages_of(SURVEY), *stages_of(COMPARE)]
+        stages = [*stages_of(SURVEY_PER_SIZE), *stages_of(SURVEY), *stages_of(COMPARE)]
     else:
-        stages = [stage for stage in STAGES if STAGES[stage].job != SURVEY]
+        stages = [stage for stage in STAGES if not STAGES[stage].in_survey]
     return [(stage, size) for stage in stages for size in _sizes(store, stage, options)]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.table import Table
 
 from sae_pipeline.cli.run import plain_console
-from sae_pipeline.stages import STAGES, SURVEY, sizes_of
+from sae_pipeline.stages import STAGES, sizes_of
 from sae_pipeline.store import ArtifactStore
 from sae_pipeline.study import load_study
 
@@ -28,7 +28,7 @@ def status_command(study_file: Path) -> None:
             above = [parent for parent in STAGES[stage].upstream if parent in changing]
             if now.state != "fresh" or above:
                 stale.add((stage, size))
-            if now.state != "fresh" and STAGES[stage].job == SURVEY:
+            if now.state != "fresh" and STAGES[stage].in_survey:
                 now = replace(now, why=f"{now.why}; `run --job survey` makes it")
             why = now.why or (f"may change with {', '.join(above)}" if above else "")
             table.add_row(stage, "" if size is None else str(size), f"[{STYLES[now.state]}]{now.state}[/]", why)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from sae_pipeline.progress import bar
 from sae_pipeline.store import Outcome
-from sae_pipeline.study import Survey
+from sae_pipeline.study_survey import Neighbourhoods
 from sae_pipeline.survey.neighbours import decoder_rows, nearest_features
 from sae_pipeline.survey.projection import project
 from sae_pipeline.tables.schemas import conform, empty
@@ -20,7 +20,7 @@ from sae_pipeline.tables.schemas import conform, empty
 NEIGHBOURS, MAP = "feature_neighbours.parquet", "feature_map.parquet"
 
 
-def build_neighbourhoods(sae_folders: Mapping[int, Path], settings: Survey, work: Path) -> Outcome:
+def build_neighbourhoods(sae_folders: Mapping[int, Path], settings: Neighbourhoods, work: Path) -> Outcome:
     """Write both tables into `work`. `sae_folders`: {size: folder of its SAE}. Raises `UserError` for missing weights."""
     directions = {size: decoder_rows(folder) for size, folder in sae_folders.items()}
     first = dict(zip(directions, np.cumsum([0, *(len(rows) for rows in directions.values())]).tolist(), strict=False))

@@ -3,7 +3,28 @@
 import pandera.polars as pa
 import polars as pl
 
-from sae_pipeline.tables.columns import column, feature, size, table
+from sae_pipeline.tables.columns import column, count, feature, one_of, size, table
+
+MEASURED = ("ok", "not_testable", "too_few_examples")
+
+
+def _number(description: str) -> pa.Column:
+    return column(pl.Float64, description, nullable=True)
+
+
+def _text(description: str) -> pa.Column:
+    return column(pl.String, description, nullable=True)
+
+
+_BESIDE = {
+    "low": _number("Lower end of the 95 % interval of the value"),
+    "high": _number("Upper end of the 95 % interval of the value"),
+    "control": _text("What stands beside the value, run through the same measurement and the same selection"),
+    "control_value": _number("The control's value"),
+    "difference": _number("Value minus control, over the same items; null without a control"),
+    "difference_low": _number("Lower end of the 95 % interval of the difference"),
+    "difference_high": _number("Upper end of the 95 % interval of the difference"),
+}
 
 SURVEY_TABLES = (
     table(
@@ -29,5 +50,35 @@ SURVEY_TABLES = (
             "y": column(pl.Float32, "Vertical place, no unit", pa.Check.in_range(-1e4, 1e4)),
         },
         file="neighbourhoods/feature_map.parquet", key=("size", "feature"),
+    ),
+    table(
+        "survey_measurements",
+        "Every measurement of the survey, each beside its control; what `survey_verdicts` is decided from.",
+        {
+            "stage": column(pl.String, "The asset that measured it"),
+            "measurement": column(pl.String, "Name, as in the checklist"),
+            "size": column(pl.Int32, "Size of the SAE; null when it is about no single one", pa.Check.ge(1), nullable=True),
+            "metric": column(pl.String, "What the value is, with its unit"),
+            "value": _number("The measured value; null when it could not be measured"),
+            **_BESIDE,
+            "n_scored": count("Items that the value is over"),
+            "n_attempted": count("Items that were tried"),
+            "n_seeds": count("Seeds of SAE training that the value is over"),
+            "ceiling_metric": _text("What shows whether the model carries the matter at all"),
+            "ceiling": _number("Its value"),
+            "ceiling_threshold": _number("Below this the matter is not testable on this model"),
+            "status": column(pl.String, "Whether it could be measured", one_of(MEASURED)),
+            "why": _text("Why not, or what to know about the number"),
+            "files_sha": _text("Digest of the committed prompts and concepts that it was measured with"),
+            "rows": _text("Table that holds the single items"),
+            "figure": _text("Name of the figure that shows it"),
+        },
+        file="<stage>/measurements.parquet", key=("measurement", "size"),
+        checks=(
+            pa.Check(
+                lambda data: data.lazyframe.select((pl.col("status") != "ok") | pl.col("value").is_not_null()),
+                name="value_where_status_is_ok",
+            ),
+        ),
     ),
 )  # fmt: skip

@@ -12,14 +12,14 @@ from sae_pipeline.device import Device
 from sae_pipeline.errors import UserError
 from sae_pipeline.plan import make_plan, show_plan
 from sae_pipeline.preflight import check_plan
-from sae_pipeline.stages import STAGES, SURVEY, sizes_of
+from sae_pipeline.stages import STAGES, sizes_of
 from sae_pipeline.store import ArtifactStore
 from sae_pipeline.study import load_study
 
 
 def everything(store):
     """What the main run builds."""
-    return [(name, size) for name, stage in STAGES.items() if stage.job != SURVEY for size in sizes_of(store.study, name)]
+    return [(name, size) for name, stage in STAGES.items() if not stage.in_survey for size in sizes_of(store.study, name)]
 
 
 def checked(pipeline, **options):

@@ -4,12 +4,12 @@ import shutil
 
 import dagster as dg
 
-from sae_pipeline.stages import STAGES, SURVEY
+from sae_pipeline.stages import STAGES
 from tests.assembly.fake_graph import FILE
 
-MAIN = [stage for stage, spec in STAGES.items() if spec.job != SURVEY]
+MAIN = [stage for stage, spec in STAGES.items() if not spec.in_survey]
 ALL = [(stage, size) for stage in MAIN for size in ((32, 64) if STAGES[stage].per_size else (None,))]
-PER_SIZE = [stage for stage, spec in STAGES.items() if spec.per_size]
+PER_SIZE = [stage for stage, spec in STAGES.items() if spec.per_size and not spec.in_survey]
 ANALYSIS = [("analysis_tables", None), ("size_comparison", None), ("report", None)]
 
 

@@ -13,7 +13,7 @@ from sae_pipeline.browser.links import page_url
 from sae_pipeline.definitions import build_defs
 from sae_pipeline.plan import n_texts
 from sae_pipeline.runner import Wanted, run_pipeline
-from sae_pipeline.stages import STAGES, SURVEY, sizes_of
+from sae_pipeline.stages import STAGES, sizes_of
 from sae_pipeline.store import ArtifactStore
 from sae_pipeline.study import load_study
 
@@ -65,7 +65,7 @@ def test_runs_are_on_the_studys_own_instance_with_versions_metadata_and_checks(f
         assert [run.job_name for run in instance.get_runs()][::-1] == ["prepare", "per_size", "per_size", "compare"]
         assert {run.status for run in instance.get_runs()} == {dg.DagsterRunStatus.SUCCESS}
         for stage, spec in STAGES.items():
-            if spec.job == SURVEY:
+            if spec.in_survey:
                 continue
             filters = dg.AssetRecordsFilter(asset_key=dg.AssetKey(stage), asset_partitions=["64"] if spec.per_size else None)
             (record,) = instance.fetch_materializations(filters, limit=1).records

@@ -23,7 +23,7 @@ from assets.specificity_scores import controls_present as specificity_controls_p
 from assets.specificity_scores import figures, scores_are_levels
 from assets.steering_evals import controls_present as steering_controls_present
 from assets.verdicts import schema_check
-from sae_pipeline.study import Survey
+from sae_pipeline.study_survey import Neighbourhoods
 from sae_pipeline.survey.build import NEIGHBOURS, build_neighbourhoods
 from sae_pipeline.tables.schemas import TABLES
 
@@ -35,7 +35,7 @@ def surveyed(finished_study, tmp_path_factory):
     """The survey's artefact, which the main run does not build."""
     folder = tmp_path_factory.mktemp("survey") / "neighbourhoods"
     folder.mkdir()
-    build_neighbourhoods({size: finished_study.store.path("sae", size) for size in (32, 64)}, Survey(), folder)
+    build_neighbourhoods({size: finished_study.store.path("sae", size) for size in (32, 64)}, Neighbourhoods(), folder)
     return folder
 
 

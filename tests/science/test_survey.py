@@ -9,7 +9,7 @@ import torch
 
 from sae_pipeline.errors import UserError
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
-from sae_pipeline.study import Survey
+from sae_pipeline.study_survey import Neighbourhoods
 from sae_pipeline.survey import neighbours
 from sae_pipeline.survey.build import MAP, NEIGHBOURS, build_neighbourhoods
 from sae_pipeline.survey.neighbours import nearest_features, nearest_to
@@ -77,7 +77,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 @pytest.fixture(scope="module")
 def built(folders: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     work = tmp_path_factory.mktemp("work")
-    outcome = build_neighbourhoods(folders, Survey(), work)
+    outcome = build_neighbourhoods(folders, Neighbourhoods(), work)
     assert outcome.metadata["n_features"] == 208
     return work
 
@@ -108,7 +108,7 @@ def test_features_of_one_kind_lie_together_on_the_map_across_sizes(built: Path):
 
 
 def test_the_same_directions_give_the_same_bytes(built: Path, folders: dict[int, Path], tmp_path: Path):
-    build_neighbourhoods(folders, Survey(), tmp_path)
+    build_neighbourhoods(folders, Neighbourhoods(), tmp_path)
     for name in (NEIGHBOURS, MAP):
         assert (tmp_path / name).read_bytes() == (built / name).read_bytes()
 
@@ -118,7 +118,7 @@ def test_torch_keeps_its_number_of_threads(folders: dict[int, Path], tmp_path: P
     try:
         for n_threads in (1, 2):
             torch.set_num_threads(n_threads)
-            build_neighbourhoods(folders, Survey(), tmp_path)
+            build_neighbourhoods(folders, Neighbourhoods(), tmp_path)
             assert torch.get_num_threads() == n_threads
     finally:
         torch.set_num_threads(before)
@@ -133,10 +133,10 @@ def test_sizes_too_small_for_a_neighbour_graph_still_have_places(tmp_path: Path,
     config = {"architecture": "batch_topk", "n_features": 1, "d_model": D, "scale": 1.0, "threshold_norm": 1e6}
     SparseAutoencoder(weights, config).save(tmp_path / "one")
     (tmp_path / "alone").mkdir()
-    build_neighbourhoods({1: tmp_path / "one"}, Survey(), tmp_path / "alone")
+    build_neighbourhoods({1: tmp_path / "one"}, Neighbourhoods(), tmp_path / "alone")
     assert pl.read_parquet(tmp_path / "alone" / MAP).height == 1
     (tmp_path / "both").mkdir()
-    build_neighbourhoods({1: tmp_path / "one", 8: folders[8]}, Survey(), tmp_path / "both")
+    build_neighbourhoods({1: tmp_path / "one", 8: folders[8]}, Neighbourhoods(), tmp_path / "both")
     assert pl.read_parquet(tmp_path / "both" / MAP).height == 9
 
 

@@ -1,0 +1,69 @@
+"""What every part of the survey hands to the verdicts: one number, its interval, its control, its denominator."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import polars as pl
+
+from sae_pipeline.digests import file_digest, value_digest
+from sae_pipeline.tables.schemas import conform, empty
+
+MEASUREMENTS = "measurements.parquet"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row of `survey_measurements` (docs/tables.md says what each field means).
+
+    `difference` is over the same items as value and control; left out, it is value minus control where both are there.
+    `figure` names a file `<figure>.light.png` of the stage's folder.
+    """
+
+    measurement: str
+    metric: str
+    value: float | None
+    n_scored: int
+    n_attempted: int
+    size: int | None = None
+    low: float | None = None
+    high: float | None = None
+    control: str | None = None
+    control_value: float | None = None
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+    n_seeds: int = 1
+    ceiling_metric: str | None = None
+    ceiling: float | None = None
+    ceiling_threshold: float | None = None
+    status: str = "ok"
+    why: str | None = None
+    files_sha: str | None = None
+    rows: str | None = None
+    figure: str | None = None
+
+
+def write_measurements(work: Path, stage: str, measurements: Iterable[Measurement]) -> pl.DataFrame:
+    """Write `measurements.parquet` of a stage and return it.
+
+    What lies below its ceiling's threshold becomes `not_testable` here, so that no stage can forget it.
+    """
+    rows = [{"stage": stage} | asdict(_judged(each)) for each in measurements]
+    frame = conform("survey_measurements", pl.DataFrame(rows, schema=empty("survey_measurements").schema))
+    frame.write_parquet(work / MEASUREMENTS, compression="zstd")
+    return frame
+
+
+def _judged(one: Measurement) -> Measurement:
+    if one.difference is None and one.value is not None and one.control_value is not None:
+        one = replace(one, difference=one.value - one.control_value)
+    if one.ceiling is not None and one.ceiling_threshold is not None and one.ceiling < one.ceiling_threshold:
+        why = f"{one.ceiling_metric} is {one.ceiling:.3g}, below {one.ceiling_threshold:.3g}"
+        one = replace(one, status="not_testable", why=f"{why}; {one.why}" if one.why else why)
+    return one
+
+
+def files_digest(*files: Path) -> str:
+    """Digest of committed prompt and concept files: what a measurement was taken with."""
+    return value_digest([[file.name, file_digest(file)] for file in files])[:16]
