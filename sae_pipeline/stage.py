@@ -19,7 +19,8 @@ SURVEY, SURVEY_PER_SIZE = "survey", "survey_per_size"
 class Stage:
     """One asset. `fields` are dotted study paths; a whole section is named by its key.
 
-    `optional`: stages that it reads when they are fresh, and does without when they are not.
+    `optional`: stages that it reads when they are fresh, and does without when they are not. `files`: committed files (prompts,
+    concepts, thresholds) that change its result, as patterns below the package `sae_pipeline`.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Stage:
     per_size: bool = True
     code_version: str = "1"
     optional: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     @property
     def in_survey(self) -> bool:

@@ -1,11 +1,22 @@
 """The stages of the survey (paper, second half): run by the job `survey` after the main run, taken into the analysis when fresh.
 
-Every one but the two last writes `measurements.parquet` beside its own tables; `survey_verdicts` holds all of them to the
-thresholds of `sae_pipeline/survey/checklist.yaml`.
+All but the last write `measurements.parquet` beside their own tables; `survey_verdicts` holds them to the thresholds of
+`sae_pipeline/survey/checklist.yaml`.
 """
 
-from sae_pipeline.stage import SURVEY, Stage
+from sae_pipeline.stage import MODEL_IDENTITY, SURVEY, Stage
 
-SURVEY_STAGES: tuple[Stage, ...] = (
+MEASURING_STAGES: tuple[Stage, ...] = (
     Stage("neighbourhoods", SURVEY, ("sae",), ("sae.sizes", "survey.neighbourhoods"), per_size=False),
-)
+    Stage(
+        "main_results", SURVEY, ("sae_metrics", "explanations", "specificity_scores", "steering_evals"),
+        ("sae.sizes", *MODEL_IDENTITY), per_size=False, files=("survey/limitations.yaml",),
+    ),
+)  # fmt: skip
+SURVEY_STAGES: tuple[Stage, ...] = (
+    *MEASURING_STAGES,
+    Stage(
+        "survey_verdicts", SURVEY, tuple(stage.name for stage in MEASURING_STAGES), (), per_size=False,
+        files=("survey/checklist.yaml",),
+    ),
+)  # fmt: skip

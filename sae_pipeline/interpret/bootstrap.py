@@ -1,5 +1,9 @@
 """Bootstrap intervals by unit: windows of one unit are not independent, units are."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
 N_RESAMPLES = 2000
@@ -23,3 +27,35 @@ def paired_difference(
     tail = 100 * (1 - confidence) / 2
     low, high = np.percentile(means, [tail, 100 - tail])
     return float(difference.mean()), float(low), float(high), n_units
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Two means and their difference, each with its interval."""
+
+    value: float
+    value_low: float
+    value_high: float
+    control: float
+    difference: float
+    low: float
+    high: float
+
+
+def unpaired_difference(
+    value: np.ndarray, control: np.ndarray, seed: int, mean: Callable[..., Any] = np.mean, confidence: float = 0.95
+) -> Difference:
+    """Mean of `value` beside that of `control`, over different units: both are resampled. One entry per unit.
+
+    `mean` is any statistic that takes an axis. Raises `ValueError` for no units.
+    """
+    if not len(value) or not len(control):
+        raise ValueError("no units to compare")
+    rng = np.random.default_rng(seed)
+    values = mean(value[rng.integers(0, len(value), (N_RESAMPLES, len(value)))], axis=1)
+    controls = mean(control[rng.integers(0, len(control), (N_RESAMPLES, len(control)))], axis=1)
+    tails = (100 * (1 - confidence) / 2, 100 * (1 + confidence) / 2)
+    value_low, value_high = np.percentile(values, tails)
+    low, high = np.percentile(values - controls, tails)
+    both = float(mean(value, axis=0)), float(mean(control, axis=0))
+    return Difference(both[0], float(value_low), float(value_high), both[1], both[0] - both[1], float(low), float(high))

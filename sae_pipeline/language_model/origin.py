@@ -76,6 +76,11 @@ def _load_config(name: str, arguments: tuple[tuple[str, Any], ...], changed: int
     return AutoConfig.from_pretrained(name, **dict(arguments))
 
 
+def takes_images(model: Model) -> bool:
+    """Whether the model's configuration declares an image encoder."""
+    return getattr(load_config(model), "vision_config", None) is not None
+
+
 def n_blocks_of(config: PreTrainedConfig) -> int:
     """Number of decoder blocks that a configuration declares."""
     text = config.get_text_config(decoder=True)

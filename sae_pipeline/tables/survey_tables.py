@@ -5,6 +5,7 @@ import polars as pl
 
 from sae_pipeline.tables.columns import column, count, feature, one_of, size, table
 
+VERDICTS = ("reproduced", "not reproduced", "not testable")
 MEASURED = ("ok", "not_testable", "too_few_examples")
 
 
@@ -80,5 +81,32 @@ SURVEY_TABLES = (
                 name="value_where_status_is_ok",
             ),
         ),
+    ),
+    table(
+        "survey_verdicts",
+        "The checklist of the paper's results, row by row: claim, number, control, threshold, verdict.",
+        {
+            "row": column(pl.Int16, "Row of the checklist", pa.Check.in_range(1, 72)),
+            "section": column(pl.String, "Part of the paper"),
+            "claim": column(pl.String, "What is claimed"),
+            "stage": column(pl.String, "The asset that measured it"),
+            "measurement": column(pl.String, "The measurement that decides, or the first of several"),
+            "size": column(pl.Int32, "Size of the SAE; null when it is about no single one", pa.Check.ge(1), nullable=True),
+            "metric": column(pl.String, "What the value is, with its unit"),
+            "value": _number("The measured value"),
+            **_BESIDE,
+            "n_scored": count("Items that the value is over"),
+            "n_attempted": count("Items that were tried"),
+            "threshold": column(pl.String, "What all its tests ask for"),
+            "tests": column(pl.String, "Every test with its outcome"),
+            "expected": column(pl.String, "The prediction, written before the first run", one_of(VERDICTS)),
+            "verdict": column(pl.String, "Follows from the tests, by code", one_of(VERDICTS)),
+            "why": _text("Why it is not testable, or what to know about the number"),
+            "rows": _text("Table that holds the single items"),
+            "figure": _text("Name of the figure that shows it"),
+            "checklist_sha": column(pl.String, "Digest of claims, predictions and thresholds"),
+            "files_sha": _text("Digest of the committed prompts and concepts"),
+        },
+        file="survey_verdicts/survey_verdicts.parquet", key=("row",),
     ),
 )  # fmt: skip

@@ -44,4 +44,5 @@ def test_jobs_cover_the_graph_once(defs):
         selected = {key.path[-1] for key in defs.resolve_job_def(job).asset_layer.executable_asset_keys}
         assert selected == set(stages_of(job))
     assert sorted(stage for job in jobs for stage in stages_of(job)) == sorted(STAGES)
-    assert stages_of("survey") == ["neighbourhoods"]
+    assert stages_of("survey")[-1] == "survey_verdicts"
+    assert set(stages_of("survey") + stages_of("survey_per_size")) == {name for name, stage in STAGES.items() if stage.in_survey}

@@ -203,8 +203,13 @@ def test_the_survey_runs_when_asked_for_and_the_analysis_takes_it_in_while_it_is
     pipeline.run()
     assert ("neighbourhoods", None) not in pipeline.fake.built
     pipeline.run(survey=True)
-    assert pipeline.fake.built == [("neighbourhoods", None), ANALYSIS[0]]  # equal bytes of the fake stop there
-    assert "neighbourhoods" in pipeline.store.inputs("analysis_tables")
+    survey = [stage for stage, spec in STAGES.items() if spec.in_survey]
+    per_size = [stage for stage in survey if STAGES[stage].per_size]
+    once = [(stage, None) for stage in survey if stage not in per_size]
+    wanted = {*((stage, size) for stage in per_size for size in (32, 64)), *once, ANALYSIS[0]}
+    assert set(pipeline.fake.built) == wanted and len(pipeline.fake.built) == len(wanted)
+    assert pipeline.fake.built[-2:] == [("survey_verdicts", None), ANALYSIS[0]]  # equal bytes of the fake stop there
+    assert {"neighbourhoods", "survey_verdicts"} <= set(pipeline.store.inputs("analysis_tables"))
     pipeline.run()
     assert pipeline.fake.built == []
     # Other weights: what the survey says is about SAEs that are gone, and the main run does without it.
@@ -219,4 +224,4 @@ def test_the_survey_runs_when_asked_for_and_the_analysis_takes_it_in_while_it_is
 
 def test_a_survey_before_the_first_run_names_what_is_missing(pipeline):
     report = pipeline.run(survey=True)
-    assert pipeline.fake.built == [] and "sae/32" in str(report.user_errors[0]) and report.left_out
+    assert pipeline.fake.built == [] and "/32: is not there yet" in str(report.user_errors[0]) and report.left_out

@@ -209,15 +209,24 @@ def test_manifest_lists_every_file_with_its_digest(tmp_path: Path) -> None:
         # The explanations are scored on the same sample of features.
         ({"score": {"n_features": 7}}, {"explanations", "specificity_scores"}),
         ({"sae": {"sizes": [64, 128], "epochs": 2}}, {"sae"}),
-        ({"sae": {"sizes": [64, 128, 256]}}, {"analysis_tables", "neighbourhoods"}),
+        ({"sae": {"sizes": [64, 128, 256]}}, {"analysis_tables"}),
         ({"random_model": {"seed": 1}}, {"random_model"}),
         # Addition is evaluated on the largest size alone.
         # and the random model gets an SAE of the smallest one.
-        ({"sae": {"sizes": [32, 64]}}, {"analysis_tables", "steering_evals", "random_model", "neighbourhoods"}),
+        ({"sae": {"sizes": [32, 64]}}, {"analysis_tables", "steering_evals", "random_model"}),
         ({"hook": {"after_block": 0}}, {"activations", "random_model"}),
         ({"judge": {"backend": "none"}}, set()),
     ],
 )
 def test_stage_digests_cover_exactly_their_fields(change: dict, touched: set[str]) -> None:
     before, after = parse_study(RAW), parse_study({**RAW, **change})
-    assert {name for name in STAGES if study_digest(before, name, 64) != study_digest(after, name, 64)} == touched
+    main = [name for name, stage in STAGES.items() if not stage.in_survey]
+    assert {name for name in main if study_digest(before, name, 64) != study_digest(after, name, 64)} == touched
+
+
+def test_a_survey_stage_depends_on_its_own_section_and_on_the_sizes() -> None:
+    before = parse_study(RAW)
+    other = parse_study({**RAW, "survey": {"neighbourhoods": {"n_neighbours": 7}}})
+    assert {name for name in STAGES if study_digest(before, name, 64) != study_digest(other, name, 64)} == {"neighbourhoods"}
+    sizes = parse_study({**RAW, "sae": {"sizes": [64, 128, 256]}})
+    assert study_digest(before, "neighbourhoods") != study_digest(sizes, "neighbourhoods")

@@ -1,0 +1,142 @@
+"""The stage `main_results`: what the main run's tables already say about the paper's claims, as measurements of the survey."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from sae_pipeline.interpret.bootstrap import unpaired_difference
+from sae_pipeline.store import Outcome
+from sae_pipeline.survey.limitations import limitations
+from sae_pipeline.survey.measurement import Measurement, write_measurements
+
+STAGE = "main_results"
+CHAT, PROSE = "dialogues", "world_factbook"
+OTHER_UNITS = {"neurons": "mlp_neuron", "random_directions": "random_direction", "random_model": "random_model"}
+Folders = dict[int, Path]
+
+
+def build_main_results(folders: dict[str, Folders], takes_images: bool, work: Path) -> Outcome:
+    """Write `measurements.parquet` into `work`. `folders`: {stage: {size: folder of the artefact}}."""
+    found = [
+        *_metrics(_read(folders["sae_metrics"], "sae_metrics")),
+        *_chat(_read(folders["sae_metrics"], "sae_metrics_by_source")),
+        *_specificity(_read(folders["specificity_scores"], "specificity_scores")),
+        *_explanations(_read(folders["explanations"], "explanation_scores")),
+        *_steering(_read(folders["steering_evals"], "steering_features")),
+        _images(takes_images),
+        *limitations(),
+    ]
+    frame = write_measurements(work, STAGE, found)
+    return Outcome({"n_measurements": len(frame)})
+
+
+def _read(folders: Folders, table: str) -> pl.DataFrame:
+    return pl.concat([pl.read_parquet(folder / f"{table}.parquet") for folder in folders.values()])
+
+
+def _metrics(metrics: pl.DataFrame) -> Iterator[Measurement]:
+    texts = {
+        "explained_variance": "explained variance of held-out tokens", "l0": "active features per held-out token",
+        "dead_fraction": "share of features without activation on held-out tokens",
+        "ce_recovered_zero": "share of cross-entropy recovered against zero ablation",
+        "ce_recovered_mean": "share of cross-entropy recovered against mean ablation",
+    }  # fmt: skip
+    for row in metrics.iter_rows(named=True):
+        for name, metric in texts.items():
+            n = row["n_tokens_spliced" if name.startswith("ce_") else "n_tokens_held_out"]
+            yield Measurement(name, metric, row[name], n, n, row["size"], rows="sae_metrics")
+
+
+def _chat(by_source: pl.DataFrame) -> Iterator[Measurement]:
+    """Only where the corpus has both."""
+    for (size,), part in by_source.group_by(["size"], maintain_order=True):
+        values = dict(part.select("source", "explained_variance").iter_rows())
+        n = int(part.filter(pl.col("source").is_in([CHAT, PROSE]))["n_tokens"].sum())
+        metric = "explained variance of chat minus that of prose"
+        both = CHAT in values and PROSE in values
+        yield Measurement(
+            "chat_minus_prose_explained_variance", metric, values[CHAT] - values[PROSE] if both else None, n if both else 0, n,
+            int(str(size)), status="ok" if both else "not_testable", rows="sae_metrics_by_source",
+            why=None if both else f"the corpus has no sources named {CHAT} and {PROSE}",
+        )  # fmt: skip
+
+
+def _specificity(scores: pl.DataFrame) -> Iterator[Measurement]:
+    """Mean rubric score by unit, equal weight to every activation interval; offline proxy."""
+    active = scores.filter((pl.col("kind") == "active") & (pl.col("method") == "proxy"))
+    units = (
+        active.group_by("size", "control", "unit_id", "interval")
+        .agg(pl.col("score").mean())
+        .group_by("size", "control", "unit_id")
+        .agg(pl.col("score").mean())
+    )
+    for size in units["size"].unique().sort():
+        by_control = {
+            control: units.filter((pl.col("size") == size) & (pl.col("control") == control)).sort("unit_id")["score"]
+            for control in ("none", *OTHER_UNITS.values())
+        }
+        for name, control in OTHER_UNITS.items():
+            yield _against(
+                f"specificity_over_{name}", "mean specificity (0 to 3, offline proxy)", size, by_control["none"],
+                by_control[control], control, "specificity_scores",
+            )  # fmt: skip
+
+
+def _explanations(scores: pl.DataFrame) -> Iterator[Measurement]:
+    """The rule either holds in a window or not, so its AUROC *is* its balanced accuracy."""
+    rules = scores.filter((pl.col("method") == "token-stats") & (pl.col("scorer") == "rule"))
+    for size in rules["size"].unique().sort():
+        part = rules.filter(pl.col("size") == size)
+
+        def values(metric: str, control: str, part: pl.DataFrame = part) -> pl.Series:
+            return part.filter((pl.col("metric") == metric) & (pl.col("control") == control)).sort("unit_id")["value"]
+
+        yield _against(
+            "explanation_balanced_accuracy", "median balanced accuracy of the token rule in detection", size,
+            values("detection_auroc", "none"), values("detection_auroc", "shuffled"), "shuffled", "explanation_scores",
+            np.nanmedian,
+        )  # fmt: skip
+        yield _against(
+            "rule_f1_over_neurons", "mean F1 of the token rule", size, values("rule_f1", "none"),
+            values("rule_f1", "mlp_neuron"), "mlp_neuron", "explanation_scores",
+        )  # fmt: skip
+
+
+def _steering(features: pl.DataFrame) -> Iterator[Measurement]:
+    """Over all sizes: how many of the features drawn by their output score pass, beside those drawn at random."""
+    passes = {
+        kind: features.filter(pl.col("selected_by") == kind).sort("size", "feature")["passes"].cast(pl.Float64)
+        for kind in ("output_score", "random")
+    }
+    yield _against(
+        "steering_passes_selected", "share of clamped features whose concept rate is at least 3 times the control's", None,
+        passes["output_score"], passes["random"], "random_feature", "steering_features",
+    )  # fmt: skip
+
+
+def _against(
+    name: str, metric: str, size: int | None, value: pl.Series, control: pl.Series, control_name: str, rows: str, mean=np.nanmean
+) -> Measurement:
+    """A mean over units beside the mean over other units, with intervals by unit. Units without a score are not scored."""
+    scored, beside = value.drop_nulls().to_numpy(), control.drop_nulls().to_numpy()
+    if not len(scored) or not len(beside):
+        why = f"{len(scored)} scored units and {len(beside)} scored controls"
+        return Measurement(
+            name, metric, None, 0, len(value), size, control=control_name, status="too_few_examples", why=why, rows=rows
+        )
+    drawn = unpaired_difference(scored, beside, seed=0, mean=mean)
+    return Measurement(
+        name, metric, drawn.value, len(scored), len(value), size, low=drawn.value_low, high=drawn.value_high,
+        control=control_name, control_value=drawn.control, difference=drawn.difference, difference_low=drawn.low,
+        difference_high=drawn.high, rows=rows,
+    )  # fmt: skip
+
+
+def _images(takes_images: bool) -> Measurement:
+    inputs = float(takes_images)
+    return Measurement(
+        "image_inputs", "kinds of image input of the model", inputs, 1, 1, ceiling_metric="kinds of image input of the model",
+        ceiling=inputs, ceiling_threshold=1,
+    )  # fmt: skip

@@ -1,0 +1,83 @@
+"""Verdicts: the checklist's tests applied to the measurements. Nothing here knows what any row is about."""
+
+from typing import Any
+
+import polars as pl
+
+from sae_pipeline.survey.checklist import CRITERIA, Need, Row, Section, checklist_sha
+from sae_pipeline.tables.schemas import conform, empty
+
+NOT_TESTABLE = "not testable"
+
+
+def decide(sections: list[Section], measurements: pl.DataFrame) -> pl.DataFrame:
+    """Table `survey_verdicts` from table `survey_measurements`.
+
+    Raises `ValueError` that names every measurement which the checklist asks for and nobody made: a row without a verdict is a
+    fault of ours, not a result.
+    """
+    asked = {need.measurement for section in sections for row in section.rows for need in row.needs}
+    if missing := sorted(asked - set(measurements["measurement"])):
+        raise ValueError(f"no stage measured {', '.join(missing)}")
+    rows = [_verdict(section.section, row, measurements) for section in sections for row in section.rows]
+    return conform("survey_verdicts", pl.DataFrame(rows, schema=empty("survey_verdicts").schema))
+
+
+def _verdict(section: str, row: Row, measurements: pl.DataFrame) -> dict[str, Any]:
+    found = [(need, _measured(need, measurements)) for need in row.needs]
+    outcomes = [(need, one, passes(need, one)) for need, measured in found for one in measured]
+    first = found[0][1][0]
+    untestable = next((one for _, one, _ in outcomes if one["status"] != "ok"), None)
+    if untestable is not None:
+        verdict = NOT_TESTABLE
+    else:
+        verdict = "reproduced" if all(passed for *_, passed in outcomes) else "not reproduced"
+    shown = untestable or first
+    columns = (
+        "stage", "measurement", "size", "metric", "value", "low", "high", "control", "control_value", "difference",
+        "difference_low", "difference_high", "n_scored", "n_attempted", "why", "rows", "figure", "files_sha",
+    )  # fmt: skip
+    return {name: shown[name] for name in columns} | {
+        "row": row.row, "section": section, "claim": row.claim, "expected": row.expect, "verdict": verdict,
+        "threshold": "; ".join(_threshold(need, measured[0]) for need, measured in found),
+        "tests": "; ".join(_said(need, one, passed) for need, one, passed in outcomes), "checklist_sha": checklist_sha(),
+    }  # fmt: skip
+
+
+def _measured(need: Need, measurements: pl.DataFrame) -> list[dict[str, Any]]:
+    """The measurement of every size, or of the largest; of the study as a whole where it is about no size."""
+    found = (
+        measurements.filter(pl.col("measurement") == need.measurement).sort("size", descending=True, nulls_last=True).to_dicts()
+    )
+    return found if need.sizes == "every" else found[:1]
+
+
+def passes(need: Need, one: dict[str, Any]) -> bool:
+    """Whether a measurement meets a test. A number that is not there meets none."""
+    name, threshold = need.criterion
+    column = {
+        "at_least": "value", "at_most": "value", "low_above": "low", "beats_control_by": "difference",
+        "difference_low_above": "difference_low",
+    }[name]  # fmt: skip
+    number = one[column]
+    if one["status"] != "ok" or number is None:
+        return False
+    if name == "at_most":
+        return number <= threshold
+    # An interval that only touches its bound excludes nothing.
+    return number > threshold if name in ("low_above", "difference_low_above") else number >= threshold
+
+
+def _threshold(need: Need, one: dict[str, Any]) -> str:
+    name, x = need.criterion
+    text = CRITERIA[name].format(metric=one["metric"], control=one["control"] or "its control", x=x)
+    return f"{text} at every size" if need.sizes == "every" else text
+
+
+def _said(need: Need, one: dict[str, Any], passed: bool) -> str:
+    at = f" at {one['size']}" if one["size"] is not None else ""
+    value = "not measured" if one["value"] is None else f"{one['value']:.4g}"
+    if need.criterion[0] in ("beats_control_by", "difference_low_above") and one["control_value"] is not None:
+        value += f" against {one['control_value']:.4g}"
+    outcome = NOT_TESTABLE if one["status"] != "ok" else "met" if passed else "missed"
+    return f"{need.measurement}{at} {value}: {outcome}"

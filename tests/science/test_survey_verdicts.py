@@ -1,0 +1,117 @@
+"""Verdicts follow from measurements and thresholds, whatever the row is about; every row of the checklist is readable."""
+
+import polars as pl
+import pytest
+from pydantic import ValidationError
+
+from sae_pipeline.survey.build_verdicts import build_verdicts
+from sae_pipeline.survey.checklist import Need, Row, Section, read_checklist
+from sae_pipeline.survey.limitations import limitations, read_limitations
+from sae_pipeline.survey.measurement import Measurement, write_measurements
+from sae_pipeline.survey.verdicts import decide
+
+
+def sections(*needs: Need) -> list[Section]:
+    return [Section(section="Part", rows=[Row(row=1, claim="A claim", expect="reproduced", needs=list(needs))])]
+
+
+def verdict(tmp_path, needs: list[dict], *measurements: Measurement) -> dict:
+    frame = write_measurements(tmp_path, "a_stage", measurements)
+    (row,) = decide(sections(*(Need(**need) for need in needs)), frame).to_dicts()
+    return row
+
+
+def one(value: float | None = 1.0, **fields) -> Measurement:
+    return Measurement("it", "its metric", value, 10, 12, **fields)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "fields", "expected"),
+    [
+        ({"at_least": 1.0}, {}, "reproduced"),
+        ({"at_least": 1.01}, {}, "not reproduced"),
+        ({"at_most": 1.0}, {}, "reproduced"),
+        ({"at_most": 0.99}, {}, "not reproduced"),
+        ({"low_above": 0.5}, {"low": 0.6, "high": 2}, "reproduced"),
+        ({"low_above": 0.6}, {"low": 0.6, "high": 2}, "not reproduced"),  # touching is not above
+        ({"low_above": 0.5}, {}, "not reproduced"),  # no interval
+        ({"beats_control_by": 0.2}, {"control": "random", "control_value": 0.7}, "reproduced"),
+        ({"beats_control_by": 0.2}, {"control": "random", "control_value": 0.9}, "not reproduced"),
+        ({"beats_control_by": 0.2}, {}, "not reproduced"),  # no control
+        ({"difference_low_above": 0}, {"difference": 0.3, "difference_low": 0.1}, "reproduced"),
+        ({"difference_low_above": 0}, {"difference": 0.3, "difference_low": -0.1}, "not reproduced"),
+    ],
+)
+def test_a_test_is_met_by_its_own_number_only(tmp_path, criterion, fields, expected):
+    row = verdict(tmp_path, [{"measurement": "it", **criterion}], one(**fields))
+    assert row["verdict"] == expected and row["n_scored"] == 10 and row["n_attempted"] == 12 and row["stage"] == "a_stage"
+
+
+def test_every_test_must_pass_and_all_are_said(tmp_path):
+    second = Measurement("other", "another metric", 0.2, 5, 5)
+    needs = [{"measurement": "it", "at_least": 0.5}, {"measurement": "other", "at_least": 0.5}]
+    row = verdict(tmp_path, needs, one(), second)
+    assert row["verdict"] == "not reproduced"
+    assert row["tests"] == "it 1: met; other 0.2: missed"
+    assert row["threshold"] == "its metric at least 0.5; another metric at least 0.5"
+
+
+def test_below_its_ceiling_a_row_is_not_testable_whatever_the_value(tmp_path):
+    low = one(5.0, ceiling_metric="accuracy of the model", ceiling=0.4, ceiling_threshold=0.6)
+    row = verdict(tmp_path, [{"measurement": "it", "at_least": 0.5}], low)
+    assert row["verdict"] == "not testable" and row["why"] == "accuracy of the model is 0.4, below 0.6"
+    high = one(5.0, ceiling_metric="accuracy of the model", ceiling=0.6, ceiling_threshold=0.6)
+    assert verdict(tmp_path, [{"measurement": "it", "at_least": 0.5}], high)["verdict"] == "reproduced"
+
+
+def test_the_largest_size_decides_unless_every_size_must(tmp_path):
+    small, large = one(0.1, size=32), one(0.9, size=64)
+    need = {"measurement": "it", "at_least": 0.5}
+    assert verdict(tmp_path, [need], small, large)["verdict"] == "reproduced"
+    row = verdict(tmp_path, [need | {"sizes": "every"}], small, large)
+    assert row["verdict"] == "not reproduced" and row["tests"] == "it at 64 0.9: met; it at 32 0.1: missed"
+
+
+def test_a_value_that_is_not_there_is_no_number(tmp_path):
+    row = verdict(tmp_path, [{"measurement": "it", "at_most": 1}], one(None, status="too_few_examples", why="2 of 12"))
+    assert row["verdict"] == "not testable" and row["value"] is None
+    with pytest.raises(Exception, match="value_where_status_is_ok"):
+        write_measurements(tmp_path, "a_stage", [one(None)])
+
+
+def test_what_nobody_measured_is_named(tmp_path):
+    frame = write_measurements(tmp_path, "a_stage", [one()])
+    with pytest.raises(ValueError, match="no stage measured other"):
+        decide(sections(Need(measurement="it", at_least=0), Need(measurement="other", at_least=0)), frame)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_measurements(tmp_path / name, name, [one()])
+    with pytest.raises(ValueError, match="measured twice: it"):
+        build_verdicts([tmp_path / "a", tmp_path / "b"], tmp_path)
+
+
+def test_a_test_has_exactly_one_criterion():
+    for criteria in ({}, {"at_least": 1, "at_most": 2}):
+        with pytest.raises(ValidationError, match="exactly one"):
+            Need.model_validate({"measurement": "it"} | criteria)
+
+
+def test_the_checklist_has_72_rows_and_its_verdicts_carry_its_digest(tmp_path):
+    checklist = read_checklist()
+    rows = [row for section in checklist for row in section.rows]
+    assert [row.row for row in rows] == list(range(1, 73))
+    names = {need.measurement for row in rows for need in row.needs}
+    measured = [Measurement(name, name, 0.0, 1, 1, control="c", control_value=0.0) for name in sorted(names)]
+    write_measurements(tmp_path, "a_stage", measured)
+    outcome = build_verdicts([tmp_path], tmp_path)
+    verdicts = pl.read_parquet(tmp_path / "survey_verdicts.parquet")
+    assert outcome.metadata["n_rows"] == 72 and verdicts["checklist_sha"].n_unique() == 1
+    assert set(verdicts["verdict"]) == {"reproduced", "not reproduced"}  # zero is below most thresholds, and above some
+
+
+def test_limitations_name_measurements_that_the_checklist_knows():
+    asked = {need.measurement for section in read_checklist() for row in section.rows for need in row.needs}
+    named = {name for entry in read_limitations()["limitations"] for name in entry["measured"]}
+    assert named and named <= asked
+    answered, outcomes = limitations()
+    assert answered.value == 1.0 and outcomes.ceiling == 0
