@@ -46,7 +46,11 @@ def _metrics(metrics: pl.DataFrame) -> Iterator[Measurement]:
     for row in metrics.iter_rows(named=True):
         for name, metric in texts.items():
             n = row["n_tokens_spliced" if name.startswith("ce_") else "n_tokens_held_out"]
-            yield Measurement(name, metric, row[name], n, n, row["size"], rows="sae_metrics")
+            there = row[name] is not None
+            yield Measurement(
+                name, metric, row[name], n if there else 0, n, row["size"], rows="sae_metrics",
+                status="ok" if there else "too_few_examples", why=None if there else "the main run could not compute it",
+            )  # fmt: skip
 
 
 def _chat(by_source: pl.DataFrame) -> Iterator[Measurement]:
