@@ -17,7 +17,7 @@ def size_comparison(context: dg.AssetExecutionContext, config: Rebuild, store: S
     from sae_pipeline.plots.comparison import build_size_comparison, figure_file
     from sae_pipeline.plots.figure import LIGHT
 
-    artifacts, chosen = store.artifacts, store.study.score.chosen or ()
+    artifacts = store.artifacts
 
     def show(folder, manifest) -> Metadata:
         names = manifest.metadata["figures"].split(", ")
@@ -25,6 +25,6 @@ def size_comparison(context: dg.AssetExecutionContext, config: Rebuild, store: S
 
     database = artifacts.root / "analysis.duckdb"
     yield from publish(
-        context, artifacts, "size_comparison", lambda work: build_size_comparison(database, work, chosen),
+        context, artifacts, "size_comparison", lambda work: build_size_comparison(database, work),
         checks={}, force=config.force, show=show, headline=("n_rows",),
     )  # fmt: skip

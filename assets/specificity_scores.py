@@ -49,7 +49,7 @@ def specificity_scores(context: dg.AssetExecutionContext, config: Rebuild, store
         force=config.force,
         show=lambda work, _: {
             name: picture(png)
-            for name, png in figures(work, artifacts.path("feature_stats", size), study.score.chosen or []).items()
+            for name, png in figures(work, artifacts.path("feature_stats", size)).items()
         },
         headline=("n_features_scored", "matched_minus_shuffled"),
     )  # fmt: skip
@@ -77,21 +77,20 @@ def controls_present(folder: Path, n_neurons: int, n_random_model_tokens: int) -
     return Verdict(found >= wanted, f"controls missing: {sorted(wanted - found)}", {"controls": ", ".join(sorted(found))})
 
 
-def figures(folder: Path, feature_stats: Path, chosen: list[int]) -> dict[str, bytes]:
+def figures(folder: Path, feature_stats: Path) -> dict[str, bytes]:
     """The paper's figures, one per method: distribution of scores by activation interval, and each chosen feature's density."""
     import polars as pl
 
     from sae_pipeline.plots.specificity import chosen_density, specificity_by_interval
 
     scores = pl.read_parquet(folder / "specificity_scores.parquet")
-    intervals = pl.read_parquet(feature_stats / "feature_intervals.parquet").filter(split="held_out") if chosen else None
+    chosen = scores.filter(kind="close_look")["feature"].unique().sort().to_list()
+    intervals = pl.read_parquet(feature_stats / "feature_intervals.parquet").filter(split="held_out")
     drawn: dict[str, bytes] = {}
     for method in scores.filter(pl.col("score").is_not_null())["method"].unique().sort().to_list():
         mine = scores.filter(method=method)
         drawn[f"by_interval_{method}"] = specificity_by_interval(mine)
-        own = mine.filter(pl.col("control") == "none", pl.col("unit") == "sae_feature")
         for feature in chosen:
-            rows = own.filter(feature=feature)
-            if rows.height and intervals is not None:
-                drawn[f"density_{feature}_{method}"] = chosen_density(rows, intervals.filter(feature=feature))
+            own = mine.filter(feature=feature, control="none")
+            drawn[f"density_{feature}_{method}"] = chosen_density(own, intervals.filter(feature=feature))
     return drawn

@@ -83,7 +83,7 @@ STAGES: dict[str, Stage] = {
             "interpretation",
             ("corpus", "activations", "feature_stats", "explanations"),
             ("score", "explain.method", *JUDGE),
-            code_version="2",
+            code_version="3",
         ),
         Stage("steering_evals", "steering", ("corpus", "activations", "sae", "feature_stats"), ("steer",), code_version="2"),
         *SURVEY_STAGES,
@@ -106,7 +106,7 @@ STAGES: dict[str, Stage] = {
             optional=tuple(stage.name for stage in SURVEY_STAGES),
             code_version="3",
         ),
-        Stage("size_comparison", "analysis", ("analysis_tables",), ("score.chosen",), per_size=False, code_version="2"),
+        Stage("size_comparison", "analysis", ("analysis_tables",), (), per_size=False, code_version="3"),
         Stage("report", "analysis", ("analysis_tables", "size_comparison"), (), per_size=False, code_version="2"),
     )
 }

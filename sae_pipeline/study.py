@@ -103,13 +103,21 @@ class Score(Section):
     n_features: int = Field(default=100, gt=0, description="random live features per size")
     features: list[int] | None = Field(default=None, description="score these features instead of a random sample")
     examples_per_interval: int = Field(default=3, gt=0)
-    chosen: list[int] | None = Field(default=None, description="features to look at closely, besides the sample")
+    chosen: list[int] | int | None = Field(
+        default=None, description="features to look at closely, or how many of the scored ones, taken by rule (docs/metrics.md)"
+    )
     examples_per_chosen: int = Field(default=1000, gt=0, description="held-out activations of each, over all intervals")
     n_controls: int = Field(
         default=50, gt=0, description="random directions, MLP neurons and random-model features scored beside the features"
     )
     examples_per_call: int = Field(default=6, ge=1, le=20, description="held-out windows in one question to the judge")
     seed: int = Field(default=0, description="of every random choice of this section")
+
+    @model_validator(mode="after")
+    def _some_are_chosen(self) -> "Score":
+        if isinstance(self.chosen, int) and self.chosen < 1:
+            raise ValueError(f"chosen: {self.chosen} features cannot be taken; leave it out for none")
+        return self
 
 
 class Steer(Section):
@@ -163,7 +171,7 @@ class Study(Section):
         for section, features in (
             ("explain.features", self.explain.features),
             ("score.features", self.score.features),
-            ("score.chosen", self.score.chosen),
+            ("score.chosen", None if isinstance(self.score.chosen, int) else self.score.chosen),
             ("steer.features", self.steer.features),
         ):
             if features and max(features) >= self.sae.sizes[0]:

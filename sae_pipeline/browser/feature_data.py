@@ -117,7 +117,8 @@ def histogram(cursor: Cursor, key: FeatureKey) -> list[Row]:
             select interval, min(method) as method, count_if(score = 0) as s0, count_if(score = 1) as s1,
                 count_if(score = 2) as s2, count_if(score = 3) as s3
             from believed_specificity_scores
-            where size = $size and feature = $feature and control = 'none' and kind = 'active' and status = 'ok'
+            where size = $size and feature = $feature and control = 'none' and kind in ('active', 'close_look')
+                and status = 'ok'
                 and method in (
                     select method from believed_specificity_scores where size = $size and feature = $feature and status = 'ok'
                     order by model is null, method limit 1

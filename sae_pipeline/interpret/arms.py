@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from sae_pipeline.activations.reader import ActivationReader
+from sae_pipeline.features.intervals import interval_of
 from sae_pipeline.interpret.random_model import random_model_units
 from sae_pipeline.interpret.token_stats import MIN_EXAMPLES
 from sae_pipeline.interpret.units import Units, mlp_neurons, random_directions
 from sae_pipeline.study import Score
 
+MIN_CLEAR = 200  # train activations of a feature that is chosen by rule
 CONTROLS_FILE = "control_units.safetensors"  # in the explanations artefact: what the controls' activations are
 
 
@@ -33,9 +35,32 @@ def control_units(features: Units, reader: ActivationReader, score: Score, rando
 
 def scored_columns(features: Units, score: Score) -> list[int]:
     """Columns of the features to score: those the study names, else a seeded sample of the live ones; and the chosen ones."""
+    return sorted({*_sample(features, score), *chosen_columns(features, score)})
+
+
+def chosen_columns(features: Units, score: Score) -> list[int]:
+    """Columns of the features to look at closely: those the study names, or as many as it says of the scored ones, by a rule.
+
+    The rule reads train activations only, so that nobody chooses by how well an explanation fits: of the features with at least
+    200 of them, those that fill most intervals, and then those with the largest mean activation in units of the maximum.
+    """
+    if not isinstance(score.chosen, int):
+        return np.intersect1d(features.explained, score.chosen or []).astype(int).tolist()
+    return sorted(sorted(_sample(features, score), key=lambda column: _clarity(features, column), reverse=True)[: score.chosen])
+
+
+def _clarity(features: Units, column: int) -> tuple[bool, int, float]:
+    _, value = features.train.of(column)
+    if not len(value):
+        return False, 0, 0.0
+    maximum = float(value.max())
+    return len(value) >= MIN_CLEAR, len(np.unique(interval_of(value, maximum))), float(value.mean()) / maximum
+
+
+def _sample(features: Units, score: Score) -> list[int]:
     if score.features is not None:
         columns = np.intersect1d(features.explained, score.features)
     else:
         n = min(score.n_features, len(features.explained))
         columns = np.random.default_rng([score.seed, 2]).choice(features.explained, n, replace=False)
-    return np.union1d(columns, np.intersect1d(features.explained, score.chosen or [])).astype(int).tolist()
+    return columns.astype(int).tolist()

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 N_RESAMPLES = 2000
+N_RESAMPLES_OF_MEANS = 1000  # one for each row of a table
+AT_ONCE = 2_000_000  # drawn indices held in memory
 
 
 def paired_difference(
@@ -59,3 +61,22 @@ def unpaired_difference(
     low, high = np.percentile(values - controls, tails)
     both = float(mean(value, axis=0)), float(mean(control, axis=0))
     return Difference(both[0], float(value_low), float(value_high), both[1], both[0] - both[1], float(low), float(high))
+
+
+def bootstrap_mean(value: np.ndarray, seed: int, confidence: float = 0.95) -> tuple[float | None, float | None, float | None]:
+    """(mean, low, high) by the percentile bootstrap over the entries; no interval for fewer than two of them."""
+    if not len(value):
+        return None, None, None
+    if len(value) == 1:
+        return float(value[0]), None, None
+    random = np.random.default_rng([seed, 7])
+    step = max(1, AT_ONCE // len(value))
+    means = np.concatenate(
+        [
+            value[random.integers(0, len(value), (min(step, N_RESAMPLES_OF_MEANS - start), len(value)))].mean(axis=1)
+            for start in range(0, N_RESAMPLES_OF_MEANS, step)
+        ]
+    )
+    tail = 100 * (1 - confidence) / 2
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return float(value.mean()), float(low), float(high)

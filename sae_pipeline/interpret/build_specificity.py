@@ -10,7 +10,7 @@ import polars as pl
 
 from sae_pipeline.activations.reader import ActivationReader
 from sae_pipeline.corpus.reader import CorpusReader
-from sae_pipeline.interpret.arms import CONTROLS_FILE, scored_columns
+from sae_pipeline.interpret.arms import CONTROLS_FILE, chosen_columns, scored_columns
 from sae_pipeline.interpret.bootstrap import paired_difference
 from sae_pipeline.interpret.embedding import SentenceEmbedder
 from sae_pipeline.interpret.explanation_scores import top_token_rule
@@ -145,15 +145,15 @@ def _windowed(arms: Sequence[Arm]) -> list[tuple[Units, list[int]]]:
 
 def _examples(tokens: TokenTable, units: Units, columns: Sequence[int], score: ScoreSettings) -> dict[int, list[Example]]:
     result, tokens = {}, tokens.only(units.seen)
+    chosen = chosen_columns(units, score) if units.unit == "sae_feature" else []
     for column in columns:
         random = generator(score.seed, "specificity", units, column)
         # Controls are units of their own and many: one window per interval and unit is enough to compare means.
         per_interval = score.examples_per_interval if units.unit == "sae_feature" else 1
-        if units.unit == "sae_feature" and column in (score.chosen or ()):
-            result[column] = close_look(units, column, score.examples_per_chosen, random)
-        else:
-            result[column] = active_examples(units, column, per_interval, random)
-        result[column] += decoys(tokens, units, column, N_DECOYS, random)
+        active = active_examples(units, column, per_interval, random)
+        result[column] = [*active, *decoys(tokens, units, column, N_DECOYS, random)]
+        if column in chosen:
+            result[column] += close_look(units, column, score.examples_per_chosen, active, random)
     return result
 
 
@@ -183,8 +183,9 @@ def _first_ids(windows: dict[int, dict[int, list[Example]]]) -> dict[tuple[int, 
 
 def summary(table: pl.DataFrame, seed: int) -> dict[str, Any]:
     """Means by arm and kind, and matched minus shuffled per interval and overall, with 95 % bootstrap intervals by feature."""
-    ok = table.filter(pl.col("status") == "ok")
-    own = table.filter(pl.col("control") == "none")
+    even = table.filter(pl.col("kind") != "close_look")  # every feature alike
+    ok = even.filter(pl.col("status") == "ok")
+    own = even.filter(pl.col("control") == "none")
     metadata: dict[str, Any] = {
         "method": "proxy (no language model)",
         "n_features_scored": own.filter(pl.col("status") == "ok")["unit_id"].n_unique(),

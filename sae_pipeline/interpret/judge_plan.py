@@ -141,8 +141,9 @@ def _schemas(asked: Sequence[tuple[Request, str]], settings: Settings) -> dict[s
 def assumed_loads(study: Study, size: int) -> list[Load]:
     """A size of which nothing exists: every feature alive, every interval full."""
     score, explain, per_call = study.score, study.explain, study.score.examples_per_call
-    n_scored = min(size, (len(score.features) if score.features else score.n_features) + len(score.chosen or ()))
-    n_chosen = len(score.chosen or ())
+    named = len(score.chosen) if isinstance(score.chosen, list) else 0
+    n_scored = min(size, (len(score.features) if score.features else score.n_features) + named)
+    n_chosen = score.chosen if isinstance(score.chosen, int) else named
     n_controls = score.n_controls * (1 + bool(study.random_model.n_tokens)) + min(score.n_controls, study.activations.n_neurons)
     loads: list[Load] = []
     if explain.method == "llm":

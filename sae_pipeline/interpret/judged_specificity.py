@@ -34,9 +34,10 @@ def judged_specificity(
     groups = [
         (arm, column, explanation) for arm in arms for column, explanation in zip(arm.columns, arm.explanations, strict=True)
     ]
+    shown = [windows[id(arm.units)][column] for arm, column, _ in groups]
     asked = [
-        [Item(explanation, example.window(tokens.context)) for example in windows[id(arm.units)][column]]
-        for arm, column, explanation in groups
+        [Item(explanation, example.window(tokens.context)) for example in examples]
+        for (_, _, explanation), examples in zip(groups, shown, strict=True)
     ]
     by_vote = [asker.judge_all(asked, vote) for vote in range(votes)]
     scores = [[_median(same) for same in zip(*mine, strict=True)] for mine in zip(*by_vote, strict=True)]
@@ -44,21 +45,23 @@ def judged_specificity(
     table = pl.concat(
         [
             specificity_rows(
-                size, arm, column, windows[id(arm.units)][column], mine, first_id[id(arm.units), column], method,
+                size, arm, column, examples, mine, first_id[id(arm.units), column], method,
                 judge.settings.model, judge.settings.plumbing,
             )
-            for (arm, column, _), mine in zip(groups, scores, strict=True)
+            for (arm, column, _), examples, mine in zip(groups, shown, scores, strict=True)
         ]
     )  # fmt: skip
     repeated = [i for i, (arm, _, each) in enumerate(groups) if arm.control == "none" and each.status == "ok"][
         :N_REPEATED_FEATURES
     ]
-    second = asker.judge_all([asked[i] for i in repeated], vote=votes)
+    # Of a feature looked at closely, the windows that every feature has.
+    again = [(i, row) for i in repeated for row, each in enumerate(shown[i]) if each.kind != "close_look"]
+    second = asker.judge_all([[asked[i][row] for j, row in again if j == i] for i in repeated], vote=votes)
     metadata, difference_low = _summary(table, score.seed)
     agreement = proxy_agreement(table, proxy)
     askable = sum(len(mine) for (_, _, each), mine in zip(groups, asked, strict=True) if each.status == "ok")
     calibration = calibrate_judge(
-        judge, asked_by, [each for i in repeated for each in by_vote[0][i]], [each for mine in second for each in mine],
+        judge, asked_by, [by_vote[0][i][row] for i, row in again], [each for mine in second for each in mine],
         difference_low, table["score"].drop_nulls().len() / askable if askable else 0.0, agreement,
     )  # fmt: skip
     calibration.table(size).write_parquet(work / "judge_calibration.parquet")
@@ -107,9 +110,14 @@ def _summary(table: pl.DataFrame, seed: int) -> tuple[dict[str, Any], float | No
 
 
 def proxy_agreement(table: pl.DataFrame, proxy: pl.DataFrame) -> ProxyAgreement:
-    """How far the offline proxy says the same as the judge, on windows under the right explanation that both scored."""
+    """How far the offline proxy says the same as the judge, on windows under the right explanation that both scored.
+
+    A feature looked at closely counts with the windows that every feature has.
+    """
     ours, theirs = (
-        rows.filter((pl.col("control") == "none") & (pl.col("status") == "ok")).select("example_id", score=pl.col("score"))
+        rows.filter(pl.col("control") == "none", pl.col("status") == "ok", pl.col("kind") != "close_look").select(
+            "example_id", score=pl.col("score")
+        )
         for rows in (table, proxy)
     )
     both = ours.join(theirs.rename({"score": "proxy"}), on="example_id")

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from sae_pipeline.interpret.bootstrap import bootstrap_mean
 from sae_pipeline.tables.schemas import conform, empty
 
-N_RESAMPLES = 1_000
-AT_ONCE = 2_000_000  # drawn indices held in memory
 KEY = ("size", "method", "scorer", "metric", "control")
 
 
@@ -42,22 +41,3 @@ def summarize(scores: pl.DataFrame, seed: int) -> pl.DataFrame:
         rows.append(row)
     schema = empty("explanation_score_summaries").schema
     return conform("explanation_score_summaries", pl.DataFrame(rows, schema=schema))
-
-
-def bootstrap_mean(value: np.ndarray, seed: int, confidence: float = 0.95) -> tuple[float | None, float | None, float | None]:
-    """(mean, low, high) by the percentile bootstrap over the entries; no interval for fewer than two of them."""
-    if not len(value):
-        return None, None, None
-    if len(value) == 1:
-        return float(value[0]), None, None
-    random = np.random.default_rng([seed, 7])
-    step = max(1, AT_ONCE // len(value))
-    means = np.concatenate(
-        [
-            value[random.integers(0, len(value), (min(step, N_RESAMPLES - start), len(value)))].mean(axis=1)
-            for start in range(0, N_RESAMPLES, step)
-        ]
-    )
-    tail = 100 * (1 - confidence) / 2
-    low, high = np.percentile(means, [tail, 100 - tail])
-    return float(value.mean()), float(low), float(high)

@@ -5,7 +5,7 @@ depends on seed, unit and purpose only, so that a unit's windows do not change w
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ from sae_pipeline.interpret.units import Units
 from sae_pipeline.tables.columns import N_INTERVALS
 
 REACH = 10
-ExampleKind = Literal["active", "same_token_inactive", "random", "nearest_inactive"]
+ExampleKind = Literal["active", "close_look", "same_token_inactive", "random", "nearest_inactive"]
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,11 @@ def active_examples(
     return examples
 
 
-def close_look(units: Units, column: int, n: int, random: np.random.Generator) -> list[Example]:
-    """`n` held-out activations (all of them, if there are fewer), as evenly over the intervals as they allow."""
+def close_look(units: Units, column: int, n: int, besides: Sequence[Example], random: np.random.Generator) -> list[Example]:
+    """`n` held-out activations (all of them, if there are fewer), as evenly over the intervals as they allow, less `besides`.
+
+    Of a kind of their own: a feature looked at closely must not weigh more than the others in a mean over all.
+    """
     _, value = units.held_out.of(column)
     _, in_train = units.train.of(column)
     interval = interval_of(value, float(in_train.max()) if len(in_train) else 0.0)
@@ -77,7 +80,9 @@ def close_look(units: Units, column: int, n: int, random: np.random.Generator) -
         more = np.full(len(room), left // len(room))
         more[len(room) - left % len(room) :] += 1
         wanted[room] = np.minimum(wanted[room] + more, count[room])
-    return active_examples(units, column, wanted.tolist(), random)
+    known = {each.token_index for each in besides}
+    drawn = active_examples(units, column, wanted.tolist(), random)
+    return [replace(each, kind="close_look") for each in drawn if each.token_index not in known]
 
 
 def decoys(

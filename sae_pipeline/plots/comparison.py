@@ -1,7 +1,7 @@
 """The artefact `size_comparison`: how the SAE sizes compare, as one table and a set of figures."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from sae_pipeline.store import Outcome
 
 TABLE = "size_comparison.parquet"
 CHOSEN = "chosen"  # prefix of the figures of single features
+_CHOSEN = "select distinct size, feature from believed_specificity_scores where kind = 'close_look' order by all"
 HEADLINE = ("explained_variance", "l0", "ce_recovered_zero", "ce_recovered_mean", "delta_ce", "alive_fraction")
 
 
@@ -37,7 +38,8 @@ class Figure:
 
 
 _SCORES = """
-    select size, unit, unit_id, kind, control, method, interval, score, status from believed_specificity_scores order by all
+    select size, unit, unit_id, feature, kind, control, method, interval, score, status from believed_specificity_scores
+    order by all
 """
 _DIFFERENCES = "select * from specificity_by_interval order by all"  # the view leaves out who is not believed
 FIGURES = (
@@ -68,10 +70,10 @@ def figure_file(name: str, theme: Theme) -> str:
     return f"figures/{name}.{theme.name}.png"
 
 
-def build_size_comparison(analysis_db_path: Path, work: Path, chosen: Sequence[int] = ()) -> Outcome:
+def build_size_comparison(analysis_db_path: Path, work: Path) -> Outcome:
     """Write `size_comparison.parquet` (see `summaries.SCHEMA`), every figure in a light and a dark look, and `figures.json`.
 
-    `chosen`: features that get the paper's density figure, in every size and by every method that scored them.
+    Features that were looked at closely get the paper's density figure, by every method that scored them.
     `figures.json` lists name, title and method (null: measured) of the figures. One without rows is left out; the metadata
     says which.
     """
@@ -80,7 +82,9 @@ def build_size_comparison(analysis_db_path: Path, work: Path, chosen: Sequence[i
         connection.execute("set threads = 1")  # several would add up means in another order each time: other last digits
         table = size_comparison(connection)
         drawn = [entry for figure in track(FIGURES, "figures", unit="figures") for entry in _draw(figure, connection, work)]
-        drawn += [entry for feature in chosen for entry in _draw_chosen(feature, connection, work)]
+        chosen = connection.sql(_CHOSEN).fetchall()
+        for size, feature in track(chosen, "chosen features", unit="features"):
+            drawn += _draw_chosen(size, feature, connection, work)
     table.write_parquet(work / TABLE)
     (work / "figures.json").write_text(json.dumps(drawn, indent=1, ensure_ascii=False), encoding="utf-8")
     metadata: dict[str, object] = {
@@ -95,16 +99,16 @@ def build_size_comparison(analysis_db_path: Path, work: Path, chosen: Sequence[i
     return Outcome(metadata)
 
 
-def _draw_chosen(feature: int, connection: duckdb.DuckDBPyConnection, work: Path) -> list[dict[str, str | None]]:
-    """One figure for each size and method."""
-    own = f"control = 'none' and unit = 'sae_feature' and unit_id = {int(feature)}"
-    scores = connection.sql(f"select * from ({_SCORES}) where {own}").pl()
-    intervals = connection.sql(f"select * from feature_intervals where feature = {int(feature)} and split = 'held_out'").pl()
+def _draw_chosen(size: int, feature: int, connection: duckdb.DuckDBPyConnection, work: Path) -> list[dict[str, str | None]]:
+    """One figure for each method."""
+    key = f"size = {int(size)} and feature = {int(feature)}"
+    scores = connection.sql(f"select * from ({_SCORES}) where {key} and control = 'none'").pl()
+    intervals = connection.sql(f"select * from feature_intervals where {key} and split = 'held_out'").pl()
     drawn: list[dict[str, str | None]] = []
-    for (size, method), mine in sorted(scores.partition_by("size", "method", as_dict=True).items()):
+    for (method,), mine in sorted(scores.partition_by("method", as_dict=True).items()):
         name = f"{CHOSEN}-{size}-{feature}-{method}"
         for theme in THEMES:
-            picture = chosen_density(mine, intervals.filter(pl.col("size") == size), theme)
+            picture = chosen_density(mine, intervals, theme)
             (work / figure_file(name, theme)).write_bytes(picture)
         drawn.append({"name": name, "title": f"{size}/{feature}: its activations, by specificity score", "method": str(method)})
     return drawn

@@ -1,6 +1,8 @@
 """The paper's specificity figure: how well explanations fit, by how strongly the feature is active (paper, 'Assessing Feature
 Interpretability'), beside the controls that say what the numbers are worth."""
 
+from collections.abc import Sequence
+
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -25,10 +27,10 @@ def score_name(scores: pl.DataFrame) -> str:
     return "score (proxy without an LLM)" if methods == {"proxy"} else "score"
 
 
-def score_counts(scores: pl.DataFrame) -> pl.DataFrame:
+def score_counts(scores: pl.DataFrame, kinds: Sequence[str] = ("active",)) -> pl.DataFrame:
     """Scored active examples counted by (size, control, interval, score); `specificity_scores` rows in, null scores left out."""
     return (
-        scores.filter((pl.col("kind") == "active") & (pl.col("status") == "ok") & pl.col("interval").is_not_null())
+        scores.filter(pl.col("kind").is_in(kinds) & (pl.col("status") == "ok") & pl.col("interval").is_not_null())
         .group_by("size", "control", "interval", "score")
         .agg(pl.len().alias("n"))
         .sort("size", "control", "interval", "score")
@@ -97,7 +99,7 @@ def chosen_density(scores: pl.DataFrame, intervals: pl.DataFrame, theme: Theme =
 
     `scores`: its rows of `specificity_scores` under its own explanation; `intervals`: its held-out rows of `feature_intervals`.
     """
-    counts = score_counts(scores)
+    counts = score_counts(scores, ("active", "close_look"))
     n_active = dict(intervals.select("interval", "n").iter_rows())
     total = max(sum(n_active.values()), 1)
     by_cell = {(row["interval"], row["score"]): row["n"] for row in counts.iter_rows(named=True)}

@@ -117,7 +117,10 @@ INTERPRETATION_TABLES = (
             "unit_id": _UNIT_ID,
             "feature": feature(nullable=True),
             "example_id": column(pl.Int64, "The scored window, from 0 within the size", pa.Check.ge(0)),
-            "kind": column(pl.String, "active: the unit is active there; the others are decoys", one_of(SCORED_KINDS)),
+            "kind": column(
+                pl.String, "active: the unit is active there; close_look: too, more windows of a chosen feature, in no mean over "
+                "features; the others are decoys", one_of(SCORED_KINDS),
+            ),
             "interval": column(
                 pl.Int8, "Activation interval, 1..10; null where the unit is not active",
                 pa.Check.in_range(1, N_INTERVALS), nullable=True,

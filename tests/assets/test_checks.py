@@ -195,12 +195,13 @@ def test_explanations_coverage(copy_of, finished_study):
     assert coverage(folder, features, [1, 2]).passed
 
 
-def test_specificity_pictures_hold_the_chosen_features(finished_study):
-    store = finished_study.store
-    folder = store.path("specificity_scores", SIZE)
+def test_specificity_pictures_hold_the_chosen_features(copy_of, finished_study):
+    folder = copy_of("specificity_scores", SIZE)
     scored = pl.read_parquet(folder / "specificity_scores.parquet").filter(control="none", status="ok", kind="active")
     feature = int(scored["feature"][0])
-    drawn = figures(folder, store.path("feature_stats", SIZE), [feature])
+    close = pl.when(pl.col("feature") == feature, pl.col("interval") < 5).then(pl.lit("close_look")).otherwise("kind")
+    edit(folder / "specificity_scores.parquet", lambda frame: frame.with_columns(kind=close))
+    drawn = figures(folder, finished_study.store.path("feature_stats", SIZE))
     assert set(drawn) == {"by_interval_proxy", f"density_{feature}_proxy"}
     assert all(png.startswith(b"\x89PNG") for png in drawn.values())
 

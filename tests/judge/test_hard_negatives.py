@@ -7,7 +7,7 @@ from sae_pipeline.interpret.hard_negatives import NearestWindows
 from sae_pipeline.interpret.judged_windows import NEGATIVES, Question, Shown, detection_windows, fuzzing_windows, judged_rows
 from sae_pipeline.interpret.protocols import Explanation, Score, ScoredWindow
 from sae_pipeline.interpret.proxy import parts_of
-from sae_pipeline.interpret.windows import REACH, Example, active_examples, close_look
+from sae_pipeline.interpret.windows import REACH, Example, active_examples
 from tests.science.interpret_world import CONTEXT, PLANTED, make_units, planted_masks, token
 
 
@@ -81,19 +81,3 @@ def test_unreadable_answers_are_counted_and_never_a_zero(world):
     assert few.value is None and few.status == "refusal"
     assert rows["judge_detection_balanced_accuracy"].value == pytest.approx(0.5 * (4 / 5 + 5 / 8))
     assert rows["judge_detection_answered"].value == pytest.approx(13 / 15)
-
-
-def test_a_close_look_spreads_over_the_intervals_and_fills_up_to_its_number(world):
-    _, units, _, _ = world
-    column = PLANTED.index("noise")
-    n_active = int(units.held_out.count_U[column])
-    for n in (5, 17, 10_000):
-        found = close_look(units, column, n, np.random.default_rng(0))
-        assert len(found) == len({each.token_index for each in found}) == min(n, n_active)
-    counts = np.bincount([each.interval or 0 for each in close_look(units, column, 17, np.random.default_rng(0))], minlength=11)[
-        1:
-    ]
-    whole = np.bincount(
-        [each.interval or 0 for each in close_look(units, column, 10_000, np.random.default_rng(0))], minlength=11
-    )[1:]
-    assert (counts <= whole).all() and counts[counts < whole].min(initial=99) >= counts.max() - 1  # as even as they allow

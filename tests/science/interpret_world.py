@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from sae_pipeline.features.sparse import SparseActivations
+from sae_pipeline.interpret.protocols import Explanation
+from sae_pipeline.interpret.rules import Rule
 from sae_pipeline.interpret.tokens import TokenTable
 from sae_pipeline.interpret.units import Units
 
@@ -85,6 +87,10 @@ def make_units(tokens: TokenTable) -> Units:
     masks = list(planted_masks(tokens).values())
     train, held_out = sparse_of(masks, tokens.train_N, 1), sparse_of(masks, tokens.test_N, 2)
     return Units("sae_feature", np.arange(len(masks)), train, held_out, np.flatnonzero(held_out.count_U))
+
+
+def explanation(rule: Rule, text: str = "Fires on 'island'.") -> Explanation:
+    return Explanation("sae_feature", 0, "token-stats", text, "token", rule.to_json(), "ok", 50)
 
 
 @dataclass(frozen=True)

@@ -122,12 +122,25 @@ def test_figures_without_rows_are_named(tmp_path: Path, monkeypatch: pytest.Monk
     assert sorted(file.name for file in (tmp_path / "work" / "figures").iterdir()) == ["masked.dark.png", "masked.light.png"]
 
 
-def test_a_chosen_feature_gets_its_density_in_every_size_and_in_the_report(tmp_path):
-    database = write_synthetic_analysis(tmp_path / "analysis.duckdb")
+def test_a_chosen_feature_gets_its_density_in_every_size_and_in_the_report(
+    made_up_comparison: tuple[Path, Outcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setattr(comparison_module, "FIGURES", [])  # the chosen ones are of another kind
+    tables = synthetic_tables()
+    scores = tables["specificity_scores"]
+    close = scores.filter(kind="active", control="none", unit_id=2).with_columns(
+        kind=pl.lit("close_look"), example_id=pl.col("example_id") + 100_000, score=pl.lit(3, pl.Int8)
+    )
+    tables["specificity_scores"] = pl.concat([scores, close])
+    database = write_synthetic_analysis(tmp_path / "analysis.duckdb", tables)
     compared, reported = tmp_path / "comparison", tmp_path / "report"
     compared.mkdir()
     reported.mkdir()
-    build_size_comparison(database, compared, chosen=[2])
+    build_size_comparison(database, compared)
+    # A feature that was looked at closely weighs no more in the means than the others.
+    both = (compared, made_up_comparison[0])
+    means = [pl.read_parquet(each / TABLE).filter(pl.col("metric") != "mean_score_close_look") for each in both]
+    assert means[0].equals(means[1])
     entries = json.loads((compared / "figures.json").read_text(encoding="utf-8"))
     names = [entry["name"] for entry in entries if entry["name"].startswith("chosen")]
     assert names == [f"chosen-{size}-2-proxy" for size in SIZES]

@@ -6,33 +6,9 @@ import pytest
 from sae_pipeline.interpret.bootstrap import paired_difference
 from sae_pipeline.interpret.embedding import SentenceEmbedder
 from sae_pipeline.interpret.explanation_scores import window_scores
-from sae_pipeline.interpret.protocols import Explanation
 from sae_pipeline.interpret.rules import Rule, RuleIndex
 from sae_pipeline.interpret.windows import active_examples, decoys, generator
-from sae_pipeline.study import Score
-from tests.science.interpret_world import (
-    CONTEXT,
-    PLANTED,
-    make_tokens,
-    make_units,
-    token,
-)
-
-SCORE = Score(n_features=8, examples_per_interval=2, n_controls=4)
-
-
-@pytest.fixture(scope="module")
-def index() -> RuleIndex:
-    return RuleIndex(make_tokens(n_documents=160))
-
-
-@pytest.fixture(scope="module")
-def embedder() -> SentenceEmbedder:
-    return SentenceEmbedder()
-
-
-def explanation(rule: Rule, text: str = "Fires on 'island'.") -> Explanation:
-    return Explanation("sae_feature", 0, "token-stats", text, "token", rule.to_json(), "ok", 50)
+from tests.science.interpret_world import CONTEXT, PLANTED, explanation, make_units, token
 
 
 def test_bootstrap_resamples_features_not_windows() -> None:

@@ -11,8 +11,8 @@ import pytest
 from sae_pipeline.interpret.build_explanations import build_explanations
 from sae_pipeline.interpret.build_specificity import build_specificity_scores
 from sae_pipeline.interpret.embedding import SentenceEmbedder
-from sae_pipeline.interpret.protocols import Explanation, ScoredWindow
 from sae_pipeline.interpret.protocols import Score as UnitScore
+from sae_pipeline.interpret.protocols import ScoredWindow
 from sae_pipeline.interpret.proxy import NEAR, RUBRIC, ProxyScorer, calibrate
 from sae_pipeline.interpret.rules import Rule, RuleIndex
 from sae_pipeline.interpret.windows import REACH, active_examples, decoys, derangement, generator
@@ -22,29 +22,14 @@ from tests.science.interpret_world import (
     CONTEXT,
     PLANTED,
     Folders,
+    explanation,
     make_tokens,
     make_units,
     planted_masks,
     token,
-    write_artefacts,
 )
 
 SCORE = Score(n_features=8, examples_per_interval=2, n_controls=4)
-
-
-@pytest.fixture(scope="module")
-def index() -> RuleIndex:
-    return RuleIndex(make_tokens(n_documents=160))
-
-
-@pytest.fixture(scope="module")
-def embedder() -> SentenceEmbedder:
-    return SentenceEmbedder()
-
-
-@pytest.fixture(scope="module")
-def folders(index: RuleIndex, tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    return write_artefacts(tmp_path_factory.mktemp("world"), index.tokens, make_units(index.tokens))
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +44,6 @@ def built(folders: Folders, embedder: SentenceEmbedder, tmp_path_factory: pytest
         explanations=explained, embedder=embedder, work=scored,
     )  # fmt: skip
     return explained, scored, first.metadata, second.metadata
-
-
-def explanation(rule: Rule, text: str = "Fires on 'island'.") -> Explanation:
-    return Explanation("sae_feature", 0, "token-stats", text, "token", rule.to_json(), "ok", 50)
 
 
 def test_examples_lie_in_their_interval_and_train_and_held_out_are_disjoint_by_document(index: RuleIndex) -> None:
