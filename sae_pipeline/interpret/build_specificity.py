@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,7 +10,6 @@ import polars as pl
 from sae_pipeline.activations.reader import ActivationReader
 from sae_pipeline.corpus.reader import CorpusReader
 from sae_pipeline.interpret.arms import CONTROLS_FILE, chosen_columns, scored_columns
-from sae_pipeline.interpret.bootstrap import paired_difference
 from sae_pipeline.interpret.embedding import SentenceEmbedder
 from sae_pipeline.interpret.explanation_scores import top_token_rule
 from sae_pipeline.interpret.judged_specificity import judged_specificity
@@ -19,10 +17,12 @@ from sae_pipeline.interpret.llm_calls import unanswered, write_calls
 from sae_pipeline.interpret.llm_explainer import METHOD as LLM
 from sae_pipeline.interpret.llm_explainer import METHOD_LOGITS as LLM_LOGITS
 from sae_pipeline.interpret.protocols import ARM_OF_UNIT, Explanation, ScoredWindow
+from sae_pipeline.interpret.protocols import Score as WindowScore
 from sae_pipeline.interpret.proxy import METHOD, ProxyScorer, calibrate
 from sae_pipeline.interpret.rules import RuleIndex
 from sae_pipeline.interpret.sentences import quote
 from sae_pipeline.interpret.specificity_rows import Arm, specificity_rows
+from sae_pipeline.interpret.specificity_summary import summary
 from sae_pipeline.interpret.token_stats import METHOD as TOKEN_STATS
 from sae_pipeline.interpret.tokens import TokenTable
 from sae_pipeline.interpret.units import Units, load_units, sae_features
@@ -57,10 +57,7 @@ def build_specificity_scores(
         for arm in arms
         for column, explanation in zip(arm.columns, arm.explanations, strict=True)
     ]
-    # The scorer gets explanations and windows only: no kind, interval, activation or arm.
-    results = ProxyScorer(index, embedder, calibration).score_all(
-        [(explanation, [each.window(tokens.context) for each in examples]) for _, _, explanation, examples in pairs]
-    )
+    results = _scores(ProxyScorer(index, embedder, calibration), [pair[2:] for pair in pairs], tokens.context)
     frames = [
         specificity_rows(size, arm, column, examples, scores, first_id[id(arm.units), column], METHOD)
         for (arm, column, _, examples), scores in zip(pairs, results, strict=True)
@@ -88,6 +85,23 @@ def build_specificity_scores(
     write_calls(judge, "specificity_scores", size, work)
     conform("specificity_scores", pl.concat(frames)).write_parquet(work / "specificity_scores.parquet")
     return Outcome(metadata=metadata, incomplete=unanswered(judge))
+
+
+def _scores(scorer: ProxyScorer, pairs: Sequence[tuple[Explanation, Sequence[Example]]], context: int) -> list[list[WindowScore]]:
+    """The scorer gets explanations and windows only: no kind, interval, activation or arm.
+
+    Close looks (they come last) are embedded after the others: what shares a batch shifts the last digits of a cosine.
+    """
+    even, close = (
+        scorer.score_all(
+            [
+                (text, [each.window(context) for each in examples if (each.kind == "close_look") == late])
+                for text, examples in pairs
+            ]
+        )
+        for late in (False, True)
+    )
+    return [[*first, *last] for first, last in zip(even, close, strict=True)]
 
 
 def rubric_windows(
@@ -179,54 +193,3 @@ def _first_ids(windows: dict[int, dict[int, list[Example]]]) -> dict[tuple[int, 
             result[units, column] = next_id
             next_id += len(examples)
     return result
-
-
-def summary(table: pl.DataFrame, seed: int) -> dict[str, Any]:
-    """Means by arm and kind, and matched minus shuffled per interval and overall, with 95 % bootstrap intervals by feature."""
-    even = table.filter(pl.col("kind") != "close_look")  # every feature alike
-    ok = even.filter(pl.col("status") == "ok")
-    own = even.filter(pl.col("control") == "none")
-    metadata: dict[str, Any] = {
-        "method": "proxy (no language model)",
-        "n_features_scored": own.filter(pl.col("status") == "ok")["unit_id"].n_unique(),
-        "n_features_attempted": own["unit_id"].n_unique(),
-        "n_windows_scored": ok["example_id"].n_unique(),
-    }
-    active = ok.filter(pl.col("kind") == "active")
-    pairs = active.filter(pl.col("control") == "none").join(
-        active.filter(pl.col("control") == "shuffled").select("example_id", shuffled="score"), on="example_id"
-    )
-    if pairs.height:
-        overall = _difference(pairs, seed)
-        metadata |= {f"matched_minus_shuffled{suffix}": overall[key] for suffix, key in _SUFFIXES}
-        metadata["matched_minus_shuffled_by_interval"] = [
-            {"interval": interval, **_difference(pairs.filter(pl.col("interval") == interval), seed)}
-            for interval in sorted(pairs["interval"].unique())
-        ]
-    arms = table.group_by("control", "kind").agg(pl.col("score").mean(), n_scored=pl.col("score").count(), n_attempted=pl.len())
-    arms = arms.sort("control", "kind")
-    scored = arms.filter(pl.col("n_scored") > 0)
-    metadata |= {f"mean_{row['control']}_{row['kind']}": row["score"] for row in scored.iter_rows(named=True)}
-    # A mean without its denominator cannot be judged.
-    metadata["windows_by_arm"] = arms.drop("score").to_dicts()
-    metadata["n_by_score"] = {str(score): n for score, n in ok.group_by("score").len().sort("score").iter_rows()}
-    metadata["single_token_share_of_level_3"] = _single_token_share(active)
-    return metadata
-
-
-_SUFFIXES = (("", "mean"), ("_low", "low"), ("_high", "high"), ("_n_features", "n_features"))
-
-
-def _difference(pairs: pl.DataFrame, seed: int) -> dict[str, Any]:
-    matched, shuffled, unit = (pairs[name].to_numpy() for name in ("score", "shuffled", "unit_id"))
-    mean, low, high, n_features = paired_difference(matched, shuffled, unit, seed)
-    return {"mean": mean, "low": low, "high": high, "n_features": n_features, "n_windows": pairs.height}
-
-
-def _single_token_share(active: pl.DataFrame) -> float:
-    """Of the active windows that the full explanation gives a 3, the share that the top-1-token baseline gives a 3 as well."""
-    pairs = active.filter(pl.col("control") == "none").join(
-        active.filter(pl.col("control") == "baseline").select("example_id", baseline="score"), on="example_id"
-    )
-    three = pairs.filter(pl.col("score") == 3)
-    return float(np.mean(three["baseline"].to_numpy() == 3)) if three.height else 0.0
