@@ -220,7 +220,7 @@ def expected_bytes(study: Study, shape: Shape, stage: str, size: int | None) -> 
             return 4 * 2 * shape.d_model * (size or 0) * 4
         case "feature_stats":
             n_active = 64 if isinstance(study.sae, PretrainedSae) else study.sae.k or 64
-            return tokens * n_active * 12
+            return tokens * n_active * 18  # sorted runs until they are merged, the cache, examples
         case _:
             return 5_000_000
 

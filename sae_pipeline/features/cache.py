@@ -1,15 +1,13 @@
 """The one pass over the activations: every feature's activations on every unmasked token, sorted by feature.
 
-Encoding yields activations in token order; they are appended to one Parquet file per split and then sorted by DuckDB out of
-core, so that memory stays bounded whatever the number of tokens and features.
-
-Shapes: N tokens of a batch, D model width, F features.
+The file: row groups of 131,072 activations sorted by feature and token, so that whoever asks for one feature (DuckDB, Arrow)
+skips all groups but its own by their statistics. Shapes: N tokens of a batch, D model width, F features, Z activations.
 """
 
 from pathlib import Path
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Self
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,15 +15,13 @@ import torch
 from torch import Tensor
 
 from sae_pipeline.activations.reader import ActivationReader
-from sae_pipeline.features.sparse import N_UNITS_KEY
+from sae_pipeline.features.runs import Runs
+from sae_pipeline.features.sparse import N_UNITS_KEY, SparseActivations
 from sae_pipeline.progress import bar
 from sae_pipeline.tables.columns import SPLITS
 
 BATCH_TOKENS = 4096
-APPEND_ROWS = 1 << 20  # activations held before they are appended: 16 MB
-SORT_MEMORY = "2GB"  # beyond it DuckDB spills to the work folder
 ROW_GROUP = 131_072  # small enough that one feature's rows are found without reading the file
-_SCHEMA = pa.schema([("feature", pa.int32()), ("token_index", pa.int64()), ("value", pa.float32())])
 
 
 class SparseEncoder(Protocol):
@@ -44,53 +40,41 @@ def cache_file(folder: Path, split: str) -> Path:
     return folder / f"activations_{split}.parquet"
 
 
-def write_activation_cache(sae: SparseEncoder, activations: ActivationReader, work: Path, what: str) -> dict[str, int]:
-    """Encode all unmasked tokens once and write `activations_<split>.parquet`; returns the number of tokens by split."""
+def encode(sae: SparseEncoder, activations: ActivationReader, folder: Path, what: str) -> tuple[dict[str, Runs], dict[str, int]]:
+    """Encode all unmasked tokens once; (sorted runs in `folder`, number of tokens) by split."""
     n_tokens = {split: len(activations.token_index(split)) for split in SPLITS}
-    unsorted = work / "unsorted"
-    unsorted.mkdir(exist_ok=True)
+    runs = {split: Runs(folder / split, sae.n_features) for split in SPLITS}
     with bar(f"{what}: encode", sum(n_tokens.values()), "tokens") as progress:
         for split in SPLITS:
-            with pq.ParquetWriter(unsorted / f"{split}.parquet", _SCHEMA, compression="none", use_dictionary=False) as writer:
-                for rows in _encoded(sae, activations, split, progress):
-                    writer.write_table(rows)
-    for split in SPLITS:
-        _sort(unsorted / f"{split}.parquet", cache_file(work, split), sae.n_features, spill=unsorted)
-        (unsorted / f"{split}.parquet").unlink()
-    return n_tokens
+            for token_index_N, r_ND in activations.stream(split, BATCH_TOKENS):
+                with torch.inference_mode():
+                    codes = sae.encode_sparse(r_ND)
+                token_Z = np.repeat(token_index_N.numpy(), np.diff(codes.offsets.cpu().numpy()))
+                runs[split].add(codes.feature.cpu().numpy(), token_Z, codes.value.float().cpu().numpy())
+                progress.update(len(token_index_N))
+            runs[split].flush()
+    return runs, n_tokens
 
 
-def _encoded(sae: SparseEncoder, activations: ActivationReader, split: str, progress: Any):
-    """Tables of about APPEND_ROWS activations, in token order."""
-    pending: list[pa.Table] = []
-    for token_index_N, r_ND in activations.stream(split, BATCH_TOKENS):
-        with torch.inference_mode():
-            codes = sae.encode_sparse(r_ND)
-        feature, value = codes.feature.cpu().numpy(), codes.value.float().cpu().numpy()
-        token = np.repeat(token_index_N.numpy(), np.diff(codes.offsets.cpu().numpy()))
-        pending.append(pa.table([feature.astype(np.int32), token, value], schema=_SCHEMA))
-        progress.update(len(token_index_N))
-        if sum(map(len, pending)) >= APPEND_ROWS:
-            yield pa.concat_tables(pending).combine_chunks()
-            pending = []
-    if pending:
-        yield pa.concat_tables(pending).combine_chunks()
+class CacheWriter:
+    """Writes the sorted activations of one split, range of features by range of features."""
 
+    def __init__(self, path: Path, n_features: int) -> None:
+        fields = [("feature", pa.int32()), ("token_index", pa.int64()), ("value", pa.float32())]
+        self._schema = pa.schema(fields, metadata={N_UNITS_KEY: str(n_features)})
+        # Sorted numbers as differences, and the bytes of floats apart: a third smaller than zstd over plain columns.
+        self._writer = pq.ParquetWriter(
+            path, self._schema, compression="zstd", use_dictionary=["feature"],  # pyright: ignore[reportArgumentType]
+            column_encoding={"token_index": "DELTA_BINARY_PACKED", "value": "BYTE_STREAM_SPLIT"},
+        )  # fmt: skip
 
-def _sort(source: Path, target: Path, n_units: int, spill: Path) -> None:
-    config: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": SORT_MEMORY,
-        "temp_directory": str(spill),
-        "autoinstall_known_extensions": False,
-    }
-    with duckdb.connect(config=config) as connection:
-        connection.execute(
-            f"""COPY (SELECT feature, token_index, value FROM read_parquet($source) ORDER BY feature, token_index)
-            TO '{_quoted(target)}' (FORMAT parquet, COMPRESSION zstd, PARQUET_VERSION v2, ROW_GROUP_SIZE {ROW_GROUP},
-            KV_METADATA {{{N_UNITS_KEY.decode()}: '{n_units}'}})""",
-            {"source": str(source)},
-        ).fetchall()
+    def __enter__(self) -> Self:
+        return self
 
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._writer.close()
 
-def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")
+    def write(self, sparse: SparseActivations, first_feature: int) -> None:
+        """The activations of the next features, `first_feature` and those after it."""
+        feature_Z = (sparse.unit_Z + first_feature).astype(np.int32)
+        self._writer.write_table(pa.table([feature_Z, sparse.token_index, sparse.value], schema=self._schema), ROW_GROUP)

@@ -10,7 +10,12 @@ import pyarrow as pa
 
 from sae_pipeline.corpus.reader import CorpusReader
 from sae_pipeline.features.chunks import Chunk
-from sae_pipeline.features.selection import sample_priority, strongest_of_distinct_documents, uniform_by_interval
+from sae_pipeline.features.selection import (
+    document_runs,
+    sample_priority,
+    strongest_of_distinct_documents,
+    uniform_by_interval,
+)
 from sae_pipeline.features.windows import windows_around
 from sae_pipeline.study import Features
 
@@ -50,9 +55,8 @@ def example_rows(chunk: Chunk, split: str, interval_Z: np.ndarray, tokens: Token
     row_E, rank_E = uniform_by_interval(unit_Z, interval_Z, priority_Z, settings.n_per_interval)
     is_top_E = np.zeros(len(row_E), bool)
     if split == "train":
-        top_row, top_rank = strongest_of_distinct_documents(
-            unit_Z, tokens.document[sparse.token_index], sparse.value, settings.n_top
-        )
+        first_row_R = document_runs(sparse, tokens.document[sparse.token_index])
+        top_row, top_rank = strongest_of_distinct_documents(sparse, first_row_R, settings.n_top)
         row_E, rank_E = np.concatenate([top_row, row_E]), np.concatenate([top_rank, rank_E])
         is_top_E = np.concatenate([np.ones(len(top_row), bool), is_top_E])
     order = np.lexsort((rank_E, np.where(is_top_E, 0, interval_Z[row_E]), unit_Z[row_E]))

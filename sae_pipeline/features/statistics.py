@@ -8,7 +8,8 @@ import polars as pl
 
 from sae_pipeline.features.chunks import Chunk
 from sae_pipeline.features.intervals import interval_of
-from sae_pipeline.features.sparse import SparseActivations
+from sae_pipeline.features.selection import document_runs
+from sae_pipeline.features.sparse import SparseActivations, order_by_unit
 from sae_pipeline.tables.columns import N_INTERVALS
 
 
@@ -72,20 +73,24 @@ def _sum_by_unit(sparse: SparseActivations) -> np.ndarray:
 
 
 def _n_documents(sparse: SparseActivations, document: np.ndarray) -> np.ndarray:
-    pairs = pl.DataFrame({"unit": sparse.unit_Z, "document": document[sparse.token_index]}).unique()
-    return np.bincount(pairs["unit"].to_numpy(), minlength=sparse.n_units)
+    return np.diff(np.searchsorted(document_runs(sparse, document[sparse.token_index]), sparse.offsets))
 
 
 def _top_token(sparse: SparseActivations, token_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(token id with the largest summed activation, that sum) per unit; the lower id wins a tie."""
-    mass = (
-        pl.DataFrame({"unit": sparse.unit_Z, "token_id": token_id[sparse.token_index], "value": sparse.value.astype(np.float64)})
-        .group_by("unit", "token_id")
-        .agg(pl.col("value").sum())
-        .sort("unit", "value", "token_id", descending=[False, True, False])
-        .unique("unit", keep="first", maintain_order=True)
-    )
     top_id_U, top_mass_U = np.zeros(sparse.n_units, np.int64), np.zeros(sparse.n_units)
-    top_id_U[mass["unit"].to_numpy()] = mass["token_id"].to_numpy()
-    top_mass_U[mass["unit"].to_numpy()] = mass["value"].to_numpy()
+    if not len(sparse.value):
+        return top_id_U, top_mass_U
+    # Rows by unit and token id: the ids first, then the units, which are in order already.
+    id_Z, unit_Z = token_id[sparse.token_index], sparse.unit_Z
+    order = order_by_unit(id_Z, int(id_Z.max()) + 1)
+    order = order[order_by_unit(unit_Z[order], sparse.n_units)]
+    id_Z, unit_Z = id_Z[order], unit_Z[order]
+    start = np.flatnonzero(np.concatenate([[True], (id_Z[1:] != id_Z[:-1]) | (unit_Z[1:] != unit_Z[:-1])]))
+    mass = np.add.reduceat(sparse.value[order].astype(np.float64), start)
+    unit = unit_Z[start]
+    active_U = np.flatnonzero(sparse.count_U)
+    top_mass_U[active_U] = np.maximum.reduceat(mass, np.searchsorted(unit, active_U))
+    best = np.flatnonzero(mass == top_mass_U[unit])[::-1]  # backwards: the lowest id is written last
+    top_id_U[unit[best]] = id_Z[start][best]
     return top_id_U, top_mass_U

@@ -1,6 +1,7 @@
 """Everything known about the features of one SAE, written as the tables of the stage `feature_stats`."""
 
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from sae_pipeline.activations.reader import ActivationReader
 from sae_pipeline.corpus.reader import CorpusReader
-from sae_pipeline.features.cache import SparseEncoder, write_activation_cache
+from sae_pipeline.features.cache import CacheWriter, SparseEncoder, cache_file, encode
 from sae_pipeline.features.chunks import CHUNK_ROWS, chunks
 from sae_pipeline.features.examples import Tokens, example_rows, with_token_texts
 from sae_pipeline.features.logits import logit_rows
+from sae_pipeline.features.runs import Runs
 from sae_pipeline.features.statistics import feature_rows, interval_rows, intervals_by_split
 from sae_pipeline.progress import bar
 from sae_pipeline.store import Outcome
@@ -36,16 +38,16 @@ def write_feature_stats(
 ) -> Outcome:  # fmt: skip
     """Write `activations_<split>`, `features`, `feature_intervals`, `feature_examples` and `feature_logits` into `work`.
 
-    Peak memory is set by constants (chunk of activations, DuckDB's sort) plus a few bytes per corpus token, not by tokens x
-    features. `chunk_rows` bounds memory and changes no
-    result. A pass that was killed starts from zero: it is short, and nothing of it is published before it is whole.
+    Peak memory is set by constants (a run and a chunk of activations) plus some bytes per feature and per corpus token, not by
+    tokens x features. `chunk_rows` bounds memory and changes no result. A pass that was killed starts from zero: it is short, and
+    nothing of it is published before it is whole.
     """
     for left_over in work.iterdir():
         shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
     what = f"feature_stats {size}"
-    n_tokens = write_activation_cache(sae, activations, work, what)
-    (work / "unsorted").rmdir()
-    features = _write_statistics(corpus, work, settings, size, sae.n_features, n_tokens, chunk_rows, what)
+    runs, n_tokens = encode(sae, activations, work / "runs", what)
+    features = _write_statistics(corpus, runs, work, settings, size, n_tokens, chunk_rows, what)
+    shutil.rmtree(work / "runs")
     with bar(f"{what}: logit effects", sae.n_features, "features") as progress:
         token_text = np.array(corpus.token_text, dtype=object)
         logits = logit_rows(sae.W_dec_FD, unembedding_DV, token_text, settings.n_logits, size, progress)
@@ -68,22 +70,25 @@ def write_feature_stats(
 
 def _write_statistics(
     corpus: CorpusReader,
+    runs: dict[str, Runs],
     work: Path,
     settings: Features,
     size: int,
-    n_features: int,
     n_tokens: dict[str, int],
     chunk_rows: int,
     what: str,
 ) -> pl.DataFrame:
     tokens = Tokens.of(corpus)
     token_text = np.array(corpus.token_text, dtype=object)
+    n_features = runs["train"].n_features
     features, intervals = [], []
-    with (
-        bar(f"{what}: statistics", n_features, "features") as progress,
-        _ExampleWriter(work / "feature_examples.parquet") as writer,
-    ):
-        for chunk in chunks(work, n_features, chunk_rows):
+    with ExitStack() as stack:
+        progress = stack.enter_context(bar(f"{what}: statistics", n_features, "features"))
+        writer = stack.enter_context(_ExampleWriter(work / "feature_examples.parquet"))
+        caches = {split: stack.enter_context(CacheWriter(cache_file(work, split), n_features)) for split in runs}
+        for chunk in chunks(runs, chunk_rows):
+            for split, sparse in chunk.by_split.items():
+                caches[split].write(sparse, chunk.first_feature)
             interval_by_split = intervals_by_split(chunk)
             features.append(feature_rows(chunk, tokens.token_id, tokens.document, token_text, n_tokens))
             intervals.append(interval_rows(chunk, interval_by_split))
