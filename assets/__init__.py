@@ -9,6 +9,7 @@ from assets.analysis_tables import analysis_tables
 from assets.corpus import corpus
 from assets.explanations import explanations
 from assets.feature_stats import feature_stats
+from assets.invariants import invariants
 from assets.main_results import main_results
 from assets.neighbourhoods import neighbourhoods
 from assets.publishing import StageAsset
@@ -33,6 +34,7 @@ STAGE_ASSETS: tuple[StageAsset, ...] = (
     steering_evals,
     neighbourhoods,
     main_results,
+    invariants,
     survey_verdicts,
     analysis_tables,
     size_comparison,

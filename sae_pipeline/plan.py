@@ -182,6 +182,12 @@ def expected_seconds(study: Study, shape: Shape, stage: str, size: int | None) -
         case "neighbourhoods":
             n_features = sum(study.sae.sizes)
             return 10 + n_features * (2.0 * shape.d_model * n_features / sae_rate + MAP_SECONDS_PER_FEATURE)
+        case "invariants":
+            # Blocks run again at the hook (stored examples) and through the whole model three times (clamps, float32).
+            settings, context = study.survey.invariants, study.corpus.context
+            blocks = len(study.sae.sizes) * context
+            run = settings.n_examples * to_hook + 3 * 2 * settings.n_clamped * whole
+            return 20 + blocks * run / model_rate
         case _:
             return 3
 

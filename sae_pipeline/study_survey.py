@@ -15,7 +15,19 @@ class Neighbourhoods(Section):
     seed: int = Field(default=0, description="of every random choice of this section")
 
 
+class Invariants(Section):
+    """What must hold exactly: gradients, schedules, decomposition, stored activations, clamps."""
+
+    n_tokens: int = Field(default=512, ge=16, description="tokens for gradients and for the decomposition")
+    n_norm_tokens: int = Field(default=500_000, ge=16, description="training tokens over which the scale is checked, at most")
+    n_batches: int = Field(default=24, ge=2, description="training batches whose documents are counted")
+    n_examples: int = Field(default=24, ge=1, description="stored examples per size that are computed again")
+    n_clamped: int = Field(default=3, ge=1, description="features per size that are clamped")
+    seed: int = Field(default=0, description="of every random choice of this section")
+
+
 class Survey(Section):
     """What `sae-pipeline run --job survey` makes after the main run: one section for each of its stages."""
 
     neighbourhoods: Neighbourhoods = Neighbourhoods()
+    invariants: Invariants = Invariants()

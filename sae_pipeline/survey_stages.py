@@ -12,6 +12,10 @@ MEASURING_STAGES: tuple[Stage, ...] = (
         "main_results", SURVEY, ("sae_metrics", "explanations", "specificity_scores", "steering_evals"),
         ("sae.sizes", *MODEL_IDENTITY), per_size=False, files=("survey/limitations.yaml",),
     ),
+    Stage(
+        "invariants", SURVEY, ("corpus", "activations", "sae", "feature_stats"), ("sae.sizes", "survey.invariants"),
+        per_size=False,
+    ),
 )  # fmt: skip
 SURVEY_STAGES: tuple[Stage, ...] = (
     *MEASURING_STAGES,

@@ -1,0 +1,142 @@
+"""Every invariant holds on a finished study, its control breaks it, and a planted fault is found."""
+
+import json
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+
+from assets.invariants import samples_recounted
+from assets.verdicts import schema_check
+from sae_pipeline.activations.reader import ActivationReader
+from sae_pipeline.corpus.reader import CorpusReader
+from sae_pipeline.language_model.load import load_language_model
+from sae_pipeline.sae.autoencoder import SparseAutoencoder
+from sae_pipeline.steering.interventions import Intervention
+from sae_pipeline.study_survey import Invariants
+from sae_pipeline.survey.checklist import read_checklist
+from sae_pipeline.survey.invariants.build import build_invariants
+from sae_pipeline.survey.invariants.clamp import clamp_error
+from sae_pipeline.survey.invariants.examples import samples_inside_their_interval
+from sae_pipeline.survey.invariants.loss import loss_gradient_error
+from sae_pipeline.survey.invariants.recipe import distinct_documents_per_batch, expected_distinct, schedule_error
+from sae_pipeline.survey.invariants.space import scaled_norm_error, stored_activation_error
+from sae_pipeline.survey.verdicts import passes
+
+SIZES = (32, 64)
+ROWS = (1, 2, 7, 11, 16, 17, 28)
+SETTINGS = Invariants(n_tokens=64, n_examples=5, n_clamped=2)
+
+
+class World:
+    """A private copy of the finished study's artefacts, which a test may damage."""
+
+    def __init__(self, finished, folder: Path) -> None:
+        for stage in ("corpus", "activations", "sae", "feature_stats"):
+            shutil.copytree(finished.store.path(stage), folder / stage)
+        self.folder, study = folder, finished.store.study
+        self.lm = load_language_model(study.model, study.hook)
+        self.corpus, self.saes = folder / "corpus", {size: folder / "sae" / str(size) for size in SIZES}
+        self.stats = {size: folder / "feature_stats" / str(size) for size in SIZES}
+
+    @property
+    def reader(self) -> ActivationReader:
+        return ActivationReader.open(self.folder / "activations")
+
+    @property
+    def loaded(self) -> dict[int, SparseAutoencoder]:
+        return {size: SparseAutoencoder.load(folder) for size, folder in self.saes.items()}
+
+
+@pytest.fixture
+def world(finished_study, tmp_path):
+    return World(finished_study, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def built(finished_study, tmp_path_factory):
+    made = World(finished_study, tmp_path_factory.mktemp("world"))
+    work = tmp_path_factory.mktemp("work")
+    build_invariants(made.corpus, made.folder / "activations", made.saes, made.stats, made.lm, SETTINGS, work)
+    return work, {row["measurement"]: row for row in pl.read_parquet(work / "measurements.parquet").to_dicts()}
+
+
+def test_every_invariant_holds_and_every_control_breaks_it(built):
+    work, measured = built
+    needs = [need for section in read_checklist() for row in section.rows if row.row in ROWS for need in row.needs]
+    assert {need.measurement for need in needs} <= set(measured) and schema_check(work, "invariants").passed
+    for need in needs:
+        one = measured[need.measurement]
+        assert passes(need, one), one
+        assert not passes(need, one | {"value": one["control_value"]}), one
+
+
+def test_the_check_recounts_the_samples(built, world):
+    work, _ = built
+    assert samples_recounted(work, world.stats).passed
+    file = world.stats[32] / "feature_examples.parquet"
+    pl.read_parquet(file).with_columns(pl.col("activation") * 3).write_parquet(file)
+    assert not samples_recounted(work, world.stats).passed
+    share = samples_inside_their_interval(world.stats, 0).value
+    assert share is not None and share < 0.9
+
+
+def test_a_wrong_gradient_is_found(world, monkeypatch):
+    from sae_pipeline.sae import step
+
+    original = step.Step._store
+
+    def store(self, made, weights):
+        made.pull_F = None  # what the penalty says about decoder norms goes missing
+        original(self, made, weights)
+
+    monkeypatch.setattr(step.Step, "_store", store)
+    sae, x_ND = world.loaded[32], torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    error = loss_gradient_error(sae, x_ND, torch.Generator().manual_seed(0)).value
+    assert error is not None and error > 1e-2
+
+
+def test_another_schedule_is_found_and_an_imported_sae_is_not_held_to_any(world):
+    configs = {size: sae.config for size, sae in world.loaded.items()}
+    file = world.saes[64] / "history.parquet"
+    pl.read_parquet(file).with_columns(pl.col("learning_rate") * 1.001).write_parquet(file)
+    assert schedule_error(world.saes, configs).value == pytest.approx(1e-3, rel=1e-6)
+    imported = {size: {key: value for key, value in config.items() if key != "n_steps"} for size, config in configs.items()}
+    assert schedule_error(world.saes, imported).status == "not_testable"
+    assert distinct_documents_per_batch(world.reader, imported[32], 4).status == "not_testable"
+
+
+def test_another_scale_is_found(world):
+    file = world.folder / "activations" / "statistics.json"
+    facts = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(facts | {"scale": 1.1 * facts["scale"]}), encoding="utf-8")
+    assert scaled_norm_error(world.reader, 10**6, 0).value == pytest.approx(0.21, abs=1e-3)
+
+
+def test_a_stored_activation_that_the_model_does_not_give_is_found(world):
+    file = world.stats[32] / "feature_examples.parquet"
+    pl.read_parquet(file).with_columns(pl.col("activations").list.eval(pl.element() * 1.05)).write_parquet(file)
+    measured = stored_activation_error(CorpusReader.open(world.corpus), world.reader, world.lm, world.loaded, world.stats, 6, 0)
+    assert measured.value is not None and measured.value > 1e-3 and measured.n_scored == 12
+
+
+def test_a_clamp_that_moves_too_far_is_found(world, monkeypatch):
+    original = Intervention.__call__
+
+    def call(self, r_BTD, ids_BT, offset):
+        return r_BTD + 1.01 * (original(self, r_BTD, ids_BT, offset) - r_BTD)
+
+    monkeypatch.setattr(Intervention, "__call__", call)
+    measured = clamp_error(CorpusReader.open(world.corpus), world.reader, world.lm, world.loaded, world.stats, 2, 0)
+    assert measured.value is not None and measured.value > 1e-3
+
+
+def test_the_expected_number_of_documents_is_that_of_many_draws():
+    n_tokens = torch.tensor([1, 1, 5, 40, 200, 3])
+    document = torch.repeat_interleave(torch.arange(6), n_tokens)
+    generator = torch.Generator().manual_seed(0)
+    draws = [len(document[torch.randperm(250, generator=generator)[:30]].unique()) for _ in range(4000)]
+    assert expected_distinct(n_tokens, 30) == pytest.approx(sum(draws) / len(draws), abs=0.05)
+    assert expected_distinct(n_tokens, 250) == 6
