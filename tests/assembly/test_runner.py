@@ -224,4 +224,4 @@ def test_the_survey_runs_when_asked_for_and_the_analysis_takes_it_in_while_it_is
 
 def test_a_survey_before_the_first_run_names_what_is_missing(pipeline):
     report = pipeline.run(survey=True)
-    assert pipeline.fake.built == [] and "/32: is not there yet" in str(report.user_errors[0]) and report.left_out
+    assert pipeline.fake.built == [] and ": is not there yet" in str(report.user_errors[0]) and report.left_out
