@@ -7,6 +7,7 @@ whichever site that is. Model dtype throughout, unless a docstring says otherwis
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import torch
@@ -104,17 +105,38 @@ class LanguageModel:
 
         Site residual: only the blocks after the hook and the head run. Site mlp_output: the whole forward, r put in place.
         """
+        return self._logits_from(r_BTD.to(self.device, self.dtype), token_ids_BT)
+
+    @torch.no_grad()
+    def last_logits_from(self, r_BTD: Tensor, token_ids_BT: Tensor) -> Tensor:
+        """Logits_BV of the last position when the activation at the hook is r; the head sees no other where the model allows it."""
+        return self._logits_from(r_BTD.to(self.device, self.dtype), token_ids_BT, **self._last_alone)[:, -1]
+
+    def last_logits_and_gradient(
+        self, r_1TD: Tensor, token_ids_1T: Tensor, score: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """(logits_V of the last position, d score(logits_V) / dr, T x D). The weights stay without gradients."""
+        with torch.enable_grad():
+            r_1TD = r_1TD.detach().to(self.device, self.dtype).clone().requires_grad_(True)
+            logits_V = self._logits_from(r_1TD, token_ids_1T, **self._last_alone)[0, -1]
+            (gradient_1TD,) = torch.autograd.grad(score(logits_V), r_1TD)
+        return logits_V.detach(), gradient_1TD[0]
+
+    @cached_property
+    def _last_alone(self) -> dict[str, int]:
+        return {"logits_to_keep": 1} if "logits_to_keep" in signature(type(self.model).forward).parameters else {}
+
+    def _logits_from(self, r_BTD: Tensor, token_ids_BT: Tensor, **options: int) -> Tensor:
         ids_BT = token_ids_BT.to(self.device, torch.int64)
-        r_BTD = r_BTD.to(self.device, self.dtype)
         if self.hook.site == "residual":
             self._given = r_BTD
             try:
-                return self._resumed(input_ids=ids_BT, use_cache=False).logits
+                return self._resumed(input_ids=ids_BT, use_cache=False, **options).logits
             finally:
                 self._given = None
         handle = self._site.register_forward_hook(lambda module, args, output: with_stream(output, r_BTD))
         try:
-            return self.model(input_ids=ids_BT, use_cache=False).logits
+            return self.model(input_ids=ids_BT, use_cache=False, **options).logits
         finally:
             handle.remove()
 
