@@ -6,6 +6,7 @@ not: anything that computes.
 
 from assets.activations import activations
 from assets.analysis_tables import analysis_tables
+from assets.attribution import attribution
 from assets.corpus import corpus
 from assets.explanations import explanations
 from assets.feature_stats import feature_stats
@@ -33,6 +34,7 @@ STAGE_ASSETS: tuple[StageAsset, ...] = (
     specificity_scores,
     steering_evals,
     neighbourhoods,
+    attribution,
     main_results,
     invariants,
     survey_verdicts,

@@ -21,6 +21,8 @@ from sae_pipeline.study import PretrainedSae, Steer, Study
 MODEL_RATE_PER_CORE = 1.65e11
 SAE_RATE_PER_CORE = 1.4e11
 GENERATION_RATE_PER_CORE = 6.0e10  # key-value-cached steps are bound by memory, not arithmetic
+FLOAT32_RATE_PER_CORE = 6.0e10  # short prompts in single precision
+PROMPT_TOKENS = 12  # of a committed prompt
 SAE_TOKEN_CORE_SECONDS = 2.5e-5  # of a training token, whatever the size: reading, sparse gradients, optimizer
 MAP_SECONDS_PER_FEATURE = 1.5e-3  # UMAP, one thread whatever the machine
 DENSE_PRODUCTS = 6  # matrix products of a step that is not sparse
@@ -179,6 +181,10 @@ def expected_seconds(study: Study, shape: Shape, stage: str, size: int | None) -
             return 10 + generated * whole / (GENERATION_RATE_PER_CORE * cores)
         case "explanations" | "specificity_scores":
             return 10
+        case "attribution":
+            settings = study.survey.attribution
+            shifted = settings.max_prompts * (settings.n_ablations + settings.n_strongest + 2 * settings.n_finite_differences)
+            return 30 + shifted * PROMPT_TOKENS * (whole - to_hook) / (FLOAT32_RATE_PER_CORE * cores)
         case "neighbourhoods":
             n_features = sum(study.sae.sizes)
             return 10 + n_features * (2.0 * shape.d_model * n_features / sae_rate + MAP_SECONDS_PER_FEATURE)

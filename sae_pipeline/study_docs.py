@@ -33,6 +33,7 @@ SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("steer", study.Steer),
     ("survey", study.Survey),
     ("survey.neighbourhoods", study_survey.Neighbourhoods),
+    ("survey.attribution", study_survey.Attribution),
     ("judge", study.Judge),
     ("judge.prices, by model", study.ModelPrice),
 )

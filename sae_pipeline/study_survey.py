@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from sae_pipeline.study_inputs import Section
+from sae_pipeline.study_survey_search import Attribution
 
 
 class Neighbourhoods(Section):
@@ -31,3 +32,4 @@ class Survey(Section):
 
     neighbourhoods: Neighbourhoods = Neighbourhoods()
     invariants: Invariants = Invariants()
+    attribution: Attribution = Attribution()

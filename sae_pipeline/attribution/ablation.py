@@ -20,7 +20,11 @@ BATCH_TOKENS = 1024
 
 
 def ablation_effects(
-    lm: LanguageModel, sae: SparseAutoencoder, attributed: Attributed, pairs: Tensor, done: Callable[[int], object] = lambda n: None
+    lm: LanguageModel,
+    sae: SparseAutoencoder,
+    attributed: Attributed,
+    pairs: Tensor,
+    done: Callable[[int], object] = lambda n: None,
 ) -> Tensor:
     """Logit difference with the pair minus without it, for each of `pairs` (indices into `attributed`), float32.
 

@@ -6,6 +6,7 @@
 import pandera.polars as pa
 import polars as pl
 
+from sae_pipeline.tables.attribution_tables import ATTRIBUTION_TABLES
 from sae_pipeline.tables.columns import Table
 from sae_pipeline.tables.data_tables import DATA_TABLES
 from sae_pipeline.tables.feature_tables import FEATURE_TABLES
@@ -24,6 +25,7 @@ TABLES: dict[str, Table] = {
         *INTERPRETATION_TABLES,
         *STEERING_TABLES,
         *SURVEY_TABLES,
+        *ATTRIBUTION_TABLES,
         *RECORD_TABLES,
     )
 }

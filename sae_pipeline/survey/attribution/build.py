@@ -1,0 +1,91 @@
+"""The stage `attribution`: screen the prompts, measure the pairs of those that the model gets right, compare."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from sae_pipeline.attribution.attribute import attribute
+from sae_pipeline.attribution.contrast import contrast
+from sae_pipeline.language_model.model import LanguageModel
+from sae_pipeline.progress import bar
+from sae_pipeline.sae.autoencoder import SparseAutoencoder
+from sae_pipeline.store import Outcome
+from sae_pipeline.study_survey_search import Attribution
+from sae_pipeline.survey.attribution.measure import FIGURE, measurements
+from sae_pipeline.survey.attribution.pairs import measured_pairs
+from sae_pipeline.survey.attribution.prompts import Prompt, read_prompts
+from sae_pipeline.survey.attribution.tables import feature_rows, prompt_rows
+from sae_pipeline.survey.attribution.topics import Topics
+from sae_pipeline.survey.measurement import write_measurements
+
+AMONG_LIKELIEST = 5
+PARTS = "parts"
+
+
+def build_attribution(
+    lm: LanguageModel, sae_folder: Path, examples: Path, settings: Attribution, bos: bool, work: Path
+) -> Outcome:
+    """Write `attribution_prompts`, `attribution_features`, `measurements` and the figure into `work`.
+
+    `lm`: in float32. `sae_folder`, `examples`: SAE and `feature_examples.parquet` of one size. A killed run keeps finished prompts.
+    """
+    from sae_pipeline.plots.attribution import scatter
+    from sae_pipeline.plots.figure import THEMES
+
+    sae = SparseAutoencoder.load(sae_folder, lm.device)
+    prompts = read_prompts()
+    screened = pl.DataFrame([_screen(lm, sae, prompt, bos) for prompt in prompts])
+    chosen = spread([prompt for prompt in prompts if screened["solved"][prompt.prompt_id]], settings.max_prompts)
+    pairs = _all_pairs(lm, sae, chosen, settings, bos, work / PARTS)
+    prompt_rows(prompts, screened, pairs, sae.n_features).write_parquet(work / "attribution_prompts.parquet", compression="zstd")
+    feature_rows(pairs, sae.n_features).write_parquet(work / "attribution_features.parquet", compression="zstd")
+    found = measurements(lm, sae, prompts, chosen, pairs, Topics(examples), settings)
+    write_measurements(work, "attribution", found)
+    for theme in THEMES:
+        (work / f"{FIGURE}.{theme.name}.png").write_bytes(scatter(pairs, theme))
+    for part in (work / PARTS).glob("*"):
+        part.unlink()
+    (work / PARTS).rmdir()
+    numbers = {one.measurement: one.value for one in found}
+    return Outcome({"n_prompts": len(prompts), "n_solved": int(screened["solved"].sum()), "n_measured": len(chosen), **numbers})
+
+
+def spread(prompts: Sequence[Prompt], n: int) -> list[Prompt]:
+    """At most `n` prompts, taken in turn from every group, in order of id."""
+    place: dict[str, int] = {}
+    rank = {}
+    for prompt in prompts:
+        rank[prompt.prompt_id] = place[prompt.group] = place.get(prompt.group, 0) + 1
+    first = sorted(prompts, key=lambda prompt: (rank[prompt.prompt_id], prompt.prompt_id))[:n]
+    return sorted(first, key=lambda prompt: prompt.prompt_id)
+
+
+def _screen(lm: LanguageModel, sae: SparseAutoencoder, prompt: Prompt, bos: bool) -> dict:
+    found = attribute(lm, sae, contrast(lm, prompt.text, prompt.target, prompt.baseline, bos))
+    solved = found.logit_difference > 0 and found.target_rank <= AMONG_LIKELIEST
+    return {"solved": solved, "target_rank": found.target_rank, "logit_difference": found.logit_difference}
+
+
+def _all_pairs(
+    lm: LanguageModel, sae: SparseAutoencoder, prompts: Sequence[Prompt], settings: Attribution, bos: bool, folder: Path
+) -> pl.DataFrame:
+    folder.mkdir(exist_ok=True)
+    frames = []
+    with bar("attribution: prompts", len(prompts), "prompts") as progress:
+        for prompt in prompts:
+            file = folder / f"{prompt.prompt_id}.parquet"
+            if not file.is_file():
+                attributed = attribute(lm, sae, contrast(lm, prompt.text, prompt.target, prompt.baseline, bos))
+                partial = file.with_suffix(".partial")
+                measured_pairs(lm, sae, attributed, prompt.prompt_id, settings).write_parquet(partial)
+                partial.replace(file)
+            frames.append(pl.read_parquet(file))
+            progress.update(1)
+    return pl.concat(frames) if frames else pl.DataFrame(schema=PAIRS)
+
+
+PAIRS = {
+    "position": pl.Int64, "feature": pl.Int64, "activation": pl.Float64, "attribution": pl.Float64, "prompt_id": pl.Int32,
+    "token": pl.String, "ablation": pl.Float64, "finite_difference": pl.Float64, "is_drawn": pl.Boolean,
+}  # fmt: skip

@@ -1,0 +1,126 @@
+"""The measurements of this stage, each beside its control."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from sae_pipeline.language_model.model import LanguageModel
+from sae_pipeline.sae.autoencoder import SparseAutoencoder
+from sae_pipeline.study_survey_search import Attribution
+from sae_pipeline.survey.attribution.lists import middles, share_about
+from sae_pipeline.survey.attribution.prompts import Prompt, prompts_sha, read_words
+from sae_pipeline.survey.attribution.refusals import refused_shares
+from sae_pipeline.survey.attribution.statistics import (
+    Compared,
+    compared,
+    compared_medians,
+    correlations_by_prompt,
+    pooled_correlations,
+    relative_errors,
+    top_overlap,
+)
+from sae_pipeline.survey.attribution.topics import Topics
+from sae_pipeline.survey.measurement import Measurement
+
+FIGURE = "attribution_against_ablation"
+MIN_SOLVED, MIN_REFUSED = 10, 0.3
+ABSOLUTE = [pl.col(name).abs() for name in ("attribution", "ablation")]
+
+
+def measurements(
+    lm: LanguageModel, sae: SparseAutoencoder, prompts: Sequence[Prompt], chosen: Sequence[Prompt], pairs: pl.DataFrame,
+    topics: Topics, settings: Attribution,
+) -> list[Measurement]:  # fmt: skip
+    """All of them, in the order of the checklist. `pairs`: of the `chosen` prompts, which the model got right."""
+    size, seed, sha = sae.n_features, settings.seed, prompts_sha()
+
+    def measurement(name: str, metric: str, found: Compared | None, attempted: int, control: str, **more) -> Measurement:
+        columns = {"value": None} if found is None else found.columns
+        return Measurement(
+            name, metric, n_scored=found.n if found else 0, n_attempted=attempted, size=size, control=control, files_sha=sha,
+            rows="attribution_prompts", **columns, **more,
+        )  # fmt: skip
+
+    if not chosen:
+        nothing = {"status": "too_few_examples", "why": "the model gets none of the prompts right"}
+        return [measurement(name, "not measured", None, len(prompts), "none", **nothing) for name in NAMES]
+    drawn, checked = pairs.filter("is_drawn"), pairs.drop_nulls("finite_difference")
+    others = checked.with_columns(pl.col("attribution").reverse().over("prompt_id"))
+    errors = [relative_errors(each, "attribution", "finite_difference") for each in (checked, others)]
+    correlations = [correlations_by_prompt(drawn, name, "ablation") for name in ("attribution", "activation")]
+    overlaps = [top_overlap(drawn, name, "ablation") for name in ("attribution", "activation")]
+    n = f"{drawn.height:,} drawn pairs"
+    found = [
+        measurement(
+            NAMES[0], "attribution against central differences, norm of the error over the norm, mean over prompts",
+            compared(*errors, seed), len(prompts), "attribution of another pair of the prompt",
+        ),
+        measurement(
+            NAMES[1], f"Pearson correlation with the effect of ablation, {n} of all prompts together",
+            pooled_correlations(drawn, "attribution", "activation", "ablation", seed), len(prompts), "activation", figure=FIGURE,
+        ),
+        measurement(
+            "attribution_ablation_correlation_median", f"median over prompts of the Pearson correlation with ablation, {n}",
+            compared_medians(correlations[0], correlations[1], seed), len(prompts), "activation",
+        ),
+        measurement(
+            "attribution_ablation_correlation_absolute", f"the pooled correlation without regard to sign, {n}",
+            pooled_correlations(drawn.with_columns(ABSOLUTE), "attribution", "activation", "ablation", seed), len(prompts),
+            "activation",
+        ),
+        measurement(
+            NAMES[2], "share of a prompt's ten largest effects among its ten largest attributions, of the drawn pairs",
+            compared(*overlaps, seed), len(prompts), "its ten largest activations",
+        ),
+    ]  # fmt: skip
+    emotion = read_words("emotion")
+    found.append(
+        _emotion(measurement, [one for one in prompts if one.group == "emotion"], chosen, pairs, topics.about(emotion), seed)
+    )
+    found.append(_two_hop(measurement, [one for one in prompts if one.group == "two_hop"], chosen, pairs, topics, seed))
+    shares, n_requests = refused_shares(lm, sae, topics.about(read_words("refusal")))
+    columns = np.array(shares).reshape(-1, 2)
+    found.append(measurement(
+        NAMES[5], "share of features about refusing among the five largest attributions of the refusal's first word",
+        compared(columns[:, 0], columns[:, 1], seed) if len(shares) else None, n_requests,
+        "features active at the same positions", ceiling_metric="share of the harmless requests that are turned down",
+        ceiling=len(shares) / n_requests, ceiling_threshold=MIN_REFUSED,
+    ))  # fmt: skip
+    return found
+
+
+NAMES = (
+    "attribution_finite_difference_error", "attribution_ablation_correlation", "top_10_overlap", "emotion_among_top_features",
+    "two_hop_middle_in_top_10", "refusal_attribution",
+)  # fmt: skip
+
+
+def _emotion(
+    measurement, all_: Sequence[Prompt], chosen: Sequence[Prompt], pairs: pl.DataFrame, about: frozenset[int], seed: int
+):
+    solved = [one for one in chosen if one.group == "emotion"]
+    shares = np.array([share_about(pairs.filter(pl.col("prompt_id") == one.prompt_id), about) for one in solved]).reshape(-1, 2)
+    return measurement(
+        NAMES[3], f"share of features about emotion ({len(about)} of all) among the five largest attributions",
+        compared(shares[:, 0], shares[:, 1], seed) if solved else None, len(all_), "features active at the same positions",
+        **_ceiling(len(solved), "prompts about an emotion"),
+    )  # fmt: skip
+
+
+def _two_hop(measurement, all_: Sequence[Prompt], chosen: Sequence[Prompt], pairs: pl.DataFrame, topics: Topics, seed: int):
+    solved = [one for one in chosen if one.group == "two_hop"]
+    hits = middles(pairs, solved, topics)
+    return measurement(
+        NAMES[4], "share of two-step facts with a feature of the unnamed middle among the ten largest effects",
+        compared(*hits, seed) if solved else None, len(all_), "middles of the other facts",
+        **_ceiling(len(solved), "two-step facts"),
+    )  # fmt: skip
+
+
+def _ceiling(n_solved: int, what: str) -> dict:
+    return {
+        "ceiling_metric": f"{what} that the model gets right",
+        "ceiling": float(n_solved),
+        "ceiling_threshold": float(MIN_SOLVED),
+    }

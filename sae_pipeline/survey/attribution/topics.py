@@ -1,0 +1,27 @@
+"""Which features are about a list of words, judged by their own strongest training examples and by nothing else."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import polars as pl
+
+TOKENS_BACK = 3
+MIN_SHARE = 0.2
+
+
+class Topics:
+    """The ends of every feature's strongest training examples: the active token and the three tokens before it."""
+
+    def __init__(self, examples: Path) -> None:
+        """`examples`: the file `feature_examples.parquet` of one size."""
+        top = pl.scan_parquet(examples).filter(pl.col("kind") == "top").select("feature", "tokens", "center").collect()
+        first = (pl.col("center").cast(pl.Int64) - TOKENS_BACK).clip(lower_bound=0)
+        last = pl.col("center").cast(pl.Int64) + 1
+        self._ends = top.select("feature", pl.col("tokens").list.slice(first, last - first).list.join("").str.to_lowercase())
+
+    def about(self, words: Iterable[str]) -> frozenset[int]:
+        """Features of whose examples at least a fifth has one of the words (lower case; whole words) at its end."""
+        pattern = "|".join(rf"\b{re.escape(word)}\b" for word in words)
+        share = self._ends.group_by("feature").agg(pl.col("tokens").str.contains(pattern).mean().alias("share"))
+        return frozenset(share.filter(pl.col("share") >= MIN_SHARE)["feature"].to_list())
