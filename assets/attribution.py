@@ -50,7 +50,7 @@ def attribution(
 
 
 def ablations_recomputed(folder: Path, lm, sae_folder: Path, bos: bool) -> Verdict:
-    """The largest stored effects, once more: the difference of two reconstructions leaves the activation, by another code path."""
+    """The largest stored effects by another code path: the difference of two reconstructions leaves the activation."""
     import polars as pl
     import torch
 

@@ -34,7 +34,7 @@ def ablation_effects(
 
 
 def finite_differences(lm: LanguageModel, sae: SparseAutoencoder, attributed: Attributed, pairs: Tensor, step: float) -> Tensor:
-    """The attribution of `pairs` by central differences: each part of the activation made larger and smaller by the share `step`."""
+    """The attribution of `pairs` by central differences: each part made larger and smaller by the share `step`."""
     more_P = shifted_differences(lm, sae, attributed, pairs, step)
     less_P = shifted_differences(lm, sae, attributed, pairs, -step)
     return (more_P - less_P) / (2 * step)

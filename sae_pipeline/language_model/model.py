@@ -109,7 +109,7 @@ class LanguageModel:
 
     @torch.no_grad()
     def last_logits_from(self, r_BTD: Tensor, token_ids_BT: Tensor) -> Tensor:
-        """Logits_BV of the last position when the activation at the hook is r; the head sees no other where the model allows it."""
+        """Logits_BV of the last position when the activation at the hook is r; the head sees no other if it need not."""
         return self._logits_from(r_BTD.to(self.device, self.dtype), token_ids_BT, **self._last_alone)[:, -1]
 
     def last_logits_and_gradient(

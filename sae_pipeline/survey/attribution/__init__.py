@@ -1,1 +1,1 @@
-"""The stage `attribution`: attribution against ablation over prompts that the model gets right (paper, 'Computational intermediates')."""
+"""The stage `attribution`: attribution against ablation over prompts that the model gets right ('Computational intermediates')."""

@@ -28,7 +28,8 @@ def build_attribution(
 ) -> Outcome:
     """Write `attribution_prompts`, `attribution_features`, `measurements` and the figure into `work`.
 
-    `lm`: in float32. `sae_folder`, `examples`: SAE and `feature_examples.parquet` of one size. A killed run keeps finished prompts.
+    `lm`: in float32. `sae_folder`, `examples`: SAE and `feature_examples.parquet` of one size. A killed run keeps finished
+    prompts.
     """
     from sae_pipeline.plots.attribution import scatter
     from sae_pipeline.plots.figure import THEMES
