@@ -9,8 +9,8 @@ from sae_pipeline.stage import MODEL_IDENTITY, SURVEY, Stage
 MEASURING_STAGES: tuple[Stage, ...] = (
     Stage("neighbourhoods", SURVEY, ("sae",), ("sae.sizes", "survey.neighbourhoods"), per_size=False),
     Stage(
-        "attribution", SURVEY, ("sae", "feature_stats"), (*MODEL_IDENTITY, "hook", "corpus.bos", "sae.sizes", "survey.attribution"),
-        per_size=False,
+        "attribution", SURVEY, ("sae", "feature_stats"),
+        (*MODEL_IDENTITY, "hook", "corpus.bos", "sae.sizes", "survey.attribution"), per_size=False,
         files=tuple(f"survey/attribution/{name}.yaml" for name in ("prompts", "words", "requests")),
     ),
     Stage(

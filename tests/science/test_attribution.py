@@ -49,8 +49,9 @@ def sae(made) -> SparseAutoencoder:
 def linear(tiny_model_folder, made):
     """The tiny model, its last block silenced and its head fed without the norm: logits are linear in the hook's activation."""
     lm = load_language_model(FolderModel(source="folder", path=str(tiny_model_folder)), Hook(after_block=1), dtype="float32")
-    for parameter in (*lm.anatomy.blocks[-1].self_attn.o_proj.parameters(), *lm.anatomy.blocks[-1].mlp.down_proj.parameters()):
-        parameter.data.zero_()
+    for name, parameter in lm.anatomy.blocks[-1].named_parameters():
+        if "o_proj" in name or "down_proj" in name:
+            parameter.data.zero_()
     lm.anatomy.final_norm.forward = lambda hidden: hidden
     return lm
 
@@ -196,7 +197,8 @@ def test_the_stage_writes_its_tables_and_goes_on_after_a_kill(made, tmp_path: Pa
     prompts = [
         Prompt(i, group, f"{TEXT} {i}", target, baseline, middle)
         for i, (group, target, baseline, middle) in enumerate([
-            ("emotion", "a", "b", ()), ("emotion", "b", "a", ()), ("two_hop", "c", "d", ("ship",)), ("two_hop", "d", "c", ("storm",)),
+            ("emotion", "a", "b", ()), ("emotion", "b", "a", ()),
+            ("two_hop", "c", "d", ("ship",)), ("two_hop", "d", "c", ("storm",)),
         ])
     ]  # fmt: skip
     monkeypatch.setattr(build, "read_prompts", lambda: prompts)

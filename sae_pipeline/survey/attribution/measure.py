@@ -54,7 +54,7 @@ def measurements(
     found = [
         measurement(
             NAMES[0], "attribution against central differences, norm of the error over the norm, mean over prompts",
-            compared(*errors, seed), len(prompts), "attribution of another pair of the prompt",
+            compared(errors[0], errors[1], seed), len(prompts), "attribution of another pair of the prompt",
         ),
         measurement(
             NAMES[1], f"Pearson correlation with the effect of ablation, {n} of all prompts together",
@@ -71,14 +71,12 @@ def measurements(
         ),
         measurement(
             NAMES[2], "share of a prompt's ten largest effects among its ten largest attributions, of the drawn pairs",
-            compared(*overlaps, seed), len(prompts), "its ten largest activations",
+            compared(overlaps[0], overlaps[1], seed), len(prompts), "its ten largest activations",
         ),
     ]  # fmt: skip
-    emotion = read_words("emotion")
-    found.append(
-        _emotion(measurement, [one for one in prompts if one.group == "emotion"], chosen, pairs, topics.about(emotion), seed)
-    )
-    found.append(_two_hop(measurement, [one for one in prompts if one.group == "two_hop"], chosen, pairs, topics, seed))
+    n_of = {group: sum(one.group == group for one in prompts) for group in ("emotion", "two_hop")}
+    found.append(_emotion(measurement, n_of["emotion"], chosen, pairs, topics.about(read_words("emotion")), seed))
+    found.append(_two_hop(measurement, n_of["two_hop"], chosen, pairs, topics, seed))
     shares, n_requests = refused_shares(lm, sae, topics.about(read_words("refusal")))
     columns = np.array(shares).reshape(-1, 2)
     found.append(measurement(
@@ -96,24 +94,22 @@ NAMES = (
 )  # fmt: skip
 
 
-def _emotion(
-    measurement, all_: Sequence[Prompt], chosen: Sequence[Prompt], pairs: pl.DataFrame, about: frozenset[int], seed: int
-):
+def _emotion(measurement, n: int, chosen: Sequence[Prompt], pairs: pl.DataFrame, about: frozenset[int], seed: int):
     solved = [one for one in chosen if one.group == "emotion"]
     shares = np.array([share_about(pairs.filter(pl.col("prompt_id") == one.prompt_id), about) for one in solved]).reshape(-1, 2)
     return measurement(
         NAMES[3], f"share of features about emotion ({len(about)} of all) among the five largest attributions",
-        compared(shares[:, 0], shares[:, 1], seed) if solved else None, len(all_), "features active at the same positions",
+        compared(shares[:, 0], shares[:, 1], seed) if solved else None, n, "features active at the same positions",
         **_ceiling(len(solved), "prompts about an emotion"),
     )  # fmt: skip
 
 
-def _two_hop(measurement, all_: Sequence[Prompt], chosen: Sequence[Prompt], pairs: pl.DataFrame, topics: Topics, seed: int):
+def _two_hop(measurement, n: int, chosen: Sequence[Prompt], pairs: pl.DataFrame, topics: Topics, seed: int):
     solved = [one for one in chosen if one.group == "two_hop"]
     hits = middles(pairs, solved, topics)
     return measurement(
         NAMES[4], "share of two-step facts with a feature of the unnamed middle among the ten largest effects",
-        compared(*hits, seed) if solved else None, len(all_), "middles of the other facts",
+        compared(*hits, seed) if solved else None, n, "middles of the other facts",
         **_ceiling(len(solved), "two-step facts"),
     )  # fmt: skip
 
