@@ -25,8 +25,11 @@ ATTRIBUTION_TABLES = (
             "target": column(pl.String, "The right next token"),
             "baseline": column(pl.String, "The token that it is compared with"),
             "solved": column(pl.Boolean, "Target likelier than baseline, and among the five likeliest tokens"),
-            "target_rank": column(pl.Int32, "Rank of the target among next tokens, 1 is the likeliest", pa.Check.ge(1)),
-            "logit_difference": _logits("Target minus baseline"),
+            "target_rank": column(
+                pl.Int32, "Rank of the target among next tokens, 1 is the likeliest; null where a word is no single token",
+                pa.Check.ge(1), nullable=True,
+            ),
+            "logit_difference": _logits("Target minus baseline", nullable=True),
             "n_pairs": count("Active (position, feature) pairs; null where nothing was measured, here and below", nullable=True),
             "n_ablated": count("Pairs that were switched off one by one", nullable=True),
             "attribution_correlation": column(

@@ -14,7 +14,7 @@ from sae_pipeline.errors import UserError
 from sae_pipeline.language_model.load import load_language_model
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.study import FolderModel, Hook
-from sae_pipeline.study_survey import Attribution
+from sae_pipeline.study_survey_search import Attribution
 from sae_pipeline.survey.attribution.build import build_attribution, spread
 from sae_pipeline.survey.attribution.lists import middles, share_about
 from sae_pipeline.survey.attribution.pairs import measured_pairs
@@ -224,6 +224,17 @@ def test_the_stage_writes_its_tables_and_goes_on_after_a_kill(made, tmp_path: Pa
     status = dict(rows.select("measurement", "status").iter_rows())
     assert status["attribution_finite_difference_error"] == "ok" and status["two_hop_middle_in_top_10"] == "not_testable"
     assert set(rows["size"]) == {N_FEATURES} and not (tmp_path / "work" / "parts").exists()
+
+
+def test_a_tokenizer_without_these_words_is_said_to_be_not_measured(made, tmp_path: Path):
+    words = pl.DataFrame({"feature": [0], "kind": ["top"], "tokens": [[" ship"]], "center": [0]})
+    words.write_parquet(tmp_path / "examples.parquet")
+    outcome = build_attribution(made.lm, made.sae, tmp_path / "examples.parquet", SETTINGS, True, _folder(tmp_path / "work"))
+    assert outcome.metadata["n_measured"] < outcome.metadata["n_prompts"] == len(read_prompts())
+    stored = pl.read_parquet(tmp_path / "work" / "attribution_prompts.parquet")
+    assert stored.filter(pl.col("target") == " Paris")["target_rank"].null_count() > 0
+    rows = pl.read_parquet(tmp_path / "work" / "measurements.parquet")
+    assert {"attribution_ablation_correlation", "refusal_attribution"} <= set(rows["measurement"])
 
 
 def _folder(path: Path) -> Path:

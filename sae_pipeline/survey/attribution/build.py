@@ -21,6 +21,11 @@ from sae_pipeline.survey.measurement import write_measurements
 
 AMONG_LIKELIEST = 5
 PARTS = "parts"
+SCREENED = {"solved": pl.Boolean, "target_rank": pl.Int32, "logit_difference": pl.Float64}
+PAIRS = {
+    "position": pl.Int64, "feature": pl.Int64, "activation": pl.Float64, "attribution": pl.Float64, "prompt_id": pl.Int32,
+    "token": pl.String, "ablation": pl.Float64, "finite_difference": pl.Float64, "is_drawn": pl.Boolean,
+}  # fmt: skip
 
 
 def build_attribution(
@@ -36,7 +41,7 @@ def build_attribution(
 
     sae = SparseAutoencoder.load(sae_folder, lm.device)
     prompts = read_prompts()
-    screened = pl.DataFrame([_screen(lm, sae, prompt, bos) for prompt in prompts])
+    screened = pl.DataFrame([_screen(lm, sae, prompt, bos) for prompt in prompts], schema=SCREENED)
     chosen = spread([prompt for prompt in prompts if screened["solved"][prompt.prompt_id]], settings.max_prompts)
     pairs = _all_pairs(lm, sae, chosen, settings, bos, work / PARTS)
     prompt_rows(prompts, screened, pairs, sae.n_features).write_parquet(work / "attribution_prompts.parquet", compression="zstd")
@@ -63,6 +68,9 @@ def spread(prompts: Sequence[Prompt], n: int) -> list[Prompt]:
 
 
 def _screen(lm: LanguageModel, sae: SparseAutoencoder, prompt: Prompt, bos: bool) -> dict:
+    """Whether the model gets it right. Words that are several tokens for this model's tokenizer are not asked for."""
+    if any(len(lm.tokenize(word, bos=False)) != 1 for word in (prompt.target, prompt.baseline)):
+        return {"solved": False, "target_rank": None, "logit_difference": None}
     found = attribute(lm, sae, contrast(lm, prompt.text, prompt.target, prompt.baseline, bos))
     solved = found.logit_difference > 0 and found.target_rank <= AMONG_LIKELIEST
     return {"solved": solved, "target_rank": found.target_rank, "logit_difference": found.logit_difference}
@@ -84,9 +92,3 @@ def _all_pairs(
             frames.append(pl.read_parquet(file))
             progress.update(1)
     return pl.concat(frames) if frames else pl.DataFrame(schema=PAIRS)
-
-
-PAIRS = {
-    "position": pl.Int64, "feature": pl.Int64, "activation": pl.Float64, "attribution": pl.Float64, "prompt_id": pl.Int32,
-    "token": pl.String, "ablation": pl.Float64, "finite_difference": pl.Float64, "is_drawn": pl.Boolean,
-}  # fmt: skip
