@@ -117,12 +117,17 @@ def stages_of(job: str) -> list[str]:
     return [name for name, stage in STAGES.items() if stage.job == job]
 
 
+# How an architecture is trained: bump it when only its own SAEs change. Those without an entry are as in version 1.
+RECIPES = {"relu_l1": 2, "gated": 2, "jumprelu": 2}
+
+
 def study_digest(study: Study, stage: str, size: int | None = None) -> str:
     """Digest of exactly the study fields on which `stage` depends (and the size, where the stage has one)."""
     raw = study.model_dump(mode="json")
     values: dict[str, Any] = {field: _pick(raw, field) for field in STAGES[stage].fields}
     if stage == "random_model":
         values["sae"] = study.control_sae.model_dump(mode="json", exclude={"epochs", "checkpoint_every_steps", "ring"})
+        values |= _recipe(study.control_sae.architecture)
     if isinstance(study.sae, PretrainedSae):
         if stage == "sae":
             # Where this size's file is; its bytes are an input (`sae_pipeline.inputs`). How the study reads activations counts
@@ -130,14 +135,20 @@ def study_digest(study: Study, stage: str, size: int | None = None) -> str:
             own = study.sae.model_dump(mode="json", exclude={"sizes", "folders"})
             values = {"sae": own, "folder": study.sae.folders.get(size or 0), "hook": raw["hook"], "model": raw["model"]}
             values |= {"context": study.corpus.context, "bos": study.corpus.bos}
-    elif stage == "sae" and size is not None:
-        values["sae.learning_rate"] = study.sae.learning_rate_of(size)
+    elif stage == "sae":
+        if size is not None:
+            values["sae.learning_rate"] = study.sae.learning_rate_of(size)
+        values |= _recipe(study.sae.architecture)
     if stage == "steering_evals" and size is not None:
         # Only this size's own count matters: another size's count must not re-run this one.
         values["steer"] = {**values["steer"], "n_features": study.n_steered(size)}
         values["is_largest"] = size == max(study.sae.sizes)  # only the largest is also steered by addition
     values["size"] = size
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _recipe(architecture: str) -> dict[str, Any]:
+    return {"recipe": RECIPES[architecture]} if architecture in RECIPES else {}
 
 
 def _pick(raw: dict[str, Any], dotted: str) -> Any:

@@ -24,7 +24,9 @@ class Sae(Section):
     k: int | None = Field(default=None, gt=0, description="active features per token (topk, batch_topk, matryoshka); default 32")
     l1: float | None = Field(default=None, gt=0, description="lambda of relu_l1 and gated; default 5 (the paper's)")
     sparsity: float | None = Field(
-        default=None, gt=0, description="lambda of jumprelu; default 10 (sparsity_loss tanh) or 1 (step)"
+        default=None,
+        gt=0,
+        description="lambda of jumprelu; default 0.5 (sparsity_loss tanh) or 3 (step), made for widths of about 600: it grows with the width",
     )
     sparsity_loss: Literal["tanh", "step"] | None = Field(
         default=None, description="of jumprelu; tanh: Anthropic's of January 2025 (the default), step: Gemma Scope's"
@@ -100,8 +102,8 @@ class Sae(Section):
 
     @property
     def jumprelu_coefficient(self) -> float:
-        """lambda of `jumprelu`."""
-        return self.sparsity or (1.0 if self.sparsity_loss == "step" else 10.0)
+        """lambda of `jumprelu`. It weighs against squared errors summed over the width: 10 and more are for models of thousands."""
+        return self.sparsity or (3.0 if self.sparsity_loss == "step" else 0.5)
 
     @property
     def prefix_shares(self) -> tuple[float, ...]:

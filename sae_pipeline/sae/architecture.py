@@ -71,6 +71,8 @@ class Architecture(ABC):
     initial_decoder_norm = 1.0
     subtracts_decoder_bias = True
     """Whether the encoder sees x - b_dec."""
+    feature_rate = 1.0
+    """Learning rate of the numbers per feature (biases, thresholds) over that of the weights."""
     revives_dead_features = True
     """Whether the auxiliary loss of `revive` is added for features that have been silent for long."""
 

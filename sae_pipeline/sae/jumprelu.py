@@ -1,6 +1,6 @@
 """JumpReLU: a feature is active above a threshold of its own, which is trained through a straight-through estimate.
 
-Loss per token, f_i = z_i where z_i > theta_i = exp(t_i) and 0 elsewhere, z = W_enc x + b_enc, n_i = ‖W_dec,i‖:
+Loss per token, f_i = z_i where z_i > theta_i = exp(t_i) and 0 elsewhere, z = W_enc (x - b_dec) + b_enc, n_i = ‖W_dec,i‖:
     tanh (Anthropic, January 2025 update): ‖x - x_hat‖² + lambda sum tanh(4 f_i n_i) + 3e-6 sum relu(theta_i - z_i) n_i
     step (Gemma Scope, Rajamanoharan et al. 2024): ‖x - x_hat‖² + lambda sum H(z_i - theta_i)
 In `tanh` every term trains every parameter; in `step` the penalty trains thresholds only. Straight-through, with K the unit box:
@@ -38,12 +38,13 @@ class JumpReLU(Architecture):
     name = "jumprelu"
     # Rows uniform in (-1 / sqrt(D), 1 / sqrt(D)) have this norm; ours are Gaussian of exactly this norm.
     initial_decoder_norm = 3**-0.5
-    subtracts_decoder_bias = False
     revives_dead_features = False
 
     def __init__(self, coefficient: float, sparsity_loss: Literal["tanh", "step"], d_model: int) -> None:
         self.coefficient, self.is_tanh = coefficient, sparsity_loss == "tanh"
         self.bandwidth = TANH_BANDWIDTH if self.is_tanh else STEP_BANDWIDTH_UNIT * d_model**0.5
+        # Where E‖x‖² = 1, for which Gemma Scope's recipe is made, one learning rate moves biases so much further against rows.
+        self.feature_rate = d_model**0.5
 
     def own_parameters(self, n_features: int) -> dict[str, Tensor]:
         """`log_threshold_F`, t."""

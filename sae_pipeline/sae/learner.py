@@ -28,7 +28,10 @@ class Learner:
             n_features, d_model, architecture.initial_decoder_norm, torch.Generator().manual_seed(seed), device,
             architecture.own_parameters(n_features),
         )  # fmt: skip
-        self.optimizer = torch.optim.Adam(self.parameters.named().values(), betas=(0.9, 0.999), fused=True)
+        per_feature = [self.parameters.b_enc_F, *self.parameters.own.values()]
+        others = [self.parameters.W_enc_FD, self.parameters.W_dec_FD, self.parameters.b_dec_D]
+        groups = [{"params": others, "rate": 1.0}, {"params": per_feature, "rate": architecture.feature_rate}]
+        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.999), fused=True)
         self.tokens_since_active_F = torch.zeros(n_features, dtype=torch.int64, device=device)
         self.step = Step(self.parameters, architecture, dtype)
 
@@ -42,7 +45,8 @@ class Learner:
         dead_F = self.tokens_since_active_F >= DEAD_AFTER_TOKENS
         result = self.step(x_ND, penalty, dead_F if self.architecture.revives_dead_features else None)
         grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters.named().values(), CLIP_NORM)
-        self.optimizer.param_groups[0]["lr"] = learning_rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate * group["rate"]
         self.optimizer.step()
         self.tokens_since_active_F += len(x_ND)
         self.tokens_since_active_F.masked_fill_(result.count_F > 0, 0)

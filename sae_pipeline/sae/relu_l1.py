@@ -2,6 +2,9 @@
 
 Loss per token: ‖x - x_hat‖² summed over D + lambda sum_i f_i ‖W_dec,i‖ (paper, 'Our approach to feature extraction'; the recipe
 is that of the April 2024 update: lambda rises linearly from 0 over the first 5 % of steps, no decoder constraint).
+
+While training the encoder sees x - b_dec. The functions are the same and the published form has it folded in, but b_dec then moves
+all pre-activations at once, which single biases do slowly: bench/RESULTS.md, 'Quality at equal budget'.
 """
 
 import math
@@ -19,7 +22,6 @@ class ReluL1(Architecture):
 
     name = "relu_l1"
     initial_decoder_norm = 0.1
-    subtracts_decoder_bias = False
     revives_dead_features = False
 
     def __init__(self, l1: float, center_share: float = 0.0) -> None:

@@ -18,8 +18,17 @@ D, F, N, K = 20, 70, 48, 5
 LENGTHS = [4, 9, 30, 70]
 PENALTY = 1.7
 NEVER_DENSE, ALWAYS_DENSE = 1.0, 0.0
+
+
+class ReluL1WithoutBias(ReluL1):
+    """An encoder that sees x itself, as an architecture may ask for."""
+
+    subtracts_decoder_bias = False
+
+
 ARCHITECTURES = {
     "relu_l1": lambda: ReluL1(5.0),
+    "relu_l1 without b_dec": lambda: ReluL1WithoutBias(5.0),
     "topk": lambda: TopK(K),
     "batch_topk": lambda: BatchTopK(K),
     "gated": lambda: Gated(5.0),
@@ -90,7 +99,7 @@ def textbook(name: str, width: float = 0.0) -> tuple[dict[str, torch.Tensor], fl
     p = {key: value.detach().double().requires_grad_() for key, value in parameters(name).named().items()}
     x = batch().double()
     W_enc, b_enc, W_dec, b_dec = (p[key] for key in ("W_enc_FD", "b_enc_F", "W_dec_FD", "b_dec_D"))
-    seen = x if name == "relu_l1" or name.startswith("jumprelu") else x - b_dec
+    seen = x if name == "relu_l1 without b_dec" else x - b_dec
     z = seen @ W_enc.T + b_enc
     f = torch.relu(z)
     norm = W_dec.norm(dim=1)
@@ -100,7 +109,7 @@ def textbook(name: str, width: float = 0.0) -> tuple[dict[str, torch.Tensor], fl
         f = f * (rank >= rank.topk(K, dim=1).values[:, -1:])
     if name in ("batch_topk", "matryoshka"):
         f = f * (rank >= rank.flatten().topk(K * N).values[-1])
-    if name == "relu_l1":
+    if name.startswith("relu_l1"):
         extra = PENALTY * (f * norm).sum(1).mean()
     if name.startswith("jumprelu"):
         theta = p["log_threshold_F"].exp()
@@ -114,7 +123,7 @@ def textbook(name: str, width: float = 0.0) -> tuple[dict[str, torch.Tensor], fl
         is_open = (z > 0).double()
         magnitude = torch.exp(p["r_mag_F"]) * (seen @ W_enc.T) + p["b_mag_F"]
         gate_error = x - torch.relu(z) @ W_dec.detach() - b_dec.detach()
-        extra = gate_error.square().sum(1).mean() + PENALTY * (torch.relu(z) * norm).sum(1).mean()
+        extra = gate_error.square().sum(1).mean() + PENALTY * (torch.relu(z) * norm.detach()).sum(1).mean()
         f = is_open * torch.relu(magnitude)
     if name == "matryoshka":
         errors = [x - f[:, :length] @ W_dec[:length] - b_dec for length in LENGTHS]

@@ -29,7 +29,7 @@ SPARSITY = {
     "topk": {"k": 3},
     "batch_topk": {"k": 3},
     "matryoshka": {"k": 3, "prefixes": [0.25, 0.5, 1]},
-    "jumprelu": {"sparsity": 1.0},
+    "jumprelu": {"sparsity": 0.3},
     "jumprelu-step": {"sparsity": 1.5, "sparsity_loss": "step"},
 }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sae_pipeline.errors import UserError
-from sae_pipeline.stages import study_digest
+from sae_pipeline.stages import RECIPES, STAGES, study_digest
 from sae_pipeline.study import Sae, load_study, parse_study
 from tests.science.test_store import RAW
 
@@ -72,3 +72,11 @@ def test_another_size_s_learning_rate_leaves_this_size_fresh() -> None:
     assert after.sae.learning_rate_of(64) == 1e-3 and after.sae.learning_rate_of(128) == 5e-3
     assert study_digest(before, "sae", 64) == study_digest(after, "sae", 64)
     assert study_digest(before, "sae", 128) != study_digest(after, "sae", 128)
+
+
+def test_another_recipe_of_an_architecture_rebuilds_its_own_saes_only(monkeypatch):
+    studies = {name: parse_study({**RAW, "sae": {"sizes": [64], "architecture": name}}) for name in ("gated", "batch_topk")}
+    before = {(name, stage): study_digest(study, stage, 64) for name, study in studies.items() for stage in STAGES}
+    monkeypatch.setitem(RECIPES, "gated", 99)
+    changed = {key for key, digest in before.items() if study_digest(studies[key[0]], key[1], 64) != digest}
+    assert changed == {("gated", "sae"), ("gated", "random_model")}
