@@ -21,12 +21,14 @@ from bench.rounds import compare
 from bench.suites import Suite, all_suites
 
 SAME_ERROR = {"float32": 1e-4, "bfloat16": 1e-2}
+PARITY_ROUNDS = 4
 
 
 def run(suite: Suite, order: int, n_rounds: int, device: str, scratch: Path) -> dict[str, Any]:
     """One record, after the check that all contenders had the same error before the first step."""
     load = os.getloadavg()[0]
-    suite = replace(suite, specs=tuple(replace(spec, device=device) for spec in suite.specs))
+    suite = replace(suite, specs=tuple(replace(spec, device=device) for spec in suite.with_rooflines()))
+    n_rounds = PARITY_ROUNDS if suite.parity_steps else n_rounds
     record = compare(list(suite.specs), n_rounds, scratch, parity_steps=suite.parity_steps, n_steps=suite.n_steps)
     before = {spec.label: record["contenders"][spec.label]["mse_before"] for spec in suite.specs}
     reference = next((value for value in before.values() if value is not None), None)
@@ -37,7 +39,7 @@ def run(suite: Suite, order: int, n_rounds: int, device: str, scratch: Path) -> 
     return {
         "name": suite.name, "title": suite.title, "order": order, "n_rounds": n_rounds, "load": round(load, 2),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": machine(device),
-        "pairs": [asdict(pair) for pair in suite.pairs], **record,
+        "pairs": [asdict(pair) for pair in suite.pairs], "alike": [asdict(pair) for pair in suite.alike], **record,
     }  # fmt: skip
 
 

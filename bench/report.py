@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.quality import frontier
 from bench.rounds import ratios, summary
 
 FOLDER = Path(__file__).resolve().parent
@@ -22,8 +23,8 @@ memory (`sae_pipeline/allocator.py`), as it does in training.
 """
 
 
-def page(records: list[dict[str, Any]]) -> str:
-    """The whole page."""
+def page(records: list[dict[str, Any]], quality: dict[str, Any] | None = None) -> str:
+    """The whole page. `quality`: what `bench.quality` found."""
     lines = [INTRODUCTION]
     if records:
         machine, loads = records[0]["machine"], [record["load"] for record in records]
@@ -39,42 +40,82 @@ def page(records: list[dict[str, Any]]) -> str:
             values = ratios(record, pair["slower"], pair["faster"])
             mark = "" if not pair["bar"] else "passed" if median(values) >= pair["bar"] else "**missed**"
             lines.append(f"| {record['title']} | {pair['what']} | {summary(values)} | {pair['bar'] or ''} | {mark} |")
-    lines.append("")
+    lines += ["", *guards(records)]
+    if quality is not None:
+        lines += frontier.section(quality)
     for record in records:
         lines += section(record)
     return "\n".join(lines).rstrip() + "\n"
 
 
+def guards(records: list[dict[str, Any]]) -> list[str]:
+    """Equal training: the largest relative difference of errors over the rounds of a parity suite."""
+    lines = [
+        "## Guards", "", "Every suite starts only when all contenders have the same squared error at the same weights (1e-4 in "
+        "float32, 1e-2 in bfloat16). Trained on under a peer's own rules (constraints, loss and clipping: `bench/matched.py`), "
+        "our step must have the peer's error after 50, 100, 150 and 200 steps:", "",
+        "| suite | peer | largest difference | bound | |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for record in records:
+        for pair in record.get("alike", ()):
+            theirs, ours = (record["contenders"][pair[side]]["mse_by_round"] for side in ("slower", "faster"))
+            worst = max(abs(own / other - 1) for own, other in zip(ours, theirs, strict=True))
+            mark = "passed" if worst <= pair["bar"] else "**missed**"
+            lines.append(f"| {record['title']} | {pair['what']} | {worst:.2%} | {pair['bar']:.0%} | {mark} |")
+    return [*lines, ""]
+
+
 def section(record: dict[str, Any]) -> list[str]:
     """One suite."""
     shape = record["shape"]
+    trained = any(one["mse_by_round"] for one in record["contenders"].values())
+    floor = {dtype: record["contenders"].get(f"encode only {dtype}") for dtype in ("bfloat16", "float32")}
     lines = [
         f"## {record['title']}",
         "",
         f"d {shape['d_model']}, F {shape['n_features']:,}, k {shape['k']}, N {shape['batch']:,}; {record['threads']} thread"
-        f"{'s' if record['threads'] > 1 else ''}, {record['clock']}; {record['n_rounds']} rounds.",
+        f"{'s' if record['threads'] > 1 else ''}, {record['clock']}; {record['n_rounds']} rounds.{roofline(record)}",
         "",
-        "| contender | us/token, median (min to max) | steps a round | peak GB | squared error before | after |",
-        "|---|---|---|---|---|---|",
+        f"| contender | us/token, median (min to max) | {'' if trained else 'encoder alone / this | '}steps a round | peak GB | "
+        f"squared error before | {'after each round | ' if trained else ''}".rstrip(),
+        f"|---|---|---|---|---|{'' if trained else '---|'}{'---|' if trained else ''}",
     ]
     for label, one in record["contenders"].items():
-        errors = ["" if one[key] is None else f"{one[key]:.4g}" for key in ("mse_before", "mse_after")]
+        limit = next(
+            (limit for dtype, limit in floor.items() if dtype in label and limit and one["mse_before"] is not None), None
+        )
+        share = f"{median(limit['us_per_token']) / median(one['us_per_token']):.2f}" if limit else ""
+        before = "" if one["mse_before"] is None else f"{one['mse_before']:.4g}"
+        after = " | " + ", ".join(f"{error:.4g}" for error in one["mse_by_round"]) if trained else ""
         lines.append(
-            f"| {label} | {summary(one['us_per_token'])} | {one['steps_per_round']} | {one['peak_rss_bytes'] / 1e9:.2f} | "
-            f"{' | '.join(errors)} |"
+            f"| {label} | {summary(one['us_per_token'])} | {'' if trained else share + ' | '}{one['steps_per_round']} | "
+            f"{one['peak_rss_bytes'] / 1e9:.2f} | {before}{after} |"
         )
     return [*lines, ""]
 
 
+def roofline(record: dict[str, Any]) -> str:
+    """The machine's limits in the rounds of this suite."""
+    found, n_tokens = [], record["shape"]["batch"]
+    for label, one in record["contenders"].items():
+        us = median(one["us_per_token"])
+        if label.startswith("encode only"):
+            found.append(f"{label.split()[-1]} product {one['config']['operations'] / us / 1e3:.0f} GFLOP/s")
+        if label.startswith("copy"):
+            found.append(f"copy {one['config']['bytes'] / (us * n_tokens) / 1e3:.1f} GB/s (read and written)")
+    return f" Roofline: {', '.join(found)}." if found else ""
+
+
 def read() -> list[dict[str, Any]]:
     """All records, in the order in which they were measured."""
-    records = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(RESULTS.glob("*.json"))]
+    files = [file for file in sorted(RESULTS.glob("*.json")) if file != frontier.FILE]
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     return sorted(records, key=lambda record: record["order"])
 
 
 def write() -> None:
     """Write the page."""
-    PAGE.write_text(page(read()), encoding="utf-8")
+    PAGE.write_text(page(read(), frontier.read()), encoding="utf-8")
 
 
 if __name__ == "__main__":

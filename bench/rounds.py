@@ -83,7 +83,7 @@ def compare(
     """Run all of `specs` (equal shapes) in interleaved rounds; a JSON-able record of every time.
 
     `n_steps` a round; by default as many as take half a second.
-    `parity_steps`: everyone trains exactly so many steps in all, without a warm-up, and the squared errors then are recorded.
+    `parity_steps`: everyone trains exactly so many steps in all, without a warm-up, and squared errors are recorded every round.
     """
     data = data_file(scratch, specs[0].shape)
     with ExitStack() as stack:
@@ -94,9 +94,12 @@ def compare(
         for worker in () if parity_steps else workers:
             seconds = [worker.run(1, record=False) for _ in range(2)][-1]
             steps[worker.spec.label] = n_steps or max(1, round(STEP_SECONDS / max(1e-4, seconds)))
+        errors: dict[str, list[float]] = {worker.spec.label: [] for worker in workers}
         for _ in range(n_rounds):
             for worker in workers:
                 worker.run(steps[worker.spec.label])
+                if parity_steps:
+                    errors[worker.spec.label].append(worker.ask("mse")["mse"])
         return {
             "shape": specs[0].as_dict()["shape"],
             "architecture": specs[0].architecture,
@@ -111,7 +114,7 @@ def compare(
                     "steps_per_round": steps[worker.spec.label],
                     "peak_rss_bytes": worker.peak_rss_bytes,
                     "mse_before": worker.ready["mse"],
-                    "mse_after": worker.ask("mse")["mse"] if parity_steps else None,
+                    "mse_by_round": errors[worker.spec.label],
                     "torch": worker.ready["torch"],
                     "config": worker.ready["config"],
                 }

@@ -1,10 +1,14 @@
 """Which comparisons are made, at which settings, and the bar that each should pass."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from bench.setting import SHAPES, Shape, Spec
 
 FP32, BF16 = "float32", "bfloat16"
+# Rules of peers that our own trainer does not have (`bench.matched`).
+UNIT_ROWS: dict[str, Any] = {"unit_rows": True}
+FVU: dict[str, Any] = {"loss": "fvu", "clips": False}
 
 
 @dataclass(frozen=True)
@@ -25,9 +29,20 @@ class Suite:
     title: str
     specs: tuple[Spec, ...]
     pairs: tuple[Pair, ...]
+    alike: tuple[Pair, ...] = ()
+    """Who must have equal errors throughout `parity_steps`; `bar`: relative difference."""
     parity_steps: int = 0
     n_steps: int = 0
     """Steps a round; 0: as many as take half a second."""
+
+    def with_rooflines(self) -> tuple[Spec, ...]:
+        """Its contenders, and the machine's own limits at this shape in the same rounds: products in both dtypes, a copy."""
+        if self.parity_steps:
+            return self.specs
+        shape = self.specs[0].shape
+        limits = (Spec("encode only", shape, BF16), Spec("encode only", shape), Spec("copy", shape))
+        labels = {spec.label for spec in self.specs}
+        return self.specs + tuple(spec for spec in limits if spec.label not in labels)
 
 
 def _like_for_like(peer: str, bar: float, best: float, default: str = FP32) -> tuple[Pair, ...]:
@@ -141,7 +156,7 @@ def shuffle(window: int, name: str) -> Suite:
 
 def harvest() -> Suite:
     """B11."""
-    shape = Shape("GPT-2 small", 768, 1, 1, 1024)
+    shape = Shape("GPT-2 small", 768, 3072, 1, 1024)  # F: the width of the MLP, for the roofline
     specs = tuple(
         Spec(contender, shape, dtype)
         for contender, dtype in (
@@ -165,12 +180,18 @@ def six(largest: int, bar: float) -> Suite:
     return Suite(f"B10-six-{largest}", f"Six SAEs up to {largest:,} features from one stream", (together, apart), pairs)
 
 
-def parity(name: str, architecture: str, peers: tuple[str, ...]) -> Suite:
-    """Equal weights in, equal errors out: before the first step, and after 200 steps on planted data."""
+def parity(name: str, architecture: str, peers: dict[str, dict[str, Any]]) -> Suite:
+    """Equal weights in, equal errors out, over 200 steps on planted data: our step under each peer's rules (`bench.matched`) must
+    stay within 1 % of that peer's; as it comes, it is shown beside them."""
     shape = SHAPES["T"]
     common = {"architecture": architecture, "learning_rate": 1e-3}
-    specs = (Spec("ours", shape, FP32, **common), *(Spec(peer, shape, FP32, **common) for peer in peers))
-    return Suite(name, f"Equal training: {architecture}, shape T", specs, (), parity_steps=200)
+    specs, alike = [Spec("ours", shape, FP32, **common)], []
+    for peer, rules in peers.items():
+        theirs = Spec(peer, shape, FP32, **common)
+        ours = Spec("ours under a peer's rules", shape, FP32, **common, options=rules) if rules else specs[0]
+        specs += [theirs] if ours in specs else [theirs, ours]
+        alike.append(Pair(peer, theirs.label, ours.label, 0.01))
+    return Suite(name, f"Equal training: {architecture}, shape T", tuple(specs), (), tuple(alike), parity_steps=200)
 
 
 def all_suites() -> list[Suite]:
@@ -192,6 +213,7 @@ def all_suites() -> list[Suite]:
         six(8192, 3),
         harvest(),
         shuffle(262_144, "B12-shuffle-262k"),
-        parity("parity-topk", "topk", ("SAELens", "dictionary_learning", "sparsify")),
-        parity("parity-batch-topk", "batch_topk", ("SAELens", "dictionary_learning")),
+        parity("parity-topk", "topk", {"SAELens": {}, "dictionary_learning": UNIT_ROWS, "sparsify": UNIT_ROWS | FVU}),
+        parity("parity-batch-topk", "batch_topk", {"SAELens": {}, "dictionary_learning": UNIT_ROWS}),
+        parity("parity-relu-l1", "relu_l1", {"dictionary_learning": UNIT_ROWS | {"clips": False}}),
     ]

@@ -32,13 +32,8 @@ def main(raw_spec: str, data: str, cpus: str) -> None:
     print(json.dumps(ready), file=say, flush=True)
     done = 0
     for line in sys.stdin:
-        if line.startswith("mse"):
-            # Of the first batch, or of a file of other activations.
-            _, *file = line.split(maxsplit=1)
-            held_out = torch.from_numpy(np.load(file[0].strip())).to(spec.device) if file else batches[0]
-            errors = [contender.mse(part) for part in held_out.split(spec.shape.batch)]
-            known = [error for error in errors if error is not None]
-            print(json.dumps({"mse": sum(known) / len(known) if known else None}), file=say, flush=True)
+        if line.strip() == "mse":
+            print(json.dumps({"mse": contender.mse(batches[0])}), file=say, flush=True)
             continue
         wait(spec.device)
         wall, cpu = time.perf_counter(), time.process_time()
@@ -56,10 +51,11 @@ def find(name: str) -> Any:
     if name in OWN:
         return OWN[name]
     from bench.harvests import HARVESTS
+    from bench.matched import MATCHED
     from bench.peers import PEERS
     from bench.shuffles import SHUFFLES
 
-    return (PEERS | SHUFFLES | HARVESTS)[name]
+    return (PEERS | SHUFFLES | HARVESTS | MATCHED)[name]
 
 
 def wait(device: str) -> None:
