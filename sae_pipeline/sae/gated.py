@@ -3,9 +3,9 @@
 Loss per token, with both halves sharing their direction, W_mag = exp(r) W_gate, and frozen copies marked *:
     pi_gate = W_gate (x - b_dec) + b_gate      f = relu(exp(r) W_gate (x - b_dec) + b_mag) where pi_gate > 0, else 0
     ‖x - x_hat(f)‖² + lambda sum relu(pi_gate)_i ‖W_dec,i*‖ + ‖x - W_dec* relu(pi_gate) - b_dec*‖²
-The penalty carries the decoder norm (with unit rows it is the paper's) and does not train it, as unit rows would not be: a norm that
-shrinks for the penalty's sake, without a say of the frozen term, lets gates open that nothing closes. At inference f is a JumpReLU:
-active above relu(b_mag - exp(r) b_gate), the value that f has where the gate opens.
+The penalty carries the decoder norm (with unit rows it is the paper's) and does not train it, as unit rows would not be: norms
+that shrink for the penalty's sake, without a say of the frozen term, let gates open that nothing closes. At inference f is a
+JumpReLU: active above relu(b_mag - exp(r) b_gate), the value that f has where the gate opens.
 
 Shapes: N tokens, F features, D width, `_E` entries: those whose gate is open.
 """

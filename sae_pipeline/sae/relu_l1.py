@@ -3,8 +3,8 @@
 Loss per token: ‖x - x_hat‖² summed over D + lambda sum_i f_i ‖W_dec,i‖ (paper, 'Our approach to feature extraction'; the recipe
 is that of the April 2024 update: lambda rises linearly from 0 over the first 5 % of steps, no decoder constraint).
 
-While training the encoder sees x - b_dec. The functions are the same and the published form has it folded in, but b_dec then moves
-all pre-activations at once, which single biases do slowly: bench/RESULTS.md, 'Quality at equal budget'.
+While training the encoder sees x - b_dec. The functions are the same, and the published form has it folded in; but b_dec then
+moves all pre-activations at once, which single biases do slowly: bench/RESULTS.md, 'Quality at equal budget'.
 """
 
 import math
