@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STUDY ?= studies/demo.yaml
 export SAE_PIPELINE_STUDY := $(STUDY)
 
-.PHONY: help run survey ui browse screenshots status test test-long peers peers-metrics bench lint format install clean
+.PHONY: help run survey ui browse screenshots status test test-long peers peers-metrics bench bench-quality lint format install clean
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -64,6 +64,10 @@ peers-metrics: install peers  ## after `make run`: L0, explained variance and CE
 bench: install  ## our training steps against the peers', in an environment of their own (about 12 minutes)
 	@$(BIN)/python -m bench.environment
 	@$(BIN)/python -m bench $(BENCH)
+
+bench-quality: install  ## after `make run`: explained variance at equal L0 and budget against the peers' trainers (about 25 minutes of one core)
+	@$(BIN)/python -m bench.environment
+	@$(BIN)/python -m bench.quality $(BENCH)
 
 lint: install  ## ruff and pyright
 	@$(BIN)/ruff check .

@@ -81,9 +81,7 @@ def section(record: dict[str, Any]) -> list[str]:
         f"|---|---|---|---|---|{'' if trained else '---|'}{'---|' if trained else ''}",
     ]
     for label, one in record["contenders"].items():
-        limit = next(
-            (limit for dtype, limit in floor.items() if dtype in label and limit and one["mse_before"] is not None), None
-        )
+        limit = next((floor[dtype] for dtype in floor if dtype in label), None) if one["mse_before"] is not None else None
         share = f"{median(limit['us_per_token']) / median(one['us_per_token']):.2f}" if limit else ""
         before = "" if one["mse_before"] is None else f"{one['mse_before']:.4g}"
         after = " | " + ", ".join(f"{error:.4g}" for error in one["mse_by_round"]) if trained else ""

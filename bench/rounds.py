@@ -98,8 +98,8 @@ def compare(
         for _ in range(n_rounds):
             for worker in workers:
                 worker.run(steps[worker.spec.label])
-                if parity_steps:
-                    errors[worker.spec.label].append(worker.ask("mse")["mse"])
+                if parity_steps and (error := worker.ask("mse")["mse"]) is not None:
+                    errors[worker.spec.label].append(error)
         return {
             "shape": specs[0].as_dict()["shape"],
             "architecture": specs[0].architecture,

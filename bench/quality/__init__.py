@@ -1,1 +1,1 @@
-"""Quality at equal budget: every trainer on the same activations in the same order, compared at equal L0 (`python -m bench.quality`)."""
+"""Quality at equal budget: every trainer on the same activations in the same order, compared at equal L0."""

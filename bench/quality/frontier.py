@@ -9,10 +9,11 @@ import math
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bench.quality.runs import OURS, SPARSITIES
+from bench.quality.runs import OURS
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 FILE, FIGURE = RESULTS / "quality.json", RESULTS / "quality.png"
@@ -58,7 +59,7 @@ def at_l0(points: list[tuple[float, float]], l0: float) -> float | None:
     if not points or not points[0][0] / REACH <= l0 <= points[-1][0] * REACH:
         return None
     wanted = math.log(min(max(l0, points[0][0]), points[-1][0]))
-    for (low, at_low), (high, at_high) in zip(points, points[1:], strict=False):
+    for (low, at_low), (high, at_high) in pairwise(points):
         if math.log(low) <= wanted <= math.log(high):
             share = (wanted - math.log(low)) / (math.log(high) - math.log(low))
             return at_low + share * (at_high - at_low)
@@ -120,9 +121,10 @@ def section(found: dict[str, Any]) -> list[str]:
     for row in rows:
         seconds[row["architecture"], row["contender"]].append(row["seconds"])
     spent = "; ".join(
-        f"{architecture} " + ", ".join(f"{who} {statistics.median(seconds[architecture, who]):.1f}" for who in SPARSITIES[architecture])
-        for architecture in SPARSITIES
-    )  # fmt: skip
+        f"{architecture} "
+        + ", ".join(f"{who} {statistics.median(spent):.1f}" for (name, who), spent in seconds.items() if name == architecture)
+        for architecture in dict.fromkeys(name for name, _ in seconds)
+    )
     return [*lines, f"Processor seconds of a training (median): {spent}.", ""]
 
 
@@ -141,8 +143,8 @@ def figure(found: dict[str, Any]) -> bytes:
 
     from sae_pipeline.plots.figure import LIGHT, legend, new_figure, set_title, to_png
 
-    shown = list(SPARSITIES)
-    picture, axes = new_figure(LIGHT, 2, len(shown), width=12.0, height=4.6)
+    shown = list(dict.fromkeys(row["architecture"] for row in found["rows"]))
+    picture, axes = new_figure(LIGHT, 2, len(shown), width=1.7 * len(shown) + 0.5, height=4.6)
     contenders = dict.fromkeys(row["contender"] for row in found["rows"])
     looks = dict(zip(contenders, ((LIGHT.main, "o"), (LIGHT.second, "s"), (LIGHT.controls[2], "^")), strict=False))
     for line, (metric, name) in zip(axes, METRICS.items(), strict=True):

@@ -7,7 +7,7 @@ OURS, SAELENS, DICTIONARY_LEARNING = "ours", "SAELens", "dictionary_learning"
 N_FEATURES, BATCH, N_STEPS = 1024, 512, 256
 LEARNING_RATE, DECAY_SHARE, WARMUP_SHARE = 1e-3, 0.2, 0.05
 SEEDS = (1, 2, 3)
-N_HELD_OUT, N_SPLICE_BLOCKS = 16_384, 24
+N_HELD_OUT, N_SPLICE_BLOCKS = 16_384, 16
 
 # Ours at three sparsities, between which lies what a peer is compared at. Coefficients mean other things in other libraries, so
 # what counts is the L0 that comes out. jumprelu: tanh penalty, jumprelu_step: on the number of active features itself

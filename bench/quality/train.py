@@ -1,5 +1,6 @@
-"""A process that trains the runs of one contender: `python -m bench.quality.train CONTENDER FOLDER SECONDS`, runs as JSON lines on
-standard input. Each SAE goes to FOLDER/<key>/ in its library's own format; `trained.json` in there is written last.
+"""A process that trains the runs of one contender: `python -m bench.quality.train CONTENDER FOLDER SECONDS`.
+
+Runs come as JSON lines on standard input. Each SAE goes to FOLDER/<key>/ in its library's own format, `trained.json` last.
 
 Every contender sees the same tokens in the same order (of the seed), the same batches, the same learning rate: constant, falling
 to 0 over the last fifth of the steps.
@@ -33,7 +34,6 @@ class Trainee(Protocol):
 def main(contender: str, folder: str, seconds: str) -> None:
     """See the module docstring. No run is begun after `seconds`."""
     end = time.monotonic() + float(seconds)
-    torch.set_num_threads(1)
     x_ND = np.load(Path(folder) / "train.npy", mmap_mode="r")
     if contender == OURS:
         from bench.quality.ours import make

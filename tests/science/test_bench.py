@@ -32,10 +32,13 @@ def test_our_contenders_run_and_start_from_equal_errors(tmp_path, monkeypatch):
     sparse, dense, encode = (record["contenders"][spec.label] for spec in specs)
     assert all(len(one["us_per_token"]) == 2 and min(one["us_per_token"]) > 0 for one in (sparse, dense, encode))
     assert sparse["mse_before"] == pytest.approx(dense["mse_before"], rel=1e-5) and encode["mse_before"] is None
-    assert sparse["mse_after"] == pytest.approx(dense["mse_after"], rel=1e-3) and sparse["mse_after"] < sparse["mse_before"]
+    assert sparse["mse_by_round"] == pytest.approx(dense["mse_by_round"], rel=1e-3)
+    assert sparse["mse_before"] > sparse["mse_by_round"][0] > sparse["mse_by_round"][1]
     assert rounds.ratios(record, specs[1].label, specs[0].label)[0] > 0
     pair = {"what": "dense", "slower": specs[1].label, "faster": specs[0].label, "bar": 1e9}
     machine = {"cpu": "c", "n_cores": 2, "memory_gb": 3, "device": "d", "python": "3", "torch": "2"}
     facts = {"title": "A", "order": 0, "n_rounds": 2, "load": 0.0, "date": "x", "machine": machine, "pairs": [pair]}
-    text = report.page([json.loads(json.dumps(record | facts))])
+    alike = [{"what": "itself", "slower": specs[1].label, "faster": specs[0].label, "bar": 0.01}]
+    text = report.page([json.loads(json.dumps(record | facts | {"alike": alike}))])
     assert "| A | dense |" in text and "**missed**" in text and "| ours float32 |" in text
+    assert "| A | itself | 0.0" in text and "float32 product" in text
