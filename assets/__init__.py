@@ -20,6 +20,7 @@ from assets.sae import sae
 from assets.sae_metrics import sae_metrics
 from assets.size_comparison import size_comparison
 from assets.specificity_scores import specificity_scores
+from assets.steering_comparison import steering_comparison
 from assets.steering_evals import steering_evals
 from assets.survey_verdicts import survey_verdicts
 
@@ -37,6 +38,7 @@ STAGE_ASSETS: tuple[StageAsset, ...] = (
     attribution,
     main_results,
     invariants,
+    steering_comparison,
     survey_verdicts,
     analysis_tables,
     size_comparison,

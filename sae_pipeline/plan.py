@@ -185,6 +185,11 @@ def expected_seconds(study: Study, shape: Shape, stage: str, size: int | None) -
             settings = study.survey.attribution
             shifted = settings.max_prompts * (settings.n_ablations + settings.n_strongest + 2 * settings.n_finite_differences)
             return 30 + shifted * PROMPT_TOKENS * (whole - to_hook) / (FLOAT32_RATE_PER_CORE * cores)
+        case "steering_comparison":
+            compared = study.survey.steering_comparison
+            half, n, n_methods = compared.n_prompts // 2, compared.n_concepts, 9
+            texts = half * n * (n_methods * len(compared.factors) + (n_methods + 2) * compared.samples_per_prompt)
+            return 60 + texts * compared.max_new_tokens * whole / (GENERATION_RATE_PER_CORE * cores)
         case "neighbourhoods":
             n_features = sum(study.sae.sizes)
             return 10 + n_features * (2.0 * shape.d_model * n_features / sae_rate + MAP_SECONDS_PER_FEATURE)

@@ -34,6 +34,7 @@ SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("survey", study.Survey),
     ("survey.neighbourhoods", study_survey.Neighbourhoods),
     ("survey.attribution", study_survey.Attribution),
+    ("survey.steering_comparison", study_survey.SteeringComparison),
     ("judge", study.Judge),
     ("judge.prices, by model", study.ModelPrice),
 )

@@ -27,9 +27,24 @@ class Invariants(Section):
     seed: int = Field(default=0, description="of every random choice of this section")
 
 
+class SteeringComparison(Section):
+    """Ways of steering beside each other, on the largest size."""
+
+    n_concepts: int = Field(default=12, ge=2, description="concepts of the committed file, in its order (it holds 30)")
+    factors: list[float] = Field(default=[0.5, 1, 1.5, 2], min_length=1, description="multiples of the feature's maximum tried")
+    n_prompts: int = Field(default=12, ge=4, description="neutral prompts; half choose the factor, half report")
+    samples_per_prompt: int = Field(default=2, gt=0, description="texts per reporting prompt, concept and method")
+    max_new_tokens: int = Field(default=16, gt=0)
+    n_capability_features: int = Field(
+        default=10, gt=0, description="features, and random ones, whose cost in multiple choice is measured"
+    )
+    seed: int = Field(default=0, description="of every random choice of this section")
+
+
 class Survey(Section):
     """What `sae-pipeline run --job survey` makes after the main run: one section for each of its stages."""
 
     neighbourhoods: Neighbourhoods = Neighbourhoods()
     invariants: Invariants = Invariants()
     attribution: Attribution = Attribution()
+    steering_comparison: SteeringComparison = SteeringComparison()

@@ -21,6 +21,10 @@ MEASURING_STAGES: tuple[Stage, ...] = (
         "invariants", SURVEY, ("corpus", "activations", "sae", "feature_stats"), ("sae.sizes", "survey.invariants"),
         per_size=False,
     ),
+    Stage(
+        "steering_comparison", SURVEY, ("sae", "feature_stats"), ("sae.sizes", "hook", "survey.steering_comparison"),
+        per_size=False, files=("survey/steering/*.yaml", "steering/prompts.yaml"),
+    ),
 )  # fmt: skip
 SURVEY_STAGES: tuple[Stage, ...] = (
     *MEASURING_STAGES,

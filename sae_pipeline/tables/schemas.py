@@ -14,6 +14,7 @@ from sae_pipeline.tables.interpretation_tables import INTERPRETATION_TABLES
 from sae_pipeline.tables.record_tables import RECORD_TABLES
 from sae_pipeline.tables.sae_tables import SAE_TABLES
 from sae_pipeline.tables.steering_tables import STEERING_TABLES
+from sae_pipeline.tables.survey_steering_tables import SURVEY_STEERING_TABLES
 from sae_pipeline.tables.survey_tables import SURVEY_TABLES
 
 TABLES: dict[str, Table] = {
@@ -26,6 +27,7 @@ TABLES: dict[str, Table] = {
         *STEERING_TABLES,
         *SURVEY_TABLES,
         *ATTRIBUTION_TABLES,
+        *SURVEY_STEERING_TABLES,
         *RECORD_TABLES,
     )
 }

@@ -1,0 +1,157 @@
+"""The stage `steering_comparison`: every way of steering in one harness, over concepts that no method has seen the texts of.
+
+1. every concept gets its directions and its feature from four sentences (`methods`), two for the few-shot methods;
+2. choosing half of the prompts: every method at every factor; the best score decides;
+3. reporting half: every method at its factor, the prompt that asks for the concept, the clamp on the answer alone, and +-100;
+4. dose curves and multiple choice by log-probabilities (`dose`).
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from sae_pipeline.interpret.bootstrap import paired_difference
+from sae_pipeline.interpret.embedding import SentenceEmbedder
+from sae_pipeline.language_model.model import LanguageModel
+from sae_pipeline.plots.figure import THEMES
+from sae_pipeline.plots.steering_methods import methods_figure
+from sae_pipeline.sae.autoencoder import SparseAutoencoder
+from sae_pipeline.steering.generation import Arm, Generator, Request
+from sae_pipeline.steering.interventions import Positions
+from sae_pipeline.steering.output_score import Candidate
+from sae_pipeline.steering.plan import of_half
+from sae_pipeline.steering.prompts import Prompt, load_prompts
+from sae_pipeline.store import Outcome
+from sae_pipeline.study_survey import SteeringComparison
+from sae_pipeline.survey.measurement import Measurement, write_measurements
+from sae_pipeline.survey.steering.concepts import committed, read_questions, read_topics
+from sae_pipeline.survey.steering.dose import MAX_DROP, MONOTONE, accuracies, monotone, sweet_spot
+from sae_pipeline.survey.steering.methods import BASELINE, CLAMP, METHODS, RESPONSE_ONLY, Steerable, make_steerable
+from sae_pipeline.survey.steering.results import FIGURE, ROWS, Comparison
+from sae_pipeline.survey.steering.scoring import scored, summary
+from sae_pipeline.tables.schemas import conform
+
+STAGE, TEXTS, PARTS = "steering_comparison", "comparison_texts", "parts"
+EXTREMES = (-100.0, 100.0)
+Best = dict[tuple[str, str], float]
+
+
+def build_steering_comparison(
+    lm: LanguageModel, sae_folder: Path, feature_stats: Path, settings: SteeringComparison, size: int, work: Path
+) -> Outcome:
+    """Write `steering_methods`, `comparison_texts`, the measurements and the figure into `work`.
+
+    Finished batches of a killed run are used again. Raises `UserError` for more concepts or prompts than there are.
+    """
+    sae = SparseAutoencoder.load(sae_folder)
+    facts = pl.read_parquet(feature_stats / "features.parquet").sort("feature")
+    maximum_F = torch.from_numpy(facts["max_activation"].to_numpy().astype(np.float32))
+    topics, neutral = read_topics(settings.n_concepts)
+    found, missing = make_steerable(lm, sae, maximum_F, topics, neutral, settings.seed)
+    prompts = load_prompts(settings.n_prompts)
+    embedder = SentenceEmbedder()
+
+    def generator(positions: Positions) -> Generator:
+        return Generator(
+            lm, sae, work / PARTS, settings.max_new_tokens, 0.7, positions, settings.seed, "steering comparison", batch_rows=256
+        )
+
+    usual = generator("not_massive")
+    choosing = usual.run("choosing", choosing_requests(found, prompts, settings.factors))
+    best = best_factors(summary(scored(choosing, topics, prompts, embedder)))
+    reporting = usual.run("reporting", reporting_requests(found, prompts, best, settings.samples_per_prompt))
+    answers = generator("response").run("response", response_requests(found, prompts, best, settings.samples_per_prompt))
+    texts = scored(pl.concat([choosing, reporting, answers]), topics, prompts, embedder)
+    report = summary(texts.filter((pl.col("half") == "report") & (pl.col("factor").abs().fill_null(0) < EXTREMES[1])))
+    comparison = Comparison(report, texts, found, len(topics), size)
+    measured = [*comparison.all(settings.seed), comparison.extremes(settings.seed)] if found else []
+    measured += _doses(lm, sae, maximum_F, found, settings, size)
+    _write(work, texts, report, found, size)
+    write_measurements(work, STAGE, measured)
+    for theme in THEMES:
+        (work / f"{FIGURE}.{theme.name}.png").write_bytes(methods_figure(report, theme))
+    shutil.rmtree(work / PARTS)
+    return Outcome({
+        "n_concepts": len(found), "n_generated_tokens": int(texts["n_tokens"].sum()), "without_feature": ", ".join(missing),
+        "clamp_score": float(comparison.score(CLAMP).mean()), "clamp_over_random": float(measured[0].difference or 0),
+    })  # fmt: skip
+
+
+def choosing_requests(found: Sequence[Steerable], prompts: Sequence[Prompt], factors: Sequence[float]) -> list[Request]:
+    """Unsteered texts, and every method of every concept at every factor, once per choosing prompt."""
+    asked = of_half(prompts, "choose")
+    arms = [Arm(BASELINE), *(each.arm(method, factor) for each in found for method in METHODS for factor in factors)]
+    return [Request(arm, prompt, 0) for arm in arms for prompt in asked]
+
+
+def reporting_requests(found: Sequence[Steerable], prompts: Sequence[Prompt], best: Best, n_samples: int) -> list[Request]:
+    """Every method at its factor, the prompt that asks for the concept, +-100, and unsteered texts."""
+    asked = of_half(prompts, "report")
+    arms = [each.arm(method, best[each.topic.name, method]) for each in found for method in METHODS]
+    arms += [each.asked() for each in found]
+    far = [each.arm(CLAMP, factor) for each in found for factor in EXTREMES]
+    several = [Request(arm, prompt, i) for arm in [Arm(BASELINE), *arms] for prompt in asked for i in range(n_samples)]
+    return several + [Request(arm, prompt, 0) for arm in far for prompt in asked[:2]]
+
+
+def response_requests(found: Sequence[Steerable], prompts: Sequence[Prompt], best: Best, n_samples: int) -> list[Request]:
+    """The clamp at its own factor again, for the generator that steers the answer alone."""
+    requests = []
+    for each in found:
+        arm = each.arm(CLAMP, best[each.topic.name, CLAMP])
+        alone = Arm(RESPONSE_ONLY, arm.mode, arm.unit_id, arm.feature, None, arm.factor, arm.push)
+        requests += [Request(alone, prompt, i) for prompt in of_half(prompts, "report") for i in range(n_samples)]
+    return requests
+
+
+def best_factors(choosing: pl.DataFrame) -> Best:
+    """{(concept, method): factor of the best score on the choosing half}; of equals the smallest."""
+    ordered = choosing.sort("score", "factor", descending=[True, False]).unique(
+        ["concept", "control"], keep="first", maintain_order=True
+    )
+    return {(row["concept"], row["control"]): row["factor"] for row in ordered.iter_rows(named=True)}
+
+
+def _doses(lm, sae, maximum_F, found: Sequence[Steerable], settings: SteeringComparison, size: int) -> list[Measurement]:
+    """Rows 32 and 33: the chosen features beside as many random living ones, which are asked for the same words."""
+    own = [each.choice.selected for each in found]
+    alive = torch.nonzero(maximum_F > 0).squeeze(1)
+    drawn = alive[torch.randperm(len(alive), generator=torch.Generator().manual_seed(settings.seed))[: len(own)]].tolist()
+    random = [Candidate(f, float(maximum_F[f]), each.says) for f, each in zip(drawn, own, strict=False)]
+    ours, theirs = (monotone(lm, sae, candidates) >= MONOTONE for candidates in (own, random))
+    difference, low, high, n = paired_difference(ours, theirs, np.arange(len(ours)), settings.seed)
+    n_each = settings.n_capability_features
+    plain, accuracy_KC = accuracies(lm, sae, own[:n_each], read_questions())
+    spot = sweet_spot(plain, accuracy_KC.mean(1))
+    beside = sweet_spot(plain, accuracies(lm, sae, random[:n_each], read_questions())[1].mean(1))
+    shared = {"size": size, "files_sha": committed()}
+    return [
+        Measurement(
+            "monotone_dose_share", f"share of features whose effect rises with the dose (rank correlation at least {MONOTONE})",
+            float(ours.mean()), n, settings.n_concepts, control="random_feature", control_value=float(theirs.mean()),
+            difference=difference, difference_low=low, difference_high=high, **shared,
+        ),
+        Measurement(
+            "sweet_spot_width", f"width of the range of factors that costs at most {MAX_DROP:.0%} of accuracy", spot[1] - spot[0],
+            accuracy_KC.shape[1], accuracy_KC.shape[1], control="random_feature",
+            control_value=beside[1] - beside[0], ceiling_metric="accuracy without steering (chance 1/3)",
+            ceiling=plain, ceiling_threshold=0.5, why=f"from {spot[0]:g} to {spot[1]:g} times the maximum", **shared,
+        ),
+    ]  # fmt: skip
+
+
+def _write(work: Path, texts: pl.DataFrame, report: pl.DataFrame, found: Sequence[Steerable], size: int) -> None:
+    feature = {(each.topic.name, method): each.arm(method, 1.0).feature for each in found for method in METHODS}
+    methods = report.with_columns(
+        pl.lit(size).alias("size"), pl.col("control").alias("method"),
+        pl.Series("feature", [feature.get(key) for key in report.select("concept", "control").iter_rows()], dtype=pl.Int32),
+    ).drop("control", "half")  # fmt: skip
+    conform(ROWS, methods).write_parquet(work / f"{ROWS}.parquet", compression="zstd")
+    said = texts.with_columns(pl.lit(size).alias("size"), pl.col("control").alias("method")).drop(
+        "control", "unit_id", "target_feature"
+    )
+    conform(TEXTS, said).write_parquet(work / f"{TEXTS}.parquet", compression="zstd")

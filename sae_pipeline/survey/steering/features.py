@@ -1,0 +1,58 @@
+"""Which feature stands for a concept: candidates by where they fire, the choice among them by what they make the model say.
+
+Shape legend: N tokens, D model width, F features.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sae_pipeline.language_model.model import LanguageModel
+from sae_pipeline.sae.autoencoder import SparseAutoencoder
+from sae_pipeline.steering.concepts import Concept
+from sae_pipeline.steering.output_score import Candidate, fine_scores, says
+
+N_CANDIDATES = 16
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`selected` by output score among the candidates, `unselected`: the candidate that fires most clearly; and their scores."""
+
+    selected: Candidate
+    unselected: Candidate
+    output_score: float
+    unselected_output_score: float
+
+
+def mean_activation(sae: SparseAutoencoder, r_ND: Tensor) -> Tensor:
+    """Mean activation of every feature over the tokens, F values, float32."""
+    codes = sae.encode_sparse(r_ND)
+    total_F = torch.zeros(sae.n_features)
+    total_F.index_add_(0, codes.feature.long(), codes.value.float())
+    return total_F / len(r_ND)
+
+
+def choose_feature(
+    lm: LanguageModel, sae: SparseAutoencoder, maximum_F: Tensor, concept: Concept, r_PD: Tensor, r_QD: Tensor
+) -> Choice | None:
+    """None when no feature fires more on the concept's tokens than on the neutral ones.
+
+    `maximum_F`: training maxima. A feature's claim is the difference of its mean activations, in units of its maximum.
+    """
+    claim_F = (mean_activation(sae, r_PD) - mean_activation(sae, r_QD)) / maximum_F.clamp(min=1e-6)
+    claim_F[maximum_F <= 0] = 0
+    value_C, feature_C = claim_F.topk(min(N_CANDIDATES, sae.n_features))
+    said: Sequence[int] = says(lm, concept.terms)
+    candidates = [
+        Candidate(feature, float(maximum_F[feature]), said)
+        for feature, value in zip(feature_C.tolist(), value_C.tolist(), strict=True)
+        if value > 0
+    ]
+    if not candidates:
+        return None
+    scores = fine_scores(lm, sae, candidates)
+    best = max(range(len(candidates)), key=lambda i: (scores[i], -i))
+    return Choice(candidates[best], candidates[0], scores[best], scores[0])

@@ -1,0 +1,80 @@
+"""Every way of steering towards one concept, as arms of the generator.
+
+Directions are pushed as far as the chosen feature is: c = factor x its training maximum, so that arms differ by where they push
+and not by how hard.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sae_pipeline.language_model.model import LanguageModel
+from sae_pipeline.sae.autoencoder import SparseAutoencoder
+from sae_pipeline.steering.generation import Arm
+from sae_pipeline.steering.interventions import Push, random_directions
+from sae_pipeline.steering.output_score import Candidate
+from sae_pipeline.steering.prompts import instructions
+from sae_pipeline.survey.steering.concepts import N_FEW, Topic
+from sae_pipeline.survey.steering.directions import difference_of_means, first_component, probe, token_residuals
+from sae_pipeline.survey.steering.features import Choice, choose_feature
+
+BASELINE, PROMPT_ONLY, RESPONSE_ONLY = "baseline", "prompt_only", "sae_clamp_response_only"
+CLAMP, RANDOM, FEW_FEATURE, FEW_MEANS = "sae_clamp", "random_direction", "sae_clamp_two_examples", "means_two_examples"
+UNSELECTED = "sae_clamp_unselected"
+METHODS = (CLAMP, "sae_add", UNSELECTED, "difference_of_means", "probe", "pca", RANDOM, FEW_FEATURE, FEW_MEANS)
+
+
+@dataclass(frozen=True)
+class Steerable:
+    """A concept with everything that can push towards it; `few` from its first two sentences only."""
+
+    place: int
+    topic: Topic
+    choice: Choice
+    few: Choice
+    directions: dict[str, Tensor]
+
+    def arm(self, method: str, factor: float) -> Arm:
+        """`method` at `factor`. The unit is the place of the concept."""
+        strength = factor * self.choice.selected.maximum
+        features: dict[str, Candidate] = {
+            CLAMP: self.choice.selected, "sae_add": self.choice.selected, UNSELECTED: self.choice.unselected,
+            FEW_FEATURE: self.few.selected,
+        }  # fmt: skip
+        if method in features:
+            unit, mode = features[method], "add" if method == "sae_add" else "clamp"
+            return Arm(method, mode, self.place, unit.feature, None, factor, Push(factor * unit.maximum, mode, unit.feature))
+        push = Push(strength, "add", direction_D=self.directions[method])
+        return Arm(method, "add", self.place, None, None, factor, push)
+
+    def asked(self) -> Arm:
+        """The concept asked for in words."""
+        terms = ", ".join(self.topic.concept.terms[:3])
+        return Arm(PROMPT_ONLY, "none", self.place, template=instructions()[0], terms=terms)
+
+
+def make_steerable(
+    lm: LanguageModel, sae: SparseAutoencoder, maximum_F: Tensor, topics: Sequence[Topic], neutral: Sequence[str], seed: int
+) -> tuple[list[Steerable], list[str]]:
+    """(concepts that can be steered, names of those for which no feature fires)."""
+    threshold_norm = sae.config["threshold_norm"]
+    r_QD = token_residuals(lm, neutral, threshold_norm)
+    few_QD = token_residuals(lm, neutral[:N_FEW], threshold_norm)
+    random_KD = random_directions(len(topics), lm.d_model, torch.Generator().manual_seed(seed))
+    found, missing = [], []
+    for place, topic in enumerate(topics):
+        r_PD = token_residuals(lm, topic.texts, threshold_norm)
+        few_PD = token_residuals(lm, topic.texts[:N_FEW], threshold_norm)
+        choice = choose_feature(lm, sae, maximum_F, topic.concept, r_PD, r_QD)
+        few = choose_feature(lm, sae, maximum_F, topic.concept, few_PD, few_QD)
+        if choice is None or few is None:
+            missing.append(topic.name)
+            continue
+        directions = {
+            "difference_of_means": difference_of_means(r_PD, r_QD), "probe": probe(r_PD, r_QD),
+            "pca": first_component(r_PD, r_QD), RANDOM: random_KD[place], FEW_MEANS: difference_of_means(few_PD, few_QD),
+        }  # fmt: skip
+        found.append(Steerable(place, topic, choice, few, directions))
+    return found, missing

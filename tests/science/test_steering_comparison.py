@@ -1,0 +1,135 @@
+"""The steering comparison: directions and scores on planted cases, and the whole stage on the tiny model."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from assets.steering_comparison import every_method
+from sae_pipeline.errors import UserError
+from sae_pipeline.language_model.load import load_language_model
+from sae_pipeline.sae.autoencoder import SparseAutoencoder
+from sae_pipeline.steering.prompts import load_prompts
+from sae_pipeline.study import FolderModel, Hook
+from sae_pipeline.study_survey import SteeringComparison
+from sae_pipeline.survey.steering.build import best_factors, build_steering_comparison
+from sae_pipeline.survey.steering.concepts import read_questions, read_topics
+from sae_pipeline.survey.steering.directions import difference_of_means, first_component, probe
+from sae_pipeline.survey.steering.dose import CAPABILITY_FACTORS, sweet_spot
+from sae_pipeline.survey.steering.features import mean_activation
+from sae_pipeline.survey.steering.methods import METHODS, PROMPT_ONLY, RESPONSE_ONLY
+from sae_pipeline.survey.steering.results import on_target_share
+from sae_pipeline.survey.steering.scoring import summary
+from tests.tiny_steering import N_FEATURES, make_artefacts
+
+
+@pytest.fixture(scope="module")
+def tiny_artefacts(tiny_model_folder, tmp_path_factory):
+    lm = load_language_model(FolderModel(source="folder", path=str(tiny_model_folder)), Hook(after_block=1), dtype="float32")
+    return make_artefacts(lm, tmp_path_factory.mktemp("steering") / "tiny")
+
+
+@pytest.mark.parametrize("method", [difference_of_means, probe, first_component])
+def test_every_direction_finds_the_one_that_was_planted(method):
+    draw = torch.Generator().manual_seed(0)
+    planted_D = torch.nn.functional.normalize(torch.randn(24, generator=draw), dim=0)
+    # The concept's tokens carry the direction at varying strength; nothing else differs.
+    strength_P = 4 + 2 * torch.rand(400, generator=draw)
+    r_PD = 0.5 * torch.randn(400, 24, generator=draw) + strength_P[:, None] * planted_D
+    r_QD = 0.5 * torch.randn(400, 24, generator=draw)
+    direction_D = method(r_PD, r_QD)
+    assert direction_D.norm() == pytest.approx(1, abs=1e-5)
+    assert float(direction_D @ planted_D) > 0.95
+    swapped_D = method(r_QD, r_PD)
+    assert float(swapped_D @ planted_D) < 0  # it points towards the first
+
+
+def test_mean_activation_is_that_of_the_dense_codes(tiny_artefacts):
+    sae = SparseAutoencoder.load(tiny_artefacts.sae)
+    r_ND = torch.randn(50, sae.d_model, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(mean_activation(sae, r_ND), sae.encode(r_ND).mean(0))
+
+
+def test_on_target_share_of_pure_and_of_spread_effects():
+    assert on_target_share(np.eye(5)) == 1.0
+    assert on_target_share(np.zeros((5, 5))) == 0.0
+    assert on_target_share(np.ones((5, 5))) == 0.0  # everything rises: nothing is on target
+    half = np.diag([1.0, 1.0, 0.0, 0.0])
+    assert on_target_share(half) == 0.5
+
+
+def test_sweet_spot_ends_at_the_first_factor_that_costs_too_much():
+    def spot(cost: dict[float, float]):
+        return sweet_spot(0.9, np.array([0.9 - cost.get(factor, 0.0) for factor in CAPABILITY_FACTORS]))
+
+    assert spot({}) == (-5.0, 5.0)
+    assert spot({2.0: 0.1}) == (-5.0, 1.0)  # 5 costs nothing, but lies beyond one that does
+    assert spot({0.5: 0.03, -0.5: 0.03}) == (0.0, 0.0)
+    assert spot({-1.0: 0.0199, -2.0: 0.0201}) == (-1.0, 5.0)
+
+
+def texts(hits: list[bool], factor: float, half: str = "choose") -> pl.DataFrame:
+    n = len(hits)
+    return pl.DataFrame({
+        "concept": ["sea"] * n, "control": ["sae_clamp"] * n, "factor": [factor] * n, "half": [half] * n, "hit": hits,
+        "fluent": [True] * n, "relevant": [True] * n,
+    })  # fmt: skip
+
+
+def test_the_factor_of_the_best_harmonic_mean_is_chosen_and_of_equals_the_smallest():
+    rows = summary(pl.concat([texts([True, False], 1.0), texts([True, True], 2.0), texts([True, True], 1.5)]))
+    assert best_factors(rows) == {("sea", "sae_clamp"): 1.5}
+    two = rows.filter(pl.col("factor") == 1.0).row(0, named=True)
+    assert two["hit_rate"] == pytest.approx(1.5 / 3) and two["fluent_rate"] == pytest.approx(2.5 / 3)
+    assert two["score"] == pytest.approx(3 / (2 + 1.2 + 1.2))
+
+
+def test_committed_files_are_sound():
+    topics, neutral = read_topics(30)
+    assert len(topics) == 30 and [topic.theme for topic in topics if topic.theme] == ["science", "transit", "tourism"]
+    for topic in topics:
+        assert len(topic.texts) == 4 and len(set(topic.concept.terms)) >= 5
+        assert all(map(topic.concept.in_text, topic.texts)), topic.name
+        assert not any(map(topic.concept.in_text, neutral)), topic.name
+        assert not any(topic.concept.in_text(prompt.text) for prompt in load_prompts(12)), topic.name
+    questions = read_questions()
+    assert len(questions) == 24 and {len(set(question.answers)) for question in questions} == {3}
+    with pytest.raises(UserError, match="there are 30"):
+        read_topics(31)
+
+
+@pytest.fixture(scope="module")
+def compared(tiny_artefacts, tmp_path_factory):
+    work = tmp_path_factory.mktemp("comparison")
+    settings = SteeringComparison(
+        n_concepts=3, factors=[1, 2], n_prompts=4, samples_per_prompt=1, max_new_tokens=4, n_capability_features=2
+    )
+    made = tiny_artefacts
+    return work, build_steering_comparison(made.lm, made.sae, made.feature_stats, settings, N_FEATURES, work)
+
+
+def test_every_method_is_scored_on_every_concept_beside_its_controls(compared):
+    work, outcome = compared
+    rows = pl.read_parquet(work / "steering_methods.parquet")
+    assert outcome.metadata["n_concepts"] == rows["concept"].n_unique() > 0
+    assert every_method(work).passed
+    assert set(rows["method"]) == {*METHODS, PROMPT_ONLY, RESPONSE_ONLY}
+    assert set(rows.filter(pl.col("method") == RESPONSE_ONLY)["factor"]) <= set(
+        rows.filter(pl.col("method") == "sae_clamp")["factor"]
+    )
+    measured = pl.read_parquet(work / "measurements.parquet")
+    assert {"clamp_over_random", "few_shot_wins", "repetition_at_100", "sweet_spot_width", "on_target_share"} <= set(
+        measured["measurement"]
+    )
+    assert measured["control_value"].is_not_null().all() and measured["files_sha"].n_unique() == 1
+    rows.filter(pl.col("method") != "probe").write_parquet(work / "steering_methods.parquet")
+    assert "methods are missing for" in every_method(work).summary
+
+
+def test_factors_are_chosen_on_one_half_and_reported_on_the_other(compared):
+    work, _ = compared
+    said = pl.read_parquet(work / "comparison_texts.parquet")
+    halves = {half: set(part["prompt_id"]) for (half,), part in said.group_by(["half"])}
+    assert halves["choose"] and halves["report"] and not halves["choose"] & halves["report"]
+    assert set(said.filter(pl.col("half") == "choose")["factor"].drop_nulls()) == {1.0, 2.0}
+    assert {-100.0, 100.0} <= set(said.filter(pl.col("half") == "report")["factor"].drop_nulls())
