@@ -26,6 +26,7 @@ from sae_pipeline.browser.playground import Busy
 from sae_pipeline.browser.security import Guard
 from sae_pipeline.browser.state import STATIC, State
 from sae_pipeline.browser.steer_page import save_run, saved_page, steer_form, steer_plain, steer_stream
+from sae_pipeline.browser.survey_page import rows_page, survey_figure, survey_page
 from sae_pipeline.browser.text_page import text_form, text_page
 from sae_pipeline.errors import UserError
 from sae_pipeline.study import Study
@@ -77,6 +78,9 @@ def create_app(
         Route("/map", reads(map_page)),
         Route("/map/points.json", reads(map_points)),
         Route("/hints", reads(hints)),
+        Route("/survey", reads(survey_page)),
+        Route("/survey/rows/{table}", reads(rows_page)),
+        Route("/survey/figure/{stage}/{figure}/{theme}.png", reads(survey_figure)),
         Route("/text", reads(text_form)),
         Route("/text", writes(text_page), methods=["POST"]),
         Route("/steer", reads(steer_form)),

@@ -12,6 +12,7 @@ PAGES = {
     "specificity_scores": "features?size={size}&sort=specificity&order=down",
     "steering_evals": "features?size={size}&steered=tried&sort=difference&order=down",
     "neighbourhoods": "map",
+    "survey_verdicts": "survey",
     "analysis_tables": "",
     "size_comparison": "compare",
 }

@@ -12,6 +12,7 @@ from sae_pipeline.plots.comparison import TABLE, figure_file
 from sae_pipeline.plots.figure import DARK, LIGHT
 from sae_pipeline.report.data import pivot, random_features, rows, steered_features
 from sae_pipeline.report.pages import environment
+from sae_pipeline.report.survey import PAGE, survey_page
 from sae_pipeline.store import Outcome
 
 REPORT = "report.html"
@@ -35,15 +36,19 @@ LEADERBOARD = """
 
 
 def build_report(analysis_db_path: Path, comparison_folder: Path, work: Path) -> Outcome:
-    """Write `report.html` from the analysis database and the artefact `size_comparison`.
+    """Write `report.html` from the analysis database and the artefact `size_comparison`, `survey.html` when there are verdicts.
 
-    The page requests nothing from anywhere: figures are inside it, there is no script, and its own policy forbids loading.
+    A page requests nothing from anywhere: figures are inside it, there is no script, and its own policy forbids loading.
     """
     comparison = pl.read_parquet(comparison_folder / TABLE)
     with duckdb.connect(str(analysis_db_path), read_only=True) as connection:
         connection.execute("set threads = 1")  # equal bytes for equal data: sums in one order
         page = render(connection, comparison, comparison_folder, study_name=analysis_db_path.parent.name)
+        survey = survey_page(connection, analysis_db_path.parent, analysis_db_path.parent.name)
     (work / REPORT).write_text(page, encoding="utf-8")
+    (work / PAGE).unlink(missing_ok=True)
+    if survey is not None:
+        (work / PAGE).write_text(survey, encoding="utf-8")
     passing = comparison.filter((pl.col("subject") == "steering") & (pl.col("metric") == "passes"))
     return Outcome({
         "bytes": len(page.encode()), "sizes": ", ".join(str(size) for size in comparison["size"].unique().sort()),

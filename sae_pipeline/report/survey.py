@@ -1,0 +1,49 @@
+"""The survey on one page: the checklist row by row, every figure inside, no request to anywhere."""
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from sae_pipeline.plots.figure import DARK, LIGHT
+from sae_pipeline.report.data import rows
+from sae_pipeline.report.pages import environment
+
+PAGE = "survey.html"
+VERDICTS = "select * from survey_verdicts order by row"
+COUNTS = "select verdict, count(*) as n from survey_verdicts group by verdict order by n desc"
+
+
+def survey_page(connection: duckdb.DuckDBPyConnection, root: Path, study_name: str) -> str | None:
+    """The page as text; None while there are no verdicts. `root`: folder of the study, where the stages left their figures."""
+    found = rows(connection, VERDICTS)
+    if not found:
+        return None
+    sections: dict[str, list[dict[str, Any]]] = {}
+    for row in found:
+        sections.setdefault(row["section"], []).append(row)
+    figures = {row["figure"]: row["stage"] for row in reversed(found) if row["figure"]}
+    return environment("sae_pipeline.report").get_template("survey.html").render(
+        study_name=study_name, sections=sections, counts=rows(connection, COUNTS), n_rows=len(found),
+        n_with_control=sum(row["value"] is not None and row["control_value"] is not None for row in found),
+        n_as_expected=sum(row["verdict"] == row["expected"] for row in found),
+        figures={name: images for name, stage in figures.items() if (images := embedded(root, stage, name))},
+    )  # fmt: skip
+
+
+def embedded(root: Path, stage: str, figure: str) -> dict[str, str]:
+    """{theme: PNG as base64} of a stage's figure; of a stage per size the one of the largest size. Empty when it is not there."""
+    return {
+        theme.name: base64.b64encode(file.read_bytes()).decode()
+        for theme in (LIGHT, DARK)
+        if (file := figure_file(root, stage, figure, theme.name)) is not None
+    }
+
+
+def figure_file(root: Path, stage: str, figure: str, theme: str) -> Path | None:
+    """Where a figure of the survey lies: in its stage's folder, or in that of the largest size."""
+    folder = root / stage
+    sizes = sorted((path for path in folder.glob("*") if path.name.isdigit()), key=lambda path: int(path.name), reverse=True)
+    files = (place / f"{figure}.{theme}.png" for place in (folder, *sizes))
+    return next((file for file in files if file.is_file()), None)

@@ -1,0 +1,101 @@
+"""The survey's pages, in the browser and as a file: every row, its numbers, its table and its figure; hostile text stays text."""
+
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+from starlette.testclient import TestClient
+
+from sae_pipeline.browser.app import create_app
+from sae_pipeline.report.survey import survey_page
+from sae_pipeline.survey.build_verdicts import build_verdicts
+from sae_pipeline.survey.checklist import read_checklist
+from sae_pipeline.survey.measurement import Measurement, write_measurements
+from tests.browser.conftest import ORIGIN
+from tests.browser.world import make_world
+from tests.synthetic_analysis import SCRIPT
+
+PNG = b"\x89PNG not really"
+
+
+def measured(work: Path) -> None:
+    """One number for whatever the checklist asks: 0.25 beside a control of 0.125."""
+    names = sorted({need.measurement for section in read_checklist() for row in section.rows for need in row.needs})
+    write_measurements(
+        work, "steering_comparison",
+        [
+            Measurement(
+                name, "a metric", 0.25, 3, 4, low=0.2, high=0.3, control="random_direction", control_value=0.125, why=SCRIPT,
+                difference_low=0.1, difference_high=0.15, rows="survey_measurements", figure="methods",
+            )
+            for name in names
+        ],
+    )  # fmt: skip
+    build_verdicts([work], work)
+
+
+@pytest.fixture(scope="module")
+def surveyed(tiny_model_folder, tiny_text_folder, tmp_path_factory):
+    root = tmp_path_factory.mktemp("surveyed")
+    study = make_world(tiny_model_folder, tiny_text_folder, root)
+    folder = root / study.name
+    work = folder / "steering_comparison"
+    work.mkdir()
+    measured(work)
+    for theme in ("light", "dark"):
+        (work / f"methods.{theme}.png").write_bytes(PNG)
+    with duckdb.connect(str(folder / "analysis.duckdb")) as connection:
+        for table, file in (("survey_verdicts", "survey_verdicts"), ("survey_measurements", "measurements")):
+            connection.execute(f"delete from {table}").fetchall()
+            connection.execute(f"insert into {table} by name select * from read_parquet('{work / file}.parquet')").fetchall()
+    with TestClient(create_app(study, root), base_url=ORIGIN, headers={"origin": ORIGIN}) as client:
+        yield client, folder, pl.read_parquet(work / "survey_verdicts.parquet")
+
+
+def test_every_row_stands_on_the_page_with_value_control_threshold_and_verdict(surveyed):
+    client, _, verdicts = surveyed
+    page = client.get("/survey").text
+    assert all(f'id="row-{row}"' in page for row in range(1, 73))
+    assert page.count("0.125 random direction") == 72 and page.count("n 3 / 4") == 72
+    assert SCRIPT not in page and "&lt;script&gt;" in page
+    for verdict, n in verdicts.group_by("verdict").len().iter_rows():
+        only = client.get(f"/survey?verdict={verdict}").text
+        assert only.count('id="row-') == n and f"{n} {verdict}" in only
+
+
+def test_rows_and_figures_can_be_opened_and_nothing_else(surveyed):
+    client, _, verdicts = surveyed
+    page = client.get("/survey/rows/survey_verdicts").text
+    assert page.count("<tr>") == 1 + len(verdicts) and "&lt;script&gt;" in page and SCRIPT not in page
+    assert "page 1 of 1" in client.get("/survey/rows/survey_measurements").text
+    assert client.get("/survey/rows/survey_verdicts?page=99").text.count("<tr>") == 0
+    figure = client.get("/survey/figure/steering_comparison/methods/light.png")
+    assert figure.status_code == 200 and figure.content == PNG
+    for address in (
+        "/survey/rows/llm_calls",
+        "/survey/rows/survey_verdicts;drop",
+        "/survey/figure/steering_comparison/none/light.png",
+        "/survey/figure/sae/methods/light.png",
+        "/survey/figure/steering_comparison/methods/other.png",
+        "/survey/figure/steering_comparison/..%2f..%2fanalysis/light.png",
+    ):
+        assert client.get(address).status_code == 404, address
+
+
+def test_the_file_holds_all_rows_and_its_figures_and_asks_for_nothing(surveyed):
+    _, folder, verdicts = surveyed
+    with duckdb.connect(str(folder / "analysis.duckdb"), read_only=True) as connection:
+        page = survey_page(connection, folder, "browsed")
+    assert page is not None and all(f'id="row-{row}"' in page for row in range(1, 73))
+    assert page.count("data:image/png;base64,") == 2 and 'id="figure-methods"' in page
+    assert "<script" not in page and "http" not in page.replace("http-equiv", "")
+    n = verdicts.filter(pl.col("verdict") == "reproduced").height
+    assert f"{n} reproduced" in page and "existence" not in page and "says nothing about danger" in page
+
+
+def test_without_verdicts_the_page_says_how_to_make_them(client):
+    with duckdb.connect(":memory:") as connection:
+        connection.execute("create table survey_verdicts (row int, verdict varchar)").fetchall()
+        assert survey_page(connection, Path(), "x") is None
+    assert client.get("/survey").status_code == 200
