@@ -7,6 +7,7 @@ not: anything that computes.
 from assets.activations import activations
 from assets.analysis_tables import analysis_tables
 from assets.attribution import attribution
+from assets.concept_search import concept_search
 from assets.corpus import corpus
 from assets.explanations import explanations
 from assets.feature_stats import feature_stats
@@ -36,6 +37,7 @@ STAGE_ASSETS: tuple[StageAsset, ...] = (
     steering_evals,
     neighbourhoods,
     attribution,
+    concept_search,
     main_results,
     invariants,
     steering_comparison,

@@ -23,6 +23,7 @@ READS_THE_MODEL = (
     "steering_evals",
     "attribution",
     "steering_comparison",
+    "concept_search",
 )
 PACKAGE = Path(__file__).parent
 INSTALL_HINT = "Run `make install`, or `pip install --no-deps -c constraints.txt {package}`."
@@ -40,6 +41,9 @@ def external_inputs(study: Study, stage: str, size: int | None = None) -> dict[s
     # A judge's texts are read by the study's model (sensitivity).
     if stage in READS_THE_MODEL or (stage == "explanations" and study.explain.method == "llm"):
         inputs["model"] = model_digest(study)
+    if stage == "concept_search":
+        folder = study.survey.concept_search.concept_folder
+        inputs["concept files"] = files_digest({file.name: file_digest(file) for file in sorted(folder.glob("*.yaml"))})
     if stage == "corpus":
         for source in study.corpus.sources:
             if isinstance(source, BuiltinSource):

@@ -190,6 +190,9 @@ def expected_seconds(study: Study, shape: Shape, stage: str, size: int | None) -
             half, n, n_methods = compared.n_prompts // 2, compared.n_concepts, 9
             texts = half * n * (n_methods * len(compared.factors) + (n_methods + 2) * compared.samples_per_prompt)
             return 60 + texts * compared.max_new_tokens * whole / (GENERATION_RATE_PER_CORE * cores)
+        case "concept_search":
+            searched = 2.5 * study.survey.concept_search.n_sample_tokens + 14 * study.survey.concept_search.n_probe_train
+            return 60 + 2 * searched * 2.0 * shape.d_model * max(study.sae.sizes) / sae_rate
         case "neighbourhoods":
             n_features = sum(study.sae.sizes)
             return 10 + n_features * (2.0 * shape.d_model * n_features / sae_rate + MAP_SECONDS_PER_FEATURE)

@@ -35,6 +35,7 @@ SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("survey.neighbourhoods", study_survey.Neighbourhoods),
     ("survey.attribution", study_survey.Attribution),
     ("survey.steering_comparison", study_survey.SteeringComparison),
+    ("survey.concept_search", study_survey.ConceptSearch),
     ("judge", study.Judge),
     ("judge.prices, by model", study.ModelPrice),
 )

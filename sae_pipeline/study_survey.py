@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from sae_pipeline.study_inputs import Section
-from sae_pipeline.study_survey_search import Attribution
+from sae_pipeline.study_survey_search import Attribution, ConceptSearch
 
 
 class Neighbourhoods(Section):
@@ -48,3 +48,4 @@ class Survey(Section):
     invariants: Invariants = Invariants()
     attribution: Attribution = Attribution()
     steering_comparison: SteeringComparison = SteeringComparison()
+    concept_search: ConceptSearch = ConceptSearch()

@@ -14,6 +14,10 @@ MEASURING_STAGES: tuple[Stage, ...] = (
         files=tuple(f"survey/attribution/{name}.yaml" for name in ("prompts", "words", "requests")),
     ),
     Stage(
+        "concept_search", SURVEY, ("corpus", "activations", "sae", "feature_stats"),
+        (*MODEL_IDENTITY, "hook", "corpus.bos", "sae.sizes", "survey.concept_search"), per_size=False,
+    ),
+    Stage(
         "main_results", SURVEY, ("sae_metrics", "explanations", "specificity_scores", "steering_evals"),
         ("sae.sizes", *MODEL_IDENTITY), per_size=False, files=("survey/limitations.yaml",),
     ),

@@ -32,6 +32,7 @@ class Attributed:
     activation_P: Tensor
     attribution_P: Tensor
     masked_T: Tensor  # bool
+    gradient_TD: Tensor  # of the logit difference, raw space
 
     def parts(self, sae: SparseAutoencoder, pairs: Tensor) -> Tensor:
         """What each of `pairs` (indices) adds to the activation of its position: raw space, len(pairs) x D."""
@@ -65,6 +66,7 @@ def attribute(lm: LanguageModel, sae: SparseAutoencoder, contrast: Contrast) -> 
         contrast=contrast, r_TD=r_TD, gain_T=gain_T, logit_difference=float(target - logits_V[contrast.baseline]),
         target_rank=1 + int((logits_V > target).sum()), position_P=position_P, feature_P=feature_P, activation_P=activation_P,
         attribution_P=activation_P * slope_P / gain_T[position_P], masked_T=masked_T,
+        gradient_TD=gradient_TD.float().cpu(),
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from sae_pipeline.tables.feature_tables import FEATURE_TABLES
 from sae_pipeline.tables.interpretation_tables import INTERPRETATION_TABLES
 from sae_pipeline.tables.record_tables import RECORD_TABLES
 from sae_pipeline.tables.sae_tables import SAE_TABLES
+from sae_pipeline.tables.search_tables import SEARCH_TABLES
 from sae_pipeline.tables.steering_tables import STEERING_TABLES
 from sae_pipeline.tables.survey_steering_tables import SURVEY_STEERING_TABLES
 from sae_pipeline.tables.survey_tables import SURVEY_TABLES
@@ -28,6 +29,7 @@ TABLES: dict[str, Table] = {
         *SURVEY_TABLES,
         *ATTRIBUTION_TABLES,
         *SURVEY_STEERING_TABLES,
+        *SEARCH_TABLES,
         *RECORD_TABLES,
     )
 }

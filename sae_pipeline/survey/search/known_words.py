@@ -1,0 +1,116 @@
+"""Words whose feature is known, and whether each way of searching names it among its first ten (row 57).
+
+Known: the feature of largest F1 on the word's training tokens, if that is at least .6. No method sees that rule, and the rule
+sees none of the templates. Only words of a single token (with the space before it) take part.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from sae_pipeline.activations.reader import ActivationReader
+from sae_pipeline.corpus.reader import CorpusReader
+from sae_pipeline.language_model.model import LanguageModel
+from sae_pipeline.progress import bar
+from sae_pipeline.survey.search.banks import Bank
+from sae_pipeline.survey.search.concepts import Templates, Words
+from sae_pipeline.survey.search.methods import attribution, geometry, prompt_sets, single_prompt
+from sae_pipeline.survey.search.reading import means, read_texts, strongest
+
+MIN_F1, MIN_TOKENS, HITS = 0.6, 20, 10
+SEARCHES = ("single_prompt", "prompt_sets", "geometry", "attribution")
+
+
+@dataclass(frozen=True)
+class KnownWord:
+    """A word and its feature. `rank`: place of every known feature by each method, 1 is the first; own feature at `feature`."""
+
+    word: str
+    feature: int
+    f1: float
+    n_tokens: int
+    score_F: dict[str, np.ndarray] = field(default_factory=dict, compare=False)
+
+    def hit(self, method: str, feature: int) -> bool:
+        """Whether `feature` is among the first ten, with a positive score."""
+        score_F = self.score_F[method]
+        return bool(score_F[feature] > 0 and (score_F > score_F[feature]).sum() < HITS)
+
+
+def known_words(
+    lm: LanguageModel, words: Words, corpus: CorpusReader, reader: ActivationReader, feature_stats: Path
+) -> list[KnownWord]:
+    """Words with a feature of their own, in the order of the file."""
+    token_of = {word: lm.tokenize(f" {word}", bos=False) for word in words.words}
+    single = {word: ids[0] for word, ids in token_of.items() if len(ids) == 1}
+    train_N = reader.token_index("train").numpy()
+    id_N = corpus.token_ids_BT.reshape(-1)[train_N]
+    wanted = np.isin(id_N, list(single.values()))
+    tokens = pl.DataFrame({"token_index": train_N[wanted], "token_id": id_N[wanted]})
+    n_of = dict(tokens.group_by("token_id").len().iter_rows())
+    active = pl.scan_parquet(feature_stats / "activations_train.parquet").select("feature", "token_index")
+    both = (
+        active.join(tokens.lazy(), on="token_index", how="inner").group_by("token_id", "feature").len()
+        .collect(engine="streaming")
+    )  # fmt: skip
+    totals = pl.read_parquet(feature_stats / "features.parquet", columns=["feature", "n_active_train"])
+    scored = both.join(totals, on="feature").with_columns(
+        (2 * pl.col("len") / (pl.col("n_active_train") + pl.col("token_id").replace_strict(n_of))).alias("f1")
+    )
+    best = {row[0]: row[1:] for row in scored.sort("f1", "feature").select("token_id", "feature", "f1").iter_rows()}
+    return [
+        KnownWord(word, best[token_id][0], best[token_id][1], n_of[token_id])
+        for word, token_id in single.items()
+        if token_id in best and best[token_id][1] >= MIN_F1 and n_of[token_id] >= MIN_TOKENS
+    ]
+
+
+def searched_words(lm: LanguageModel, bank: Bank, known: list[KnownWord], templates: Templates, bos: bool) -> list[KnownWord]:
+    """The same words with every unit's score by each method."""
+    negatives = read_texts(lm, bank, templates.negatives, bos)
+    negative_IF, negative_ID = strongest(bank, negatives), means(bank, negatives)
+    found = []
+    with bar("search: words", len(known), "words") as progress:
+        for place, each in enumerate(known):
+            one = read_texts(lm, bank, [templates.single.format(word=each.word)], bos)[0]
+            reads = read_texts(lm, bank, [text.format(word=each.word) for text in templates.sets], bos)
+            positive_I = np.repeat([True, False], [len(reads), len(negatives)])
+            last_ID = np.stack([bank.sae.scaled(read.r_TD[-1:]).cpu().numpy()[0] for read in reads])
+            other = known[(place + 1) % len(known)].word
+            text = templates.attribution.format(word=each.word, other=other)
+            scores = {
+                "single_prompt": single_prompt(bank.activations(one.r_TD[-1:])[0].numpy()),
+                "prompt_sets": prompt_sets(np.concatenate([strongest(bank, reads), negative_IF]), positive_I),
+                "geometry": geometry(bank.rows_FD, np.concatenate([last_ID, negative_ID]), positive_I),
+            }
+            if other != each.word:
+                scores["attribution"] = attribution(lm, [bank], [text], f" {each.word}", f" {other}", bos, question="")[0]
+            found.append(KnownWord(each.word, each.feature, each.f1, each.n_tokens, scores))
+            progress.update(1)
+    return found
+
+
+def hits(known: list[KnownWord], method: str) -> tuple[np.ndarray, np.ndarray]:
+    """(whether a word's own feature is found, share of the other words' features found in its place), by word."""
+    own, others = [], []
+    for each in known:
+        if method not in each.score_F:
+            continue
+        rivals = sorted({other.feature for other in known} - {each.feature})
+        own.append(float(each.hit(method, each.feature)))
+        others.append(float(np.mean([each.hit(method, rival) for rival in rivals])) if rivals else 0.0)
+    return np.array(own), np.array(others)
+
+
+def word_rows(known: list[KnownWord], size: int) -> list[dict]:
+    """Rows of `concept_search_words`."""
+    return [
+        {
+            "size": size, "word": each.word, "feature": each.feature, "f1": each.f1, "n_tokens": each.n_tokens, "method": method,
+            "rank": int((score_F > score_F[each.feature]).sum()) + 1, "found": each.hit(method, each.feature),
+        }
+        for each in known
+        for method, score_F in each.score_F.items()
+    ]  # fmt: skip

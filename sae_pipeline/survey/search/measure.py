@@ -1,0 +1,136 @@
+"""The measurements of this stage, each beside random directions (or other words' features) after the same selection."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sae_pipeline.survey.attribution.statistics import Compared, compared
+from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.search.families import CARRIED_AUROC, FOUND_AUROC, NOTE, Searched, resampled
+from sae_pipeline.survey.search.known_words import SEARCHES, KnownWord, hits
+from sae_pipeline.survey.search.probes import MOST_K, Probed
+
+DIRECTIONS = "random directions of the same densities, through the same selection"
+MIN_KNOWN, MIN_SETS, N_SAFETY = 10, 4, 5
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that was measured. Pairs of arrays: features, random directions."""
+
+    size: int
+    searched: list[Searched]
+    known: list[KnownWord]
+    n_words: int
+    probed: list[Probed]
+    contrasts: list[np.ndarray]
+    sorts: list[np.ndarray]
+    few: dict[int, np.ndarray]  # k -> concepts x (features, random directions, dense probe)
+    seed: int
+    sha: str
+
+
+def measurements(results: Results) -> list[Measurement]:
+    """All of them."""
+    return [*_words(results), *_told_apart(results), *_few(results), *_sparse(results), _safety(results)]
+
+
+def _measurement(
+    results: Results, name: str, metric: str, found: Compared | None, attempted: int, control: str, rows: str, **more
+) -> Measurement:
+    columns: dict[str, Any] = {"value": None, "status": "too_few_examples"} if found is None else found.columns
+    return Measurement(
+        name, metric, n_scored=found.n if found else 0, n_attempted=attempted, size=results.size, control=control,
+        files_sha=results.sha, rows=rows, **(columns | more),
+    )  # fmt: skip
+
+
+def _compared(value: np.ndarray, control: np.ndarray, seed: int, at_least: int = 1) -> Compared | None:
+    return compared(value, control, seed) if len(value) >= at_least else None
+
+
+def _words(results: Results) -> list[Measurement]:
+    rows = []
+    for method in SEARCHES:
+        own, others = hits(results.known, method)
+        rows.append(_measurement(
+            results, f"hit_at_10_{method}", "share of words whose known feature is among the first ten found",
+            _compared(own, others, results.seed, 2), results.n_words, "features of the other words", "concept_search_words",
+            ceiling_metric="words with a known feature", ceiling=float(len(results.known)), ceiling_threshold=float(MIN_KNOWN),
+        ))  # fmt: skip
+    return rows
+
+
+def _told_apart(results: Results) -> list[Measurement]:
+    both = ~np.isnan(results.contrasts[0]) & ~np.isnan(results.contrasts[1])
+    value, control = (each[both] for each in results.contrasts)
+    n = min(map(len, results.sorts))
+    return [
+        _measurement(
+            results, "contrastive_accuracy",
+            "units active on one text of a pair whose training tokens say which one, mean over pairs; chance 0.5",
+            _compared(value, control, results.seed), len(both), DIRECTIONS, "concept_search_results",
+        ),
+        _measurement(
+            results, "sort_accuracy", "held-out tokens that training tokens sort to the right one of two units; chance 0.5",
+            _compared(results.sorts[0][:n], results.sorts[1][:n], results.seed), max(map(len, results.sorts)), DIRECTIONS,
+            "concept_search_results",
+        ),
+    ]  # fmt: skip
+
+
+def _few(results: Results) -> list[Measurement]:
+    rows = []
+    for k, accuracy in results.few.items():
+        dense = f"; a dense probe of the residual reaches {accuracy[:, 2].mean():.3f}"
+        name = "few_feature_classifier" if k == max(results.few) else f"few_feature_classifier_k_{k}"
+        rows.append(_measurement(
+            results, name, f"held-out accuracy of a classifier over {k} features, mean over concepts",
+            _compared(accuracy[:, 0], accuracy[:, 1], results.seed), len(accuracy), DIRECTIONS, "concept_search_results",
+            why=f"k = {k}{dense}",
+        ))  # fmt: skip
+    return rows
+
+
+def _sparse(results: Results) -> list[Measurement]:
+    rows = []
+    for k in sorted({row.k for row in results.probed}, reverse=True) or [MOST_K]:
+        of_k = [row for row in results.probed if row.k == k]
+        gap = np.array([[row.features - row.dense, row.directions - row.dense] for row in of_k]).reshape(-1, 2)
+        name = "sparse_probe_minus_dense" if k == MOST_K else f"sparse_probe_minus_dense_k_{k}"
+        rows.append(_measurement(
+            results, name, f"held-out accuracy of {k} features minus that of a dense probe, mean over data sets",
+            _compared(gap[:, 0], gap[:, 1], results.seed, MIN_SETS), len(of_k), DIRECTIONS, "concept_search_probes",
+            why="; ".join(f"{row.name} {row.features:.3f} against {row.dense:.3f}" for row in of_k) or None,
+        ))  # fmt: skip
+    return rows
+
+
+def _safety(results: Results) -> Measurement:
+    searched = [each for each in results.searched if each.concept.safety]
+    rows = [each.row(each.best_method(0), results.size, results.seed) for each in searched]
+    null = [each.row(each.best_method(1), results.size, results.seed)["null_auroc"] for each in searched]
+    found = sum(row["verdict"] == "found" for row in rows)
+    carried = sum(each.probe_auroc >= CARRIED_AUROC for each in searched)
+    low, high = _resampled_count(searched, results.seed)
+    return Measurement(
+        "safety_families_found", f"safety families with a feature of held-out AUROC {FOUND_AUROC} or more that beats its null",
+        float(found), carried, len(searched), results.size, low, high, f"families in which {DIRECTIONS} reach that AUROC",
+        float(sum(value >= FOUND_AUROC for value in null)), ceiling_metric="safety families that a dense probe tells apart",
+        ceiling=float(carried), ceiling_threshold=float(N_SAFETY), files_sha=results.sha, rows="concept_search_results",
+        why="; ".join([*(f"{row['concept']}: {row['verdict']}, AUROC {row['auroc']:.2f}" for row in rows), NOTE]),
+    )  # fmt: skip
+
+
+def _resampled_count(searched: Sequence[Searched], seed: int) -> tuple[float | None, float | None]:
+    """Interval of the number of families at or above the AUROC, over resamples of their held-out texts."""
+    if not searched:
+        return None, None
+    counts = sum(
+        (resampled(each.held_out_positive_I, [each.value_I[each.best_method(0)][0]], seed)[0] >= FOUND_AUROC).astype(float)
+        for each in searched
+    )
+    low, high = np.percentile(counts, [2.5, 97.5])
+    return float(low), float(high)
