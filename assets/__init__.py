@@ -14,11 +14,13 @@ from assets.feature_stats import feature_stats
 from assets.invariants import invariants
 from assets.main_results import main_results
 from assets.neighbourhoods import neighbourhoods
+from assets.null_models import null_models
 from assets.publishing import StageAsset
 from assets.random_model import random_model
 from assets.report import report
 from assets.sae import sae
 from assets.sae_metrics import sae_metrics
+from assets.scaling_laws import scaling_laws
 from assets.size_comparison import size_comparison
 from assets.specificity_scores import specificity_scores
 from assets.steering_comparison import steering_comparison
@@ -41,6 +43,8 @@ STAGE_ASSETS: tuple[StageAsset, ...] = (
     main_results,
     invariants,
     steering_comparison,
+    null_models,
+    scaling_laws,
     survey_verdicts,
     analysis_tables,
     size_comparison,

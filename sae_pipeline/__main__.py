@@ -84,6 +84,23 @@ def status(study: StudyOption = DEFAULT_STUDY) -> None:
 
 
 @app.command()
+def suggest(
+    budget: Annotated[float | None, typer.Option(metavar="FLOPS", help="Compute budget, for example 1e16.")] = None,
+    tokens: Annotated[
+        float | None, typer.Option(metavar="N", help="Or: training tokens, each seen once, for example 4e8.")
+    ] = None,
+    study: StudyOption = DEFAULT_STUDY,
+) -> None:
+    """Size, steps and learning rate for a budget, from the study's own scaling laws (`run --job survey` fits them).
+
+    Warns where the budget lies far outside those that were tried.
+    """
+    from sae_pipeline.cli.suggest import suggest_command
+
+    suggest_command(study, budget, tokens)
+
+
+@app.command()
 def ui(
     study: StudyOption = DEFAULT_STUDY,
     port: Annotated[int, typer.Option(help="First port to try; the next free one is taken and printed.")] = 3000,

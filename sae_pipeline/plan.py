@@ -24,6 +24,7 @@ GENERATION_RATE_PER_CORE = 6.0e10  # key-value-cached steps are bound by memory,
 FLOAT32_RATE_PER_CORE = 6.0e10  # short prompts in single precision
 PROMPT_TOKENS = 12  # of a committed prompt
 SAE_TOKEN_CORE_SECONDS = 2.5e-5  # of a training token, whatever the size: reading, sparse gradients, optimizer
+SAE_WEIGHT_STEP_SECONDS = 4e-9  # of an optimizer step, per weight
 MAP_SECONDS_PER_FEATURE = 1.5e-3  # UMAP, one thread whatever the machine
 DENSE_PRODUCTS = 6  # matrix products of a step that is not sparse
 N_INSTRUCTIONS, THIN_CHOOSE = 2, 4  # of the prompt-only control: templates, texts of each on the choosing half
@@ -202,6 +203,21 @@ def expected_seconds(study: Study, shape: Shape, stage: str, size: int | None) -
             blocks = len(study.sae.sizes) * context
             run = settings.n_examples * to_hook + 3 * 2 * settings.n_clamped * whole
             return 20 + blocks * run / model_rate
+        case "null_models":
+            settings, smallest = study.survey.null_models, min(study.sae.sizes)
+            trained = 2 * settings.n_seeds * settings.epochs * tokens * (1 - study.corpus.held_out)
+            per_token = SAE_TOKEN_CORE_SECONDS / cores + 2.0 * shape.d_model * smallest / sae_rate
+            return 40 + trained * per_token + settings.n_seeds * settings.synthetic_steps * 0.03 / cores
+        case "scaling_laws":
+            settings, n_rates = study.survey.scaling_laws, len(study.survey.scaling_laws.rates)
+            runs = [(size, steps) for size in settings.sizes for steps in settings.steps]
+            runs += [(settings.sizes[1], settings.steps[-2])] * n_rates * settings.n_rate_budgets
+            runs += [(4 * settings.matched_size, settings.steps[-1])] * len(settings.lambdas)
+            # Small batches: the optimizer's pass over all weights counts as much as the tokens.
+            return 40 + sum(
+                steps * (settings.batch * SAE_TOKEN_CORE_SECONDS / cores + 2 * shape.d_model * size * SAE_WEIGHT_STEP_SECONDS)
+                for size, steps in runs
+            )
         case _:
             return 3
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from sae_pipeline import study, study_survey
+from sae_pipeline import study, study_survey, study_survey_laws
 from sae_pipeline.study import Section
 
 PAGE = Path("docs/studies.md")
@@ -36,6 +36,10 @@ SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("survey.attribution", study_survey.Attribution),
     ("survey.steering_comparison", study_survey.SteeringComparison),
     ("survey.concept_search", study_survey.ConceptSearch),
+    ("survey.null_models", study_survey.NullModels),
+    ("survey.scaling_laws", study_survey.ScalingLaws),
+    ("survey.null_models", study_survey_laws.NullModels),
+    ("survey.scaling_laws", study_survey_laws.ScalingLaws),
     ("judge", study.Judge),
     ("judge.prices, by model", study.ModelPrice),
 )

@@ -4,6 +4,8 @@ from pydantic import Field
 
 from sae_pipeline.study_inputs import Section
 from sae_pipeline.study_survey_search import Attribution, ConceptSearch
+from sae_pipeline.study_survey_laws import NullModels, ScalingLaws
+from sae_pipeline.study_survey_search import Attribution
 
 
 class Neighbourhoods(Section):
@@ -49,3 +51,5 @@ class Survey(Section):
     attribution: Attribution = Attribution()
     steering_comparison: SteeringComparison = SteeringComparison()
     concept_search: ConceptSearch = ConceptSearch()
+    null_models: NullModels = NullModels()
+    scaling_laws: ScalingLaws = ScalingLaws()

@@ -29,6 +29,11 @@ MEASURING_STAGES: tuple[Stage, ...] = (
         "steering_comparison", SURVEY, ("sae", "feature_stats"), ("sae.sizes", "hook", "survey.steering_comparison"),
         per_size=False, files=("survey/steering/*.yaml", "steering/prompts.yaml"),
     ),
+    Stage(
+        "null_models", SURVEY, ("corpus", "activations", "random_model"), ("sae.sizes", "sae.k", "survey.null_models"),
+        per_size=False,
+    ),
+    Stage("scaling_laws", SURVEY, ("corpus", "activations"), ("sae.k", "survey.scaling_laws"), per_size=False),
 )  # fmt: skip
 SURVEY_STAGES: tuple[Stage, ...] = (
     *MEASURING_STAGES,

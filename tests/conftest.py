@@ -100,6 +100,19 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+# As little of every part of the survey as still goes through all of its code.
+TINY_SURVEY = {
+    "null_models": {"n_seeds": 1, "epochs": 4, "n_scored": 4, "synthetic_steps": 4},
+    "scaling_laws": {
+        "sizes": [16, 32, 64, 128],
+        "steps": [8, 16, 32, 64],
+        "batch": 32,
+        "matched_size": 32,
+        "n_proxy_features": 4,
+    },
+}
+
+
 def tiny_study_mapping(model_folder: Path, text_folder: Path, name: str = "tiny") -> dict:
     """The tiny study as plain YAML-able values; change what a test needs, then `parse_study` it."""
     return {
@@ -120,6 +133,7 @@ def tiny_study_mapping(model_folder: Path, text_folder: Path, name: str = "tiny"
         "features": {"n_top": 6, "n_per_interval": 2, "window": 6},
         "score": {"n_features": 6, "examples_per_interval": 1, "n_controls": 4},
         "steer": {"n_features": {"other": 2}, "factors": [0, 1, 2], "max_new_tokens": 6, "n_prompts": 4, "samples_per_prompt": 1},
+        "survey": TINY_SURVEY,
     }  # fmt: skip
 
 

@@ -55,11 +55,16 @@ def random_directions(reader: ActivationReader, n_matched_train: np.ndarray, see
     generator = torch.Generator().manual_seed(seed)
     directions_CD = torch.randn(len(n_matched_train), reader.d_model, generator=generator)
     directions_CD /= directions_CD.norm(dim=1, keepdim=True)
+    return directions(reader, directions_CD, n_matched_train)
+
+
+def directions(reader: ActivationReader, directions_CD: torch.Tensor, n_matched_train: np.ndarray) -> Units:
+    """Given unit vectors in scaled space (as units of kind `random_direction`), each with that many train activations."""
 
     def project(token_index: torch.Tensor) -> torch.Tensor:
         return reader.scaled(reader.gather(token_index)) @ directions_CD.T
 
-    return _sparse(reader, "random_direction", np.arange(len(n_matched_train)), project, n_matched_train)
+    return _sparse(reader, "random_direction", np.arange(len(directions_CD)), project, n_matched_train)
 
 
 def mlp_neurons(reader: ActivationReader, n_matched_train: np.ndarray, seed: int) -> Units:

@@ -18,19 +18,23 @@ DEAD_AFTER_TOKENS = 100_000
 
 
 class Learner:
-    """`dtype` is that of the large products; masters and optimizer are float32."""
+    """`dtype` is that of the large products; masters and optimizer are float32. Parameters named in `frozen` stay as drawn."""
 
     def __init__(
-        self, d_model: int, n_features: int, architecture: Architecture, dtype: torch.dtype, seed: int = 0, device: str = "cpu"
-    ) -> None:
+        self, d_model: int, n_features: int, architecture: Architecture, dtype: torch.dtype, seed: int = 0, device: str = "cpu",
+        frozen: frozenset[str] = frozenset(),
+    ) -> None:  # fmt: skip
         self.architecture, self.device = architecture, device
         self.parameters: Parameters = initial_parameters(
             n_features, d_model, architecture.initial_decoder_norm, torch.Generator().manual_seed(seed), device,
             architecture.own_parameters(n_features),
         )  # fmt: skip
-        per_feature = [self.parameters.b_enc_F, *self.parameters.own.values()]
-        others = [self.parameters.W_enc_FD, self.parameters.W_dec_FD, self.parameters.b_dec_D]
-        groups = [{"params": others, "rate": 1.0}, {"params": per_feature, "rate": architecture.feature_rate}]
+        self._learned = {name: value for name, value in self.parameters.named().items() if name not in frozen}
+        per_feature = {"b_enc_F", *self.parameters.own}
+        groups = [
+            {"params": [value for name, value in self._learned.items() if (name in per_feature) == own], "rate": rate}
+            for own, rate in ((False, 1.0), (True, architecture.feature_rate))
+        ]
         self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.999), fused=True)
         self.tokens_since_active_F = torch.zeros(n_features, dtype=torch.int64, device=device)
         self.step = Step(self.parameters, architecture, dtype)
@@ -44,7 +48,7 @@ class Learner:
         """One step: (statistics, gradient norm before clipping, which features were dead)."""
         dead_F = self.tokens_since_active_F >= DEAD_AFTER_TOKENS
         result = self.step(x_ND, penalty, dead_F if self.architecture.revives_dead_features else None)
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.parameters.named().values(), CLIP_NORM)
+        grad_norm = torch.nn.utils.clip_grad_norm_(self._learned.values(), CLIP_NORM)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["rate"]
         self.optimizer.step()
@@ -59,6 +63,7 @@ class Learner:
         tensors = {"tokens_since_active_F": self.tokens_since_active_F}
         for name, parameter in self.parameters.named().items():
             tensors[name] = parameter.detach()
+        for name, parameter in self._learned.items():
             tensors |= {f"{name}.{key}": value for key, value in self.optimizer.state[parameter].items()}
         return tensors
 
@@ -67,6 +72,7 @@ class Learner:
         """Inverse of `tensors`."""
         for name, parameter in self.parameters.named().items():
             parameter.copy_(tensors[name])
+        for name, parameter in self._learned.items():
             self.optimizer.state[parameter] = {
                 # Copies of our own: a file's buffer is aligned otherwise, and then sums may round otherwise.
                 key: tensors[f"{name}.{key}"].to(self.device, copy=True)

@@ -15,6 +15,8 @@ from sae_pipeline.tables.record_tables import RECORD_TABLES
 from sae_pipeline.tables.sae_tables import SAE_TABLES
 from sae_pipeline.tables.search_tables import SEARCH_TABLES
 from sae_pipeline.tables.steering_tables import STEERING_TABLES
+from sae_pipeline.tables.survey_nulls_tables import NULL_TABLES
+from sae_pipeline.tables.survey_scaling_tables import SCALING_TABLES
 from sae_pipeline.tables.survey_steering_tables import SURVEY_STEERING_TABLES
 from sae_pipeline.tables.survey_tables import SURVEY_TABLES
 
@@ -30,6 +32,8 @@ TABLES: dict[str, Table] = {
         *ATTRIBUTION_TABLES,
         *SURVEY_STEERING_TABLES,
         *SEARCH_TABLES,
+        *NULL_TABLES,
+        *SCALING_TABLES,
         *RECORD_TABLES,
     )
 }

@@ -1,0 +1,1 @@
+"""Scaling laws of SAEs on the study's own activations (paper, 'Scaling laws')."""
