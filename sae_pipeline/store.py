@@ -13,72 +13,19 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from sae_pipeline.artifact import MANIFEST, Built, Freshness, Manifest, Outcome
 from sae_pipeline.digests import file_digest, files_digest, value_digest
 from sae_pipeline.disk import disk_full_is_a_user_error
 from sae_pipeline.errors import UserError
 from sae_pipeline.inputs import external_inputs
 from sae_pipeline.stages import STAGES, sizes_of, study_digest
 from sae_pipeline.study import Study, load_study
-
-MANIFEST = "manifest.json"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a builder hands back.
-
-    `metadata`: JSON-able numbers and strings for the UI and the tables. `data_version`: only where files are not byte-stable
-    (a DuckDB file); by default the digest of the files. `also`: files outside the artefact's folder that belong to it.
-    `incomplete`: what is missing for reasons that may pass (a server that was down); the artefact is published and good to read,
-    and the next run tries again.
-    """
-
-    metadata: dict[str, Any] = field(default_factory=dict)
-    data_version: str | None = None
-    also: tuple[Path, ...] = ()
-    incomplete: str = ""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """Everything known about a published artefact."""
-
-    stage: str
-    size: int | None
-    code_version: str
-    study_digest: str
-    inputs: dict[str, str]
-    files: dict[str, str]
-    data_version: str
-    started: str
-    seconds: float
-    metadata: dict[str, Any]
-    incomplete: str = ""
-
-
-@dataclass(frozen=True)
-class Freshness:
-    """Whether an artefact is current, and why not. `incomplete`: nothing changed, but something may be made up for."""
-
-    state: Literal["fresh", "stale", "missing", "corrupt"]
-    why: str = ""
-    incomplete: bool = False
-
-
-@dataclass(frozen=True)
-class Built:
-    """Result of `build`: the manifest, and whether the artefact was already fresh."""
-
-    manifest: Manifest
-    path: Path
-    reused: bool
 
 
 class ArtifactStore:
