@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 Dtype = Literal["auto", "bfloat16", "float32"]
 
@@ -12,6 +12,16 @@ class Section(BaseModel):
     """A frozen part of the study; a key it does not know is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _increasing(sizes: list[int]) -> list[int]:
+    if sizes != sorted(set(sizes)) or sizes[0] < 1:
+        raise ValueError("sizes must be positive and strictly increasing")
+    return sizes
+
+
+Sizes = Annotated[list[int], Field(min_length=1), AfterValidator(_increasing)]
+"""Numbers of features, one SAE each."""
 
 
 class HubModel(Section):

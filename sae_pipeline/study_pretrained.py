@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from sae_pipeline.study_inputs import Section
+from sae_pipeline.study_inputs import Section, Sizes
 
 FormatName = Literal["saelens", "gemma_scope", "gemma_scope_2", "sparsify", "dictionary_learning", "openai", "own"]
 
@@ -17,20 +17,13 @@ class PretrainedSae(Section):
     path: str | None = Field(default=None, description="folder (or weights file) on this machine; either this or id")
     id: str | None = Field(default=None, description="repository on the Hugging Face hub, owner/name")
     revision: str | None = Field(default=None, description="branch, tag or commit of id; pin a commit to repeat the study")
-    sizes: list[int] = Field(min_length=1, description="numbers of features, one SAE each, increasing")
+    sizes: Sizes = Field(description="numbers of features, one SAE each, increasing")
     folders: dict[int, str] = Field(
         default={}, description="where each size lies below path or id; needed for more than one, default: the place itself"
     )
     input_scale: float | None = Field(
         default=None, gt=0, description="factor on activations that a SAELens file asks for and does not hold"
     )
-
-    @field_validator("sizes")
-    @classmethod
-    def _increasing(cls, sizes: list[int]) -> list[int]:
-        if sizes != sorted(set(sizes)) or sizes[0] < 1:
-            raise ValueError("sizes must be positive and strictly increasing")
-        return sizes
 
     @model_validator(mode="after")
     def _one_place_for_each(self) -> "PretrainedSae":

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from sae_pipeline.study_inputs import Section
+from sae_pipeline.study_inputs import Section, Sizes
 from sae_pipeline.study_pretrained import PretrainedSae
 
 Architecture = Literal["relu_l1", "topk", "batch_topk", "jumprelu", "gated", "matryoshka"]
@@ -20,7 +20,7 @@ class Sae(Section):
 
     source: Literal["trained"] = Field(default="trained", description="`pretrained` imports SAEs instead, see the section below")
     architecture: Architecture = Field(default="batch_topk", description="see docs/metrics.md for their losses")
-    sizes: list[int] = Field(min_length=1, description="numbers of features, one SAE each, increasing")
+    sizes: Sizes = Field(description="numbers of features, one SAE each, increasing")
     k: int | None = Field(default=None, gt=0, description="active features per token (topk, batch_topk, matryoshka); default 32")
     l1: float | None = Field(default=None, gt=0, description="lambda of relu_l1 and gated; default 5 (the paper's)")
     sparsity: float | None = Field(
@@ -48,13 +48,6 @@ class Sae(Section):
     )
     checkpoint_every_steps: int = Field(default=100, gt=0, description="work that a crash can cost; does not change results")
     seed: int = Field(default=0, description="of every random choice of this section")
-
-    @field_validator("sizes")
-    @classmethod
-    def _increasing(cls, sizes: list[int]) -> list[int]:
-        if sizes != sorted(set(sizes)) or sizes[0] < 1:
-            raise ValueError("sizes must be positive and strictly increasing")
-        return sizes
 
     @model_validator(mode="after")
     def _a_rate_for_every_size(self) -> "Sae":
