@@ -187,7 +187,8 @@ def parity(name: str, architecture: str, peers: dict[str, dict[str, Any]]) -> Su
     common = {"architecture": architecture, "learning_rate": 1e-3}
     specs, alike = [Spec("ours", shape, FP32, **common)], []
     for peer, rules in peers.items():
-        theirs = Spec(peer, shape, FP32, **common)
+        # SAELens as it comes ranks by f ‖W_dec‖, as ours does.
+        theirs = Spec(peer, shape, FP32, **common, options={"rescale": True} if peer == "SAELens" else None)
         ours = Spec("ours under a peer's rules", shape, FP32, **common, options=rules) if rules else specs[0]
         specs += [theirs] if ours in specs else [theirs, ours]
         alike.append(Pair(peer, theirs.label, ours.label, 0.01))
