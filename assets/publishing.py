@@ -45,6 +45,7 @@ class StageAsset:
     kinds: frozenset[str]
     checks: Mapping[str, str]
     pool: str | None
+    takes_ranges: bool = False
 
     @property
     def stage(self) -> str:
@@ -65,6 +66,7 @@ class StageAsset:
         return dg.asset(
             name=self.stage, group_name=stage.group, deps=[*stage.upstream, *stage.optional], partitions_def=partitions,
             code_version=stage.code_version, kinds=set(self.kinds), owners=OWNERS, check_specs=specs, pool=self.pool,
+            output_required=not self.takes_ranges,
             description=inspect.getdoc(self.function),
             automation_condition=_when(stage) if stage.group == "analysis" else None,
         )(self.function)  # fmt: skip
@@ -78,10 +80,13 @@ def _when(stage: Stage) -> dg.AutomationCondition:
 
 
 def stage_asset(
-    *, kinds: set[str], checks: Mapping[str, str], pool: str | None = None
+    *, kinds: set[str], checks: Mapping[str, str], pool: str | None = None, takes_ranges: bool = False
 ) -> Callable[[Callable[..., Any]], StageAsset]:
-    """Declare the asset of the stage that has the function's name. `checks`: name -> what it verifies."""
-    return lambda function: StageAsset(function, frozenset(kinds), checks, pool)
+    """Declare the asset of the stage that has the function's name. `checks`: name -> what it verifies.
+
+    `takes_ranges`: one run may be about several sizes (`assets.several`).
+    """
+    return lambda function: StageAsset(function, frozenset(kinds), checks, pool, takes_ranges)
 
 
 class ChecksFailed(Exception):
@@ -98,12 +103,14 @@ def publish(
     force: bool,
     show: "Callable[[Path, Manifest], Metadata] | None" = None,
     headline: tuple[str, ...] = (),
+    size: int | None = None,
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """Build `stage` unless it is fresh, check it, and report. `show` adds metadata made from the published folder (pictures).
 
-    `headline` names the numbers that the terminal prints. Raises `dagster.Failure` for a failed check or a user error.
+    `headline` names the numbers that the terminal prints. `size`: by default that of the run. Raises `dagster.Failure` for a
+    failed check or a user error.
     """
-    size = size_of(context, stage)
+    size = size_of(context, stage) if size is None else size
     label = stage if size is None else f"{stage}/{size}"
     verdicts: dict[str, Verdict] = {}
 

@@ -7,7 +7,8 @@ import dagster as dg
 from pydantic import Field
 
 from assets.pictures import picture
-from assets.publishing import Rebuild, publish, size_of, stage_asset
+from assets.publishing import Rebuild, publish, stage_asset
+from assets.several import publish_each
 from assets.verdicts import SCHEMA, Verdict, schema_check
 from resources.compute import Compute
 from resources.store import Store
@@ -22,7 +23,7 @@ class TrainSae(Rebuild):
 
 
 @stage_asset(
-    kinds={"pytorch", "safetensors"}, pool="gpu",
+    kinds={"pytorch", "safetensors"}, pool="gpu", takes_ranges=True,
     checks={
         "schema": SCHEMA,
         "finite": "every weight is finite, decoder rows have norm 1, and the config fits the weights",
@@ -33,34 +34,39 @@ def sae(context: dg.AssetExecutionContext, config: TrainSae, store: Store, compu
     """A sparse autoencoder with as many features as the partition says, in its published form.
 
     Decoder rows have norm 1 (the norm is folded into the encoder), so a stored activation is the feature activation in scaled
-    space. Checkpoints are kept while it trains; a killed training goes on from the last one. A study with `source: pretrained`
-    imports it instead, and `import.json` says what its file and the study disagree on.
+    space. Checkpoints are kept while it trains; a killed training goes on from the last one. A single run over several sizes
+    trains them from one pass over the activations, to the same bits. A study with `source: pretrained` imports it instead, and
+    `import.json` says what its file and the study disagree on.
     """
+
+    def one(size: int, together: list[int]):
+        yield from publish(
+            context, store.artifacts, "sae", lambda work: build(context, store, compute, size, together, work), size=size,
+            checks={"schema": lambda work: schema_check(work, "sae"), "finite": weights_are_sound, "trained": history_is_whole},
+            force=config.force, show=lambda work, _: {"training": picture(png)} if (png := curves(work)) else {},
+            headline=("n_tokens_trained", "explained_variance_batch", "l0_sample", "explained_variance_sample", "n_differences"),
+        )  # fmt: skip
+
+    if len(sizes := [int(key) for key in context.partition_keys]) == 1:
+        yield from one(sizes[0], config.train_with)
+    else:
+        yield from publish_each(context, sizes, one)
+
+
+def build(context: dg.AssetExecutionContext, store: Store, compute: Compute, size: int, together: list[int], work: Path):
+    """Train or import the SAE of `size` in `work`; `together`: what else to train from the same pass."""
     from sae_pipeline.activations.reader import ActivationReader
     from sae_pipeline.formats.build import build_import
     from sae_pipeline.sae.build import build_sae
     from sae_pipeline.study import PretrainedSae
 
-    study, size = store.study, size_of(context, "sae")
-    folder = store.artifacts.path("activations")
-
-    def build(work: Path):
-        assert size is not None
-        with compute.lease(context.log.info) as device:
-            origin = {
-                "model": study.model.model_dump(mode="json"), "hook": study.hook.model_dump(mode="json"), "bos": study.corpus.bos,
-            }  # fmt: skip
-            if isinstance(study.sae, PretrainedSae):
-                return build_import(ActivationReader.open(folder), study, size, work, origin, device.name)
-            with store.artifacts.also_building("sae", [other for other in config.train_with if other != size]) as companions:
-                return build_sae(ActivationReader.open(folder), study.sae, size, work, origin, device.name, companions)
-
-    yield from publish(
-        context, store.artifacts, "sae", build,
-        checks={"schema": lambda work: schema_check(work, "sae"), "finite": weights_are_sound, "trained": history_is_whole},
-        force=config.force, show=lambda work, _: {"training": picture(png)} if (png := curves(work)) else {},
-        headline=("n_tokens_trained", "explained_variance_batch", "l0_sample", "explained_variance_sample", "n_differences"),
-    )  # fmt: skip
+    study, folder = store.study, store.artifacts.path("activations")
+    origin = {"model": study.model.model_dump(mode="json"), "hook": study.hook.model_dump(mode="json"), "bos": study.corpus.bos}
+    with compute.lease(context.log.info) as device:
+        if isinstance(study.sae, PretrainedSae):
+            return build_import(ActivationReader.open(folder), study, size, work, origin, device.name)
+        with store.artifacts.also_building("sae", [other for other in together if other != size]) as companions:
+            return build_sae(ActivationReader.open(folder), study.sae, size, work, origin, device.name, companions)
 
 
 def weights_are_sound(folder: Path) -> Verdict:

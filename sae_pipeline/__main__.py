@@ -37,6 +37,10 @@ def run(
             "steering_evals. The next plain run goes back to the study's own features.",
         ),
     ] = None,
+    one_pass: Annotated[
+        bool,
+        typer.Option("--one-pass", help="Train all sizes from one pass over the activations: sooner in all, the first later."),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:N, mps or cpu.")] = "auto",
     max_minutes: Annotated[float | None, typer.Option(help="Refuse to start when more time than this is expected.")] = None,
     job: Annotated[
@@ -57,7 +61,7 @@ def run(
 
     options = RunOptions(
         study_file=study, sizes=tuple(size or ()), only=only, force=force, features=features, device=device,
-        max_minutes=max_minutes, job=job,
+        max_minutes=max_minutes, job=job, one_pass=one_pass,
     )  # fmt: skip
     raise typer.Exit(run_command(options))
 

@@ -25,6 +25,7 @@ QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 class Wanted:
     """What the user asked for: some sizes (default all), one stage (default all), and whether fresh ones are rebuilt too.
 
+    `one_pass`: train all sizes that are not fresh from one pass over the activations, also over stored ones.
     `survey`: the survey and the analysis that shows it, instead of everything else.
     """
 
@@ -32,6 +33,7 @@ class Wanted:
     only: str | None = None
     force: bool = False
     survey: bool = False
+    one_pass: bool = False
 
 
 @dataclass
@@ -106,7 +108,7 @@ def run_pipeline(defs: dg.Definitions, store: ArtifactStore, instance: dg.Dagste
 
 def _trained_together(store: ArtifactStore, size: int | None, wanted: Wanted, todo: list[str], report: Report) -> list[int]:
     """Other sizes that the SAE of this one should be trained with: with streamed activations every pass is a harvest."""
-    if "sae" not in todo or wanted.force or store.study.activations.source != "streaming":
+    if "sae" not in todo or wanted.force or not (wanted.one_pass or store.study.activations.source == "streaming"):
         return []
     sizes = wanted.sizes or tuple(store.study.sae.sizes)
     return [other for other in sizes if other != size and pending(store, ["sae"], other, report)]

@@ -34,6 +34,7 @@ class RunOptions:
     device: str = "auto"
     max_minutes: float | None = None
     job: str | None = None
+    one_pass: bool = False
 
 
 def run_command(options: RunOptions) -> int:
@@ -175,7 +176,7 @@ def _materialize(store: ArtifactStore, options: RunOptions, guarded_file: Path |
     use_dagster_home(store.study.name, store.root.parent)
     compute = {"compute": Compute(device=options.device)}
     defs = build_defs(store.study, compute, root=store.root.parent, study_file=guarded_file)
-    wanted = Wanted(options.sizes or None, options.only, options.force, survey=options.job == SURVEY)
+    wanted = Wanted(options.sizes or None, options.only, options.force, survey=options.job == SURVEY, one_pass=options.one_pass)
     with DagsterInstance.get() as instance:
         return run_pipeline(defs, store, instance, wanted)
 

@@ -189,3 +189,31 @@ def test_streamed_activations_train_all_sizes_in_one_pass(copy):
     assert second.metadata["trained_with"] == [] and second.metadata["resumed_at_step"] == second.metadata["n_steps"]
     assert not copy.run(only="feature_stats").failed and not copy.run(only="sae_metrics").failed
     assert copy.store.freshness("feature_stats", study["sae"]["sizes"][0]).state == "fresh"
+
+
+def test_stored_activations_train_all_sizes_in_one_pass_to_the_same_bytes(copy):
+    """By the command line's option, and by one Dagster run over a range of sizes; each alone gave what is there before."""
+    sizes = copy.store.study.sae.sizes
+    alone = {size: copy.store.manifest("sae", size) for size in sizes}
+    defs = build_defs(copy.store.study, root=copy.root, study_file=copy.file)
+    first, last = str(sizes[0]), str(sizes[-1])
+    tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+    for by_range in (False, True):
+        for size in sizes:
+            shutil.rmtree(copy.store.path("sae", size))
+        if by_range:
+            job = defs.resolve_implicit_global_asset_job_def()
+            assert job.execute_in_process(instance=copy.instance, asset_selection=[dg.AssetKey("sae")], tags=tags).success
+        else:
+            assert not copy.run(only="sae", one_pass=True).failed
+        for size in sizes:
+            built, before = copy.store.manifest("sae", size), alone[size]
+            assert built and before and built.files == before.files and built.data_version == before.data_version
+            assert built.metadata["trained_with"] == (sizes[1:] if size == sizes[0] else [])
+            assert built.metadata["resumed_at_step"] == (0 if size == sizes[0] else built.metadata["n_steps"])
+    events = copy.instance.fetch_materializations(dg.AssetKey("sae"), limit=len(sizes)).records
+    reported = {event.partition_key: event.asset_materialization for event in events}
+    assert set(reported) == {first, last}
+    for size in sizes:
+        assert reported[str(size)].tags["dagster/data_version"] == alone[size].data_version
+        assert reported[str(size)].metadata["n_features"].value == size
