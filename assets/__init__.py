@@ -11,6 +11,7 @@ from assets.concept_search import concept_search
 from assets.corpus import corpus
 from assets.explanations import explanations
 from assets.feature_stats import feature_stats
+from assets.features_vs_neurons import features_vs_neurons
 from assets.invariants import invariants
 from assets.main_results import main_results
 from assets.neighbourhoods import neighbourhoods
@@ -45,6 +46,7 @@ STAGE_ASSETS: tuple[StageAsset, ...] = (
     steering_comparison,
     null_models,
     scaling_laws,
+    features_vs_neurons,
     survey_verdicts,
     analysis_tables,
     size_comparison,

@@ -26,6 +26,7 @@ PROMPT_TOKENS = 12  # of a committed prompt
 SAE_TOKEN_CORE_SECONDS = 2.5e-5  # of a training token, whatever the size: reading, sparse gradients, optimizer
 SAE_WEIGHT_STEP_SECONDS = 4e-9  # of an optimizer step, per weight
 MAP_SECONDS_PER_FEATURE = 1.5e-3  # UMAP, one thread whatever the machine
+GATHER_BYTES_PER_SECOND = 4e9  # of correlations: rows of neurons summed for every active pair
 DENSE_PRODUCTS = 6  # matrix products of a step that is not sparse
 N_INSTRUCTIONS, THIN_CHOOSE = 2, 4  # of the prompt-only control: templates, texts of each on the choosing half
 READ_BYTES_PER_SECOND = 2e8  # of a pretrained SAE: read, checked, refolded in float64
@@ -218,6 +219,14 @@ def expected_seconds(study: Study, shape: Shape, stage: str, size: int | None) -
                 steps * (settings.batch * SAE_TOKEN_CORE_SECONDS / cores + 2 * shape.d_model * size * SAE_WEIGHT_STEP_SECONDS)
                 for size, steps in runs
             )
+        case "features_vs_neurons":
+            settings = study.survey.features_vs_neurons
+            counted = min(settings.n_tokens, tokens)
+            neurons = shape.d_mlp * (study.hook.after_block + 1)
+            # Each active pair reads the neurons of its token once.
+            active = (getattr(study.sae, "k", None) or 64) * min(1.0, settings.n_features / (size or 1)) + 1
+            gathered = counted * active * neurons * 4 / (GATHER_BYTES_PER_SECOND * cores)
+            return 30 + counted * to_hook / model_rate + gathered + counted * encode / sae_rate
         case _:
             return 3
 

@@ -3,9 +3,8 @@
 from pydantic import Field
 
 from sae_pipeline.study_inputs import Section
-from sae_pipeline.study_survey_search import Attribution, ConceptSearch
 from sae_pipeline.study_survey_laws import NullModels, ScalingLaws
-from sae_pipeline.study_survey_search import Attribution
+from sae_pipeline.study_survey_search import Attribution, ConceptSearch
 
 
 class Neighbourhoods(Section):
@@ -43,6 +42,17 @@ class SteeringComparison(Section):
     seed: int = Field(default=0, description="of every random choice of this section")
 
 
+class FeaturesVsNeurons(Section):
+    """Correlation with neurons and residual dimensions, specificity by activation, sensitivity."""
+
+    n_features: int = Field(default=1000, ge=1, description="random live features per size that are correlated")
+    n_directions: int = Field(default=200, ge=1, description="random directions of equal density beside them")
+    n_tokens: int = Field(default=100_000, ge=64, description="tokens, half train and half held out, at most")
+    n_error_tokens: int = Field(default=8192, ge=64, description="tokens per split on which thresholds are held to their error")
+    n_windows: int = Field(default=1000, ge=1, description="held-out activations of each of the four chosen features")
+    seed: int = Field(default=0, description="of every random choice of this section")
+
+
 class Survey(Section):
     """What `sae-pipeline run --job survey` makes after the main run: one section for each of its stages."""
 
@@ -53,3 +63,4 @@ class Survey(Section):
     concept_search: ConceptSearch = ConceptSearch()
     null_models: NullModels = NullModels()
     scaling_laws: ScalingLaws = ScalingLaws()
+    features_vs_neurons: FeaturesVsNeurons = FeaturesVsNeurons()

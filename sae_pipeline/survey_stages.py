@@ -34,6 +34,10 @@ MEASURING_STAGES: tuple[Stage, ...] = (
         per_size=False,
     ),
     Stage("scaling_laws", SURVEY, ("corpus", "activations"), ("sae.k", "survey.scaling_laws"), per_size=False),
+    Stage(
+        "features_vs_neurons", SURVEY, ("corpus", "activations", "sae", "feature_stats", "explanations", "specificity_scores"),
+        ("score.seed", "score.n_features", "score.features", "score.chosen", "survey.features_vs_neurons"),
+    ),
 )  # fmt: skip
 SURVEY_STAGES: tuple[Stage, ...] = (
     *MEASURING_STAGES,

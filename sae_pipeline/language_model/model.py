@@ -5,7 +5,7 @@ whichever site that is. Model dtype throughout, unless a docstring says otherwis
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from inspect import signature
 from typing import Any
@@ -90,6 +90,17 @@ class LanguageModel:
             with _capture(find_down_projection(self._block), before=True) as inputs:
                 self._run_truncated(token_ids_BT, attention_mask_BT)
             return caught[0], inputs[0][..., neurons.to(self.device)]
+
+    @torch.no_grad()
+    def neurons_up_to_hook(self, token_ids_BT: Tensor) -> list[Tensor]:
+        """Neurons_BTM of every block up to the hook's, first block first: the inputs of their down projections."""
+        with ExitStack() as stack:
+            caught = [
+                stack.enter_context(_capture(find_down_projection(block), before=True))
+                for block in self.anatomy.blocks[: self.hook.after_block + 1]
+            ]
+            self._run_truncated(token_ids_BT, None)
+        return [each[0] for each in caught]
 
     def _run_truncated(self, token_ids_BT: Tensor, attention_mask_BT: Tensor | None) -> None:
         ids_BT = token_ids_BT.to(self.device, torch.int64)

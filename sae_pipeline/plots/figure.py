@@ -4,8 +4,9 @@ Only matplotlib's object API is used: no pyplot, so no global state, no display,
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -109,3 +110,9 @@ def to_png(figure: Figure) -> bytes:
     palette = image.quantize(N_COLORS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     palette.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+def write_figure(folder: Path, name: str, draw: Callable[[Theme], bytes]) -> None:
+    """Write `<name>.light.png` and `<name>.dark.png`."""
+    for theme in THEMES:
+        (folder / f"{name}.{theme.name}.png").write_bytes(draw(theme))

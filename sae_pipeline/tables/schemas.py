@@ -19,6 +19,7 @@ from sae_pipeline.tables.survey_nulls_tables import NULL_TABLES
 from sae_pipeline.tables.survey_scaling_tables import SCALING_TABLES
 from sae_pipeline.tables.survey_steering_tables import SURVEY_STEERING_TABLES
 from sae_pipeline.tables.survey_tables import SURVEY_TABLES
+from sae_pipeline.tables.survey_unit_tables import SURVEY_UNIT_TABLES
 
 TABLES: dict[str, Table] = {
     table.name: table
@@ -34,6 +35,7 @@ TABLES: dict[str, Table] = {
         *SEARCH_TABLES,
         *NULL_TABLES,
         *SCALING_TABLES,
+        *SURVEY_UNIT_TABLES,
         *RECORD_TABLES,
     )
 }

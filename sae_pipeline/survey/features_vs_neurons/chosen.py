@@ -1,0 +1,158 @@
+"""Checklist row 18: four clear features, their specificity by activation.
+
+The paper's four were chosen to be easy. Here a rule chooses them on train tokens: of a random sample of live features with enough
+activations, those whose explanation's rule predicts them best (F1 on train tokens). Then about a thousand held-out activations of
+each are scored with the explanation, and with that of another of the four.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from sae_pipeline.interpret.protocols import Explanation
+from sae_pipeline.interpret.proxy import ProxyScorer
+from sae_pipeline.interpret.rules import Rule, RuleIndex
+from sae_pipeline.interpret.units import Units, choose
+from sae_pipeline.interpret.windows import Example, close_look, derangement, generator
+from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.resampling import bootstrap
+from sae_pipeline.tables.schemas import conform
+
+N_CHOSEN, N_CANDIDATES, MIN_ACTIVATIONS = 4, 400, 1000
+TOP_SHARE = 0.1
+
+
+def choose_clear(index: RuleIndex, units: Units, known: dict[tuple[str, int], Explanation], seed: int) -> dict[int, float]:
+    """{column: F1 on train tokens} of the four, best first."""
+    enough = [
+        int(column) for column in units.explained
+        if units.train.count_U[column] >= MIN_ACTIVATIONS and known.get(("sae_feature", int(column))) is not None
+        and known["sae_feature", int(column)].rule is not None
+    ]  # fmt: skip
+    candidates = np.sort(np.random.default_rng(seed).permutation(enough)[:N_CANDIDATES]).astype(int).tolist()
+    rules = [Rule.from_json(known["sae_feature", column].rule or "") for column in candidates]
+    n_held, n_hit, _ = index.count(rules, choose(units, candidates).train, index.tokens.train_N)
+    f1 = 2 * n_hit / np.maximum(n_held + units.train.count_U[candidates], 1)
+    best = np.argsort(-f1, kind="stable")[:N_CHOSEN]
+    return {candidates[i]: float(f1[i]) for i in best}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Windows of one feature, strongest first: activation interval, score with its own and with another's explanation."""
+
+    interval: np.ndarray
+    own: np.ndarray
+    wrong: np.ndarray
+    document: np.ndarray
+
+    @property
+    def n_top(self) -> int:
+        """Windows in the strongest tenth."""
+        return max(1, round(TOP_SHARE * len(self.own)))
+
+
+def score_chosen(
+    scorer: ProxyScorer, index: RuleIndex, units: Units, known: dict[tuple[str, int], Explanation], columns: Sequence[int],
+    n_windows: int, seed: int,
+) -> dict[int, Scored]:  # fmt: skip
+    """Held-out activations of each feature, as evenly over the intervals as they allow."""
+    other = derangement(columns, seed) if len(columns) > 1 else {}
+    examples: dict[int, list[Example]] = {}
+    for column in columns:
+        drawn = close_look(units, column, n_windows, [], generator(seed, "chosen", units, column))
+        examples[column] = sorted(drawn, key=lambda each: each.activation or 0.0, reverse=True)
+    pairs = [
+        (known["sae_feature", which], [each.window(index.tokens.context) for each in examples[column]])
+        for column in columns
+        for which in (column, other.get(column, column))
+    ]
+    scores = [[each.value or 0 for each in mine] for mine in scorer.score_all(pairs)]
+    return {
+        column: Scored(
+            np.array([each.interval for each in examples[column]]), np.array(scores[2 * i]), np.array(scores[2 * i + 1]),
+            index.tokens.doc_id_N[[each.token_index for each in examples[column]]],
+        )
+        for i, column in enumerate(columns)
+        if examples[column]
+    }  # fmt: skip
+
+
+def top_mean(scored: Scored, values: np.ndarray, order: np.ndarray) -> float:
+    """Mean score of the strongest tenth of the windows `order` (indices, with repeats)."""
+    strongest = np.sort(order)[: max(1, round(TOP_SHARE * len(order)))]  # windows are sorted by activation
+    return float(values[strongest].mean())
+
+
+def bin_correlation(scored: Scored, values: np.ndarray, order: np.ndarray) -> float:
+    """Spearman's correlation of activation interval and mean score in it; not a number where there are fewer than three."""
+    interval, value = scored.interval[order], values[order]
+    bins = np.unique(interval)
+    means = np.array([value[interval == each].mean() for each in bins])
+    if len(bins) < 3 or np.ptp(means) == 0:
+        return 0.0 if len(bins) >= 3 else float("nan")
+    return float(np.corrcoef(_ranks(bins), _ranks(means))[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 1, ties averaged."""
+    return pl.Series(values).rank().to_numpy()
+
+
+def chosen_rows(scored: dict[int, Scored], f1: dict[int, float], size: int) -> pl.DataFrame:
+    """Table `chosen_feature_specificity`."""
+    rows = []
+    for column, one in scored.items():
+        every = np.arange(len(one.own))
+        rho = bin_correlation(one, one.own, every)
+        rows.append({
+            "size": size, "feature": column, "train_f1": f1[column], "n_windows": len(every),
+            "top_decile_mean": top_mean(one, one.own, every), "top_decile_share_of_3": float((one.own[: one.n_top] == 3).mean()),
+            "bin_correlation": None if np.isnan(rho) else rho,
+            "mean": float(one.own.mean()), "wrong_mean": float(one.wrong.mean()),
+            "wrong_top_decile_mean": top_mean(one, one.wrong, every),
+        })  # fmt: skip
+    return conform("chosen_feature_specificity", pl.DataFrame(rows) if rows else pl.DataFrame())
+
+
+def chosen_measurements(scored: dict[int, Scored], size: int, seed: int) -> Iterator[Measurement]:
+    """Means over the four; intervals by resampling each feature's windows by document (four features are too few to resample)."""
+    top = "mean specificity (0-3) of the strongest tenth of activations, four features"
+    bins = "Spearman of activation interval and mean specificity, mean of four features"
+    yield _measurement("chosen_features_top_decile_score", top, top_mean, scored, size, seed)
+    yield _measurement("chosen_features_bin_correlation", bins, bin_correlation, scored, size, seed)
+
+
+def _measurement(
+    name: str, metric: str, statistic: Callable[[Scored, np.ndarray, np.ndarray], float], scored: dict[int, Scored], size: int,
+    seed: int,
+) -> Measurement:  # fmt: skip
+    def mean(values: str, drawn: np.ndarray | None = None) -> float:
+        found = []
+        for one in scored.values():
+            order = np.arange(len(one.own)) if drawn is None else _of_documents(one, drawn)
+            found.append(statistic(one, getattr(one, values), order) if len(order) else float("nan"))
+        return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
+
+    value, control = mean("own"), mean("wrong")
+    if np.isnan(value):
+        why = f"no live feature has {MIN_ACTIVATIONS} training activations and held-out ones in 3 intervals"
+        return Measurement(name, metric, None, 0, N_CHOSEN, size, status="too_few_examples", why=why)
+    documents = np.unique(np.concatenate([one.document for one in scored.values()]))
+    low, high = bootstrap(lambda at: mean("own", documents[at]), len(documents), seed)
+    difference = bootstrap(lambda at: mean("own", documents[at]) - mean("wrong", documents[at]), len(documents), seed)
+    return Measurement(
+        name, metric, value, len(scored), N_CHOSEN, size, low=low, high=high,
+        control="another of the four's explanation on the same windows", control_value=None if np.isnan(control) else control,
+        difference_low=difference[0], difference_high=difference[1],
+        why=f"offline proxy; {sum(len(one.own) for one in scored.values()):,} held-out windows; interval by document",
+        rows="chosen_feature_specificity",
+    )  # fmt: skip
+
+
+def _of_documents(one: Scored, documents: np.ndarray) -> np.ndarray:
+    """Indices of the windows of the drawn documents, as often as these were drawn."""
+    times = np.bincount(documents, minlength=int(one.document.max()) + 1)[one.document]
+    return np.repeat(np.arange(len(times)), times)
