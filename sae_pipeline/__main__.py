@@ -161,6 +161,26 @@ def steer(
 
 
 @app.command()
+def attribute(
+    prompt: Annotated[str, typer.Option(help="The text before the token in question.")],
+    target: Annotated[str, typer.Option(help="A next token, one token long; words usually begin with a space.")],
+    baseline: Annotated[str, typer.Option(help="The next token that it is compared with.")],
+    size: Annotated[int | None, typer.Option(help="SAE size; default: the largest of the study.")] = None,
+    top: Annotated[int, typer.Option(min=1, max=100, help="How many (token, feature) pairs to show.")] = 12,
+    device: Annotated[str, typer.Option(help="auto, cuda, cuda:N, mps or cpu.")] = "auto",
+    study: StudyOption = DEFAULT_STUDY,
+) -> None:
+    """Which features decide between two next tokens: attribution of the logit difference, and the effect of switching them off.
+
+    Example: `sae-pipeline attribute --prompt "The keys to the cabinet" --target " are" --baseline " is"`. The browser page
+    `/attribute` shows the same as a grid. Saves nothing.
+    """
+    from sae_pipeline.cli.attribute import attribute_command
+
+    attribute_command(study, prompt, target, baseline, size, top, device)
+
+
+@app.command()
 def export_site(
     out: Annotated[Path, typer.Option(help="Folder to write; it must not exist or be empty.")],
     features: Annotated[

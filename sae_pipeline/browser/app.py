@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from sae_pipeline.browser.attribute_page import attribute_form, attribute_page
 from sae_pipeline.browser.feature_page import NotFound, context_page, feature_json, feature_page
 from sae_pipeline.browser.feature_table import features_page, random_feature
 from sae_pipeline.browser.map_page import hints, map_page, map_points
@@ -83,6 +84,8 @@ def create_app(
         Route("/survey/figure/{stage}/{figure}/{theme}.png", reads(survey_figure)),
         Route("/text", reads(text_form)),
         Route("/text", writes(text_page), methods=["POST"]),
+        Route("/attribute", reads(attribute_form)),
+        Route("/attribute", writes(attribute_page), methods=["POST"]),
         Route("/steer", reads(steer_form)),
         Route("/steer", writes(steer_plain), methods=["POST"]),
         Route("/steer/stream", stream, methods=["POST"]),

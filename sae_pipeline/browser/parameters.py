@@ -79,6 +79,21 @@ class Text(Parameters):
     text: str = Field(min_length=1, max_length=MAX_TEXT)
 
 
+class Attributing(Parameters):
+    """A prompt and two next tokens. `cell`: the position and feature to switch off, written `position:feature`."""
+
+    size: int
+    prompt: str = Field(min_length=1, max_length=MAX_TEXT)
+    target: str = Field(min_length=1, max_length=80)
+    baseline: str = Field(min_length=1, max_length=80)
+    cell: Annotated[tuple[int, int] | None, EMPTY] = None
+
+    @field_validator("cell", mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return tuple(value.split(":")) if isinstance(value, str) and value else value
+
+
 def parse(kind: type, values: dict[str, Any]) -> Any:
     """Validate, or raise `Refused` with the first problem in one sentence."""
     try:

@@ -11,13 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sae_pipeline.browser.parameters import Refused, Steering
+from sae_pipeline.browser.parameters import Attributing, Refused, Steering
 from sae_pipeline.errors import UserError
 from sae_pipeline.inputs import model_digest
 from sae_pipeline.store import ArtifactStore
 from sae_pipeline.study import Study
 
 if TYPE_CHECKING:
+    from sae_pipeline.attribution.attribute import Attributed
     from sae_pipeline.language_model.model import LanguageModel
     from sae_pipeline.sae.autoencoder import SparseAutoencoder
 
@@ -142,6 +143,34 @@ class Playground:
                 )
             )  # fmt: skip
         return tokens
+
+    def attribute(self, asked: Attributing) -> "tuple[Attributed, list[str], float | None, bool]":
+        """(attribution, token texts, effect of switching `asked.cell` off, whether the model computes in float32).
+
+        Raises `Refused` for words that are not one token. The caller holds `turn`.
+        """
+        import torch
+
+        from sae_pipeline.attribution.ablation import ablation_effects
+        from sae_pipeline.attribution.attribute import attribute
+        from sae_pipeline.attribution.contrast import contrast
+
+        sae, model = self._pair(asked.size)
+        bos = self.study.corpus.bos == "prepend"
+        _refuse_long(len(model.tokenize(asked.prompt, bos)), "The prompt")
+        try:
+            wanted = contrast(model, asked.prompt, asked.target, asked.baseline, bos)
+        except UserError as error:
+            raise Refused(str(error)) from error
+        found = attribute(model, sae, wanted)
+        effect = None
+        if asked.cell is not None:
+            position, feature = asked.cell
+            (pairs,) = torch.where((found.position_P == position) & (found.feature_P == feature))
+            if not len(pairs):
+                raise Refused(f"Feature {feature} is not active on token {position}.")
+            effect = float(ablation_effects(model, sae, found, pairs)[0])
+        return found, [model.tokens.texts[token_id] for token_id in wanted.token_ids], effect, model.dtype == torch.float32
 
     def steer(
         self, settings: Steering, maxima: dict[int, float], on_text: Callable[[int, str], None], stop: threading.Event

@@ -26,7 +26,7 @@ SHOTS = Path("build/screenshots")
 PAGES = {
     "start": "/", "features": "/features?sort=density&order=down", "feature": "/32/1", "dead": "/32/5", "hostile": "/32/3",
     "context": "/32/1/at/40", "compare": "/compare?of=32/2", "map": "/map", "around": "/map?around=32/2",
-    "text": "/text", "steer": "/steer?size=32&f=1:2", "problem": "/99/99",
+    "text": "/text", "attribute": "/attribute", "steer": "/steer?size=32&f=1:2", "problem": "/99/99",
 }  # fmt: skip
 
 DARK = ("start", "features", "feature", "context", "compare", "steer", "text", "around")
@@ -234,6 +234,20 @@ def test_a_text_is_read_and_a_token_opens(visit: Visit):
     expect(page.locator(".read details[open]")).to_have_count(1)
     tokens.nth(3).click()
     expect(page.locator(".read details[open]")).to_have_count(1)
+
+
+def test_a_cell_of_the_attribution_grid_is_switched_off(visit: Visit):
+    page = visit.page
+    page.goto("/attribute?size=32")
+    page.get_by_label("Prompt").fill("the ship of the island")
+    page.get_by_label("Target").fill("a")
+    page.get_by_label("Baseline").fill("b")
+    page.get_by_role("button", name="Attribute", exact=True).click()
+    expect(page.get_by_role("heading", name="Tokens and features")).to_be_visible(timeout=30_000)
+    expect(page.locator("#switched")).to_contain_text("Click a cell")
+    page.locator("button.cell").first.click()
+    expect(page.locator("#switched")).to_contain_text("the feature's effect is", timeout=30_000)
+    expect(page.locator("button.cell[aria-pressed=true]")).to_have_count(1)
 
 
 def test_everything_but_the_stream_works_without_script(chromium: Browser, address: str):

@@ -12,7 +12,7 @@ import torch
 from starlette.testclient import TestClient
 
 from sae_pipeline.browser.app import create_app
-from sae_pipeline.browser.parameters import Refused, Steering
+from sae_pipeline.browser.parameters import Attributing, Refused, Steering
 from sae_pipeline.browser.playground import Busy, Playground, Stopped
 from sae_pipeline.errors import UserError
 from sae_pipeline.store import ArtifactStore, Manifest
@@ -60,6 +60,30 @@ def test_the_text_page_shows_tokens_features_and_refuses_nonsense(client: TestCl
     assert client.post("/text", data={"text": "", "size": "64"}).status_code == 400
     assert client.post("/text", data={"text": "word " * 790, "size": "64"}).status_code == 400
     assert client.post("/text", data={"text": "word", "size": "48"}).status_code == 400
+
+
+def test_the_attribution_page_shows_the_grid_switches_a_cell_off_and_names_mistakes(client: TestClient, playground: Playground):
+    asked = {"prompt": "the ship of the <b>island</b>", "target": "a", "baseline": "b", "size": "32"}
+    assert 'name="target" value=" are"' in client.get("/attribute").text
+    answer = client.post("/attribute", data=asked)
+    assert answer.status_code == 200 and "<b>island" not in answer.text and "Click a cell" in answer.text
+    with playground.turn():
+        found, _, _, is_exact = playground.attribute(Attributing.model_validate(asked))
+    assert is_exact and len(found.position_P) > 3
+    pair = int(found.attribution_P.abs().argmax())
+    cell = f"{found.position_P[pair]}:{found.feature_P[pair]}"
+    assert f'value="{cell}"' in answer.text
+    switched = client.post("/attribute", data=asked | {"cell": cell})
+    with playground.turn():
+        _, _, effect, _ = playground.attribute(Attributing.model_validate(asked | {"cell": cell}))
+    assert effect is not None and f"effect is <b>{effect:+.3f}</b>" in switched.text
+    assert 'aria-pressed="true"' in switched.text
+    for change, says in (
+        ({"target": "ab cd ef"}, "tokens"), ({"baseline": "a"}, "target itself"), ({"cell": "0:0"}, "not active"),
+        ({"cell": "x"}, "cell"), ({"size": "48"}, "no size"), ({"prompt": ""}, "prompt"),
+    ):  # fmt: skip
+        refused = client.post("/attribute", data=asked | change)
+        assert refused.status_code == 400 and says in refused.text, change
 
 
 def test_streamed_and_plain_runs_say_the_same_and_follow_the_seed(client: TestClient):
