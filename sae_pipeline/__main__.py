@@ -181,6 +181,27 @@ def attribute(
 
 
 @app.command()
+def search(
+    positive: Annotated[list[str], typer.Option(help="A text that has the concept; repeat for several.")],
+    negative: Annotated[list[str] | None, typer.Option(help="A like text without it; repeat for several.")] = None,
+    method: Annotated[str, typer.Option(help="single_prompt, prompt_sets, geometry, attribution or classifier.")] = "prompt_sets",
+    label: Annotated[str | None, typer.Option(help="attribution: the next token that names the concept.")] = None,
+    other: Annotated[str | None, typer.Option(help="attribution: the next token that it is compared with.")] = None,
+    size: Annotated[int | None, typer.Option(help="SAE size; default: the largest of the study.")] = None,
+    top: Annotated[int, typer.Option(min=1, max=100, help="How many features to show.")] = 10,
+    device: Annotated[str, typer.Option(help="auto, cuda, cuda:N, mps or cpu.")] = "auto",
+    study: StudyOption = DEFAULT_STUDY,
+) -> None:
+    """Look for the feature of a concept with texts of your own. Saves nothing.
+
+    Example: `sae-pipeline search --positive "The island of Malta" --positive "Two small islands" --negative "The town of Bern"`
+    """
+    from sae_pipeline.cli.search import search_command
+
+    search_command(study, positive, negative or [], method, label, other, size, top, device)
+
+
+@app.command()
 def export_site(
     out: Annotated[Path, typer.Option(help="Folder to write; it must not exist or be empty.")],
     features: Annotated[

@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from sae_pipeline.activations.reader import ActivationReader
+from sae_pipeline.api import open_study
 from sae_pipeline.corpus.reader import CorpusReader
 from sae_pipeline.errors import UserError
 from sae_pipeline.language_model.load import load_language_model
@@ -21,6 +22,7 @@ from sae_pipeline.survey.search.concepts import Concept, concepts_sha, read_conc
 from sae_pipeline.survey.search.contrast_and_sort import Profile, contrastive, sort
 from sae_pipeline.survey.search.families import search
 from sae_pipeline.survey.search.few_features import accuracies
+from sae_pipeline.survey.search.find import find_features
 from sae_pipeline.survey.search.known_words import KnownWord, hits, known_words, searched_words
 from sae_pipeline.survey.search.methods import METHODS, classifier, geometry, prompt_sets
 from sae_pipeline.survey.search.probes import DataSet, probe
@@ -242,3 +244,33 @@ def test_the_stage_writes_its_tables(finished_study, tmp_path: Path):
     assert status["contrastive_accuracy"] == status["few_feature_classifier"] == status["sort_accuracy"] == "ok"
     assert status["hit_at_10_prompt_sets"] == "not_testable"
     assert rows.filter(pl.col("measurement") == "safety_families_found")["ceiling"].item() <= 2
+
+
+def test_texts_of_one_s_own_find_features_on_the_command_line(finished_study):
+    opened = open_study(finished_study.file, finished_study.folder / "data")
+    held = concept()
+    for method in ("single_prompt", "prompt_sets", "geometry", "classifier"):
+        negatives = [] if method == "single_prompt" else held.negatives
+        positives = held.positives[:1] if method == "single_prompt" else held.positives
+        found = find_features(opened, 64, positives, negatives, method, top=3)
+        assert len(found) <= 3 and [each.score for each in found] == sorted((each.score for each in found), reverse=True)
+    assert find_features(opened, 64, held.positives[:2], method="attribution", label="a", other="b")
+    positives = [argument for text in held.positives[:2] for argument in ("--positive", text)]
+    code, out, _ = finished_study.command("search", *positives, "--negative", held.negatives[0], "--top", "2")
+    assert code == 0 and "64/" in out
+    for wrong, says in (
+        (("--method", "guess"), "no method"), (("--method", "attribution"), "two next tokens"),
+        (("--method", "geometry"), "--negative"),
+        (("--method", "single_prompt"), "reads one text"),
+    ):  # fmt: skip
+        code, _, errors = finished_study.command("search", *positives, *wrong)
+        assert code == 2 and says in errors
+
+
+def test_attribution_on_the_command_line(finished_study):
+    asked = ("--prompt", "the ship of the island", "--target", "a", "--baseline")
+    code, out, _ = finished_study.command("attribute", *asked, "b", "--top", "3")
+    assert code == 0 and "likeliest next token" in out and "active pairs" in out
+    code, _, errors = finished_study.command("attribute", *asked, "not one token")
+    assert code == 2 and "tokens" in errors and "Traceback" not in errors
+    assert finished_study.command("attribute", *asked, "b", "--size", "7")[0] == 2
