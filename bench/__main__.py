@@ -1,6 +1,6 @@
 """All comparisons: `python -m bench [--device cpu|cuda] [--only NAME ...] [--rounds N]`, or `make bench`.
 
-Needs the peers' environment (`python -m bench.environment`; `make bench` makes it). Writes bench/results/*.json and RESULTS.md.
+Needs the peers' environments (`python -m bench.environment`; `make bench` makes them). Writes bench/results/*.json, RESULTS.md.
 """
 
 import argparse
@@ -25,7 +25,7 @@ PARITY_ROUNDS = 4
 
 
 def run(suite: Suite, order: int, n_rounds: int, device: str, scratch: Path) -> dict[str, Any]:
-    """One record, after the check that all contenders had the same error before the first step."""
+    """One record, after the check that all contenders had the same error (or other guard) before the first step."""
     load = os.getloadavg()[0]
     suite = replace(suite, specs=tuple(replace(spec, device=device) for spec in suite.with_rooflines()))
     n_rounds = PARITY_ROUNDS if suite.parity_steps else n_rounds
@@ -35,11 +35,14 @@ def run(suite: Suite, order: int, n_rounds: int, device: str, scratch: Path) -> 
     for spec in suite.specs:
         value = before[spec.label]
         if value is not None and abs(value - reference) > SAME_ERROR[spec.dtype] * reference:
-            raise SystemExit(f"{suite.name}: {spec.label} starts with an error of {value}, not {reference}: nothing was compared")
+            raise SystemExit(
+                f"{suite.name}: {spec.label} starts with a {suite.guard} of {value}, not {reference}: nothing was compared"
+            )
     return {
         "name": suite.name, "title": suite.title, "order": order, "n_rounds": n_rounds, "load": round(load, 2),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": machine(device),
-        "pairs": [asdict(pair) for pair in suite.pairs], "alike": [asdict(pair) for pair in suite.alike], **record,
+        "pairs": [asdict(pair) for pair in suite.pairs], "alike": [asdict(pair) for pair in suite.alike], "guard": suite.guard,
+        **record,
     }  # fmt: skip
 
 

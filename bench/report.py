@@ -77,7 +77,7 @@ def section(record: dict[str, Any]) -> list[str]:
         f"{'s' if record['threads'] > 1 else ''}, {record['clock']}; {record['n_rounds']} rounds.{roofline(record)}",
         "",
         f"| contender | us/token, median (min to max) | {'' if trained else 'encoder alone / this | '}steps a round | peak GB | "
-        f"squared error before | {'after each round | ' if trained else ''}".rstrip(),
+        f"{record.get('guard', 'squared error')} before | {'after each round | ' if trained else ''}".rstrip(),
         f"|---|---|---|---|---|{'' if trained else '---|'}{'---|' if trained else ''}",
     ]
     for label, one in record["contenders"].items():

@@ -16,7 +16,7 @@ from typing import Any
 from bench.setting import Spec, data_file
 
 ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = ROOT / ".bench" / "trainers"
+ENVIRONMENTS = ROOT / ".bench"
 STEP_SECONDS = 0.5  # per contender and round, at least one step
 
 
@@ -125,7 +125,7 @@ def compare(
 
 def python_for(spec: Spec) -> str:
     """The interpreter of the peers' environment, where there is one: all contenders then share one PyTorch."""
-    peers = ENVIRONMENT / "bin" / "python"
+    peers = ENVIRONMENTS / spec.environment / "bin" / "python"
     return str(peers) if peers.is_file() else sys.executable
 
 

@@ -30,6 +30,8 @@ SHAPES = {
     "S8": Shape("S8", 576, 8192, 32, 8192),
     "M": Shape("M", 768, 24_576, 32, 1024),
     "L": Shape("L", 2304, 16_384, 64, 4096),
+    "statistics": Shape("statistics", 576, 16_384, 32, 1024),
+    "dashboards": Shape("dashboards", 576, 1024, 32, 32_768),
     "XL": Shape("XL", 2304, 65_536, 64, 16_384),
 }
 
@@ -48,6 +50,8 @@ class Spec:
     target_l0: int | None = None
     options: dict[str, Any] | None = None
     seed: int = 1
+    environment: str = "trainers"
+    """Whose packages are there: see `bench.environment`."""
 
     @property
     def label(self) -> str:

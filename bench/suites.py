@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
+from bench.passes import PASS_BATCHES
 from bench.setting import SHAPES, Shape, Spec
 
 FP32, BF16 = "float32", "bfloat16"
 # Rules of peers that our own trainer does not have (`bench.matched`).
 UNIT_ROWS: dict[str, Any] = {"unit_rows": True}
 FVU: dict[str, Any] = {"loss": "fvu", "clips": False}
+CHECK = "weighted sum of the statistics"
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,12 @@ class Suite:
     parity_steps: int = 0
     n_steps: int = 0
     """Steps a round; 0: as many as take half a second."""
+    guard: str = "squared error"
+    """What must be equal before anything is timed."""
 
     def with_rooflines(self) -> tuple[Spec, ...]:
         """Its contenders, and the machine's own limits at this shape in the same rounds: products in both dtypes, a copy."""
-        if self.parity_steps:
+        if self.parity_steps or self.guard == CHECK:  # no training step, so the encoder is no limit of theirs
             return self.specs
         shape = self.specs[0].shape
         limits = (Spec("encode only", shape, BF16), Spec("encode only", shape), Spec("copy", shape))
@@ -180,6 +184,31 @@ def six(largest: int, bar: float) -> Suite:
     return Suite(f"B10-six-{largest}", f"Six SAEs up to {largest:,} features from one stream", (together, apart), pairs)
 
 
+def statistics() -> Suite:
+    """B14."""
+    shape = SHAPES["statistics"]
+    specs = tuple(
+        Spec(contender, shape, options=options, environment="dashboards")
+        for options in (None, {"files": True})
+        for contender in ("our statistics", "delphi cache")
+    )
+    ours, delphi, ours_files, delphi_files = (spec.label for spec in specs)
+    pairs = (
+        Pair("delphi's latent cache, in memory", delphi, ours, 40),
+        Pair("delphi's latent cache, written in splits; ours sorted", delphi_files, ours_files, 0),
+    )
+    return Suite("B14-statistics", "Feature statistics of the same latents", specs, pairs, n_steps=PASS_BATCHES, guard=CHECK)
+
+
+def dashboards() -> Suite:
+    """B15."""
+    shape = SHAPES["dashboards"]
+    ours, peer = (Spec(contender, shape, environment="dashboards") for contender in ("our pages", "sae-dashboard"))
+    pairs = (Pair("sae-dashboard's SaeVisRunner, float32 on both sides", peer.label, ours.label, 10),)
+    title = "Data of the pages of 1,024 features on 262,144 tokens"
+    return Suite("B15-dashboards", title, (ours, peer), pairs, n_steps=8, guard=CHECK)
+
+
 def parity(name: str, architecture: str, peers: dict[str, dict[str, Any]]) -> Suite:
     """Equal weights in, equal errors out, over 200 steps on planted data: our step under each peer's rules (`bench.matched`) must
     stay within 1 % of that peer's; as it comes, it is shown beside them."""
@@ -214,6 +243,8 @@ def all_suites() -> list[Suite]:
         six(8192, 3),
         harvest(),
         shuffle(262_144, "B12-shuffle-262k"),
+        statistics(),
+        dashboards(),
         parity("parity-topk", "topk", {"SAELens": {}, "dictionary_learning": UNIT_ROWS, "sparsify": UNIT_ROWS | FVU}),
         parity("parity-batch-topk", "batch_topk", {"SAELens": {}, "dictionary_learning": UNIT_ROWS}),
         parity("parity-relu-l1", "relu_l1", {"dictionary_learning": UNIT_ROWS | {"clips": False}}),

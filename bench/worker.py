@@ -50,12 +50,14 @@ def find(name: str) -> Any:
     """The class of a contender; peers are imported only where they are asked for."""
     if name in OWN:
         return OWN[name]
+    from bench.dashboards import DASHBOARDS
     from bench.harvests import HARVESTS
     from bench.matched import MATCHED
+    from bench.passes import PASSES
     from bench.peers import PEERS
     from bench.shuffles import SHUFFLES
 
-    return (PEERS | SHUFFLES | HARVESTS | MATCHED)[name]
+    return (PEERS | SHUFFLES | HARVESTS | MATCHED | PASSES | DASHBOARDS)[name]
 
 
 def wait(device: str) -> None:

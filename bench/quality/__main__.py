@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.quality.runs import BATCH, N_STEPS, OURS, Run, all_runs, settings
-from bench.rounds import ENVIRONMENT, ROOT
+from bench.rounds import ENVIRONMENTS, ROOT
 
 FOLDER = ROOT / ".bench" / "quality"
 TRAINING_SHARE = 0.7  # of a piece; the rest is for measuring
@@ -45,7 +45,7 @@ def train(runs: Iterable[Run], end: float) -> None:
     """Those of `runs` that were not trained yet, one process per contender."""
     todo = [run for run in runs if not (FOLDER / run.key / "trained.json").is_file()]
     for contender in dict.fromkeys(run.contender for run in todo):
-        python = sys.executable if contender == OURS else str(ENVIRONMENT / "bin" / "python")
+        python = sys.executable if contender == OURS else str(ENVIRONMENTS / "trainers" / "bin" / "python")
         lines = "".join(json.dumps(run.as_dict()) + "\n" for run in todo if run.contender == contender)
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
         command = [python, "-W", "ignore", "-m", "bench.quality.train", contender, str(FOLDER), str(end - time.monotonic())]

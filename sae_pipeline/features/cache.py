@@ -52,7 +52,7 @@ def encode(sae: SparseEncoder, activations: ActivationReader, folder: Path, what
                 token_Z = np.repeat(token_index_N.numpy(), np.diff(codes.offsets.cpu().numpy()))
                 runs[split].add(codes.feature.cpu().numpy(), token_Z, codes.value.float().cpu().numpy())
                 progress.update(len(token_index_N))
-            runs[split].flush()
+            runs[split].finish()
     return runs, n_tokens
 
 

@@ -49,19 +49,8 @@ def example_rows(chunk: Chunk, split: str, interval_Z: np.ndarray, tokens: Token
 
     train: the strongest of distinct documents, and samples by interval. held_out: samples by interval only.
     """
-    sparse = chunk.by_split[split]
-    unit_Z = sparse.unit_Z
-    priority_Z = sample_priority(unit_Z + chunk.first_feature, sparse.token_index, settings.seed)
-    row_E, rank_E = uniform_by_interval(unit_Z, interval_Z, priority_Z, settings.n_per_interval)
-    is_top_E = np.zeros(len(row_E), bool)
-    if split == "train":
-        first_row_R = document_runs(sparse, tokens.document[sparse.token_index])
-        top_row, top_rank = strongest_of_distinct_documents(sparse, first_row_R, settings.n_top)
-        row_E, rank_E = np.concatenate([top_row, row_E]), np.concatenate([top_rank, rank_E])
-        is_top_E = np.concatenate([np.ones(len(top_row), bool), is_top_E])
-    order = np.lexsort((rank_E, np.where(is_top_E, 0, interval_Z[row_E]), unit_Z[row_E]))
-    row_E, rank_E, is_top_E = row_E[order], rank_E[order], is_top_E[order]
-
+    sparse, unit_Z = chunk.by_split[split], chunk.by_split[split].unit_Z
+    row_E, rank_E, is_top_E = chosen(chunk, split, interval_Z, tokens.document, settings)
     windows = windows_around(sparse, row_E, settings.window, tokens.context)
     window_ids = tokens.token_id[windows.token_index].astype(np.int32)
     token_E = sparse.token_index[row_E]
@@ -82,6 +71,27 @@ def example_rows(chunk: Chunk, split: str, interval_Z: np.ndarray, tokens: Token
             "activation": sparse.value[row_E],
         }
     )
+
+
+def chosen(
+    chunk: Chunk, split: str, interval_Z: np.ndarray, document: np.ndarray, settings: Features
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(row in the split's activations, rank from 1, whether it is a top example) of each example of the chunk, in order.
+
+    `document`: by token index.
+    """
+    sparse = chunk.by_split[split]
+    unit_Z = sparse.unit_Z
+    priority_Z = sample_priority(unit_Z + chunk.first_feature, sparse.token_index, settings.seed)
+    row_E, rank_E = uniform_by_interval(unit_Z, interval_Z, priority_Z, settings.n_per_interval)
+    is_top_E = np.zeros(len(row_E), bool)
+    if split == "train":
+        first_row_R = document_runs(sparse, document[sparse.token_index])
+        top_row, top_rank = strongest_of_distinct_documents(sparse, first_row_R, settings.n_top)
+        row_E, rank_E = np.concatenate([top_row, row_E]), np.concatenate([top_rank, rank_E])
+        is_top_E = np.concatenate([np.ones(len(top_row), bool), is_top_E])
+    order = np.lexsort((rank_E, np.where(is_top_E, 0, interval_Z[row_E]), unit_Z[row_E]))
+    return row_E[order], rank_E[order], is_top_E[order]
 
 
 def with_token_texts(rows: pa.Table, tokens: Tokens) -> pa.Table:

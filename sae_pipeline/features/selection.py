@@ -7,8 +7,6 @@ divide the training maximum, which is known only at the end: the sample is drawn
 Shapes: U units, Z activations, G groups, R runs of activations of one unit in one document; arrays of one shape are parallel.
 """
 
-import itertools
-
 import numpy as np
 
 from sae_pipeline.features.sparse import SparseActivations
@@ -58,18 +56,20 @@ def strongest_of_distinct_documents(sparse: SparseActivations, first_row_R: np.n
     if not len(first_row_R):
         return first_row_R, first_row_R.astype(np.int16)
     max_R = np.maximum.reduceat(sparse.value, first_row_R)
-    bounds = np.searchsorted(first_row_R, sparse.offsets).tolist()
-    least_U = np.zeros(sparse.n_units, np.float32)  # no run below it can be among the unit's n
-    for unit, (start, stop) in enumerate(itertools.pairwise(bounds)):
-        if stop - start > n:
-            least_U[unit] = np.partition(max_R[start:stop], stop - start - n)[stop - start - n]
-    unit_R = np.repeat(np.arange(sparse.n_units), np.diff(bounds))
-    run = np.flatnonzero(max_R >= least_U[unit_R])
-    run = run[np.lexsort((run, -max_R[run], unit_R[run]))]
-    run, rank = _first_of_each(unit_R[run], run, n)
-    last_row_R = np.append(first_row_R[1:], len(sparse.value))
-    rows = [first + np.argmax(sparse.value[first:last]) for first, last in zip(first_row_R[run], last_row_R[run], strict=True)]
-    return np.array(rows, np.int64), rank
+    unit_R = np.repeat(np.arange(sparse.n_units), np.diff(np.searchsorted(first_row_R, sparse.offsets)))
+    # Positive floats order like their bits; turned over and in the upper half, the strongest is the lowest.
+    weakness_R = (~max_R.astype(np.float32).view(np.uint32)).astype(np.uint64) << np.uint64(32)
+    run, rank = _lowest(unit_R, weakness_R, n)
+    return _first_with(sparse.value, max_R[run], first_row_R[run], np.append(first_row_R[1:], len(sparse.value))[run]), rank
+
+
+def _first_with(value_Z: np.ndarray, wanted_R: np.ndarray, first_R: np.ndarray, stop_R: np.ndarray) -> np.ndarray:
+    """First row of first_R .. stop_R - 1 with the value wanted of each of R runs, in any order; every run has one."""
+    length_R = stop_R - first_R
+    start_R = np.cumsum(length_R) - length_R  # of the run's rows among the rows of all runs, laid end to end
+    row = np.arange(length_R.sum()) + np.repeat(first_R - start_R, length_R)
+    row[value_Z[row] != np.repeat(wanted_R, length_R)] = len(value_Z)
+    return np.minimum.reduceat(row, start_R)
 
 
 def uniform_by_interval(
@@ -81,17 +81,23 @@ def uniform_by_interval(
     """
     if not len(unit_Z):
         return np.zeros(0, np.int64), np.zeros(0, np.int16)
-    group_Z = unit_Z.astype(np.int64) * N_INTERVALS + (interval_Z - 1)
-    count_G = np.bincount(group_Z)
-    # Of a large group only priorities that are low enough to be among the n lowest are sorted: about n + 3 sqrt(n) + 4 of it.
-    share_G = (n + 3 * n**0.5 + 4) / np.maximum(count_G, 1)
-    bound_G = np.where(share_G < 1, share_G * 2.0**64, 0).astype(np.uint64)
-    low_Z = (priority_Z < bound_G[group_Z]) | (share_G >= 1)[group_Z]
-    too_few_G = np.bincount(group_Z[low_Z], minlength=len(count_G)) < np.minimum(n, count_G)
-    if too_few_G.any():  # by chance; these are sorted as a whole
-        low_Z |= too_few_G[group_Z]
-    row = np.flatnonzero(low_Z)
-    row = row[np.lexsort((row, priority_Z[row], group_Z[row]))]
+    return _lowest(unit_Z.astype(np.int64) * N_INTERVALS + (interval_Z - 1), priority_Z, n)
+
+
+def _lowest(group_Z: np.ndarray, key_Z: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, rank from 1) of the `n` lowest uint64 keys of each group, sorted by group and rank; ties go to the earlier row.
+
+    The upper 16 bits say which rows can be among them: these bits and the group fit into one number, which sorts fast.
+    """
+    coarse_Z = (key_Z >> np.uint64(48)).astype(np.int64)
+    in_order_Z = np.sort((group_Z << 16) | coarse_Z)
+    group_of_Z = in_order_Z >> 16
+    start_G = np.flatnonzero(np.concatenate([[True], group_of_Z[1:] != group_of_Z[:-1]]))
+    nth_G = start_G + np.minimum(np.diff(np.append(start_G, len(key_Z))), n) - 1
+    bound = np.zeros(int(group_of_Z[-1]) + 1, np.int64)
+    bound[group_of_Z[start_G]] = in_order_Z[nth_G] & 0xFFFF
+    row = np.flatnonzero(coarse_Z <= bound[group_Z])
+    row = row[np.lexsort((key_Z[row], group_Z[row]))]
     return _first_of_each(group_Z[row], row, n)
 
 

@@ -37,9 +37,9 @@ class SparseActivations:
 
     @classmethod
     def from_token_order(cls, unit: np.ndarray, token_index: np.ndarray, value: np.ndarray, n_units: int) -> Self:
-        """From coordinates in token order, as encoding yields them: a radix sort by unit that keeps that order."""
-        order = order_by_unit(unit, n_units)
-        return cls.from_sorted(unit[order], token_index[order], value[order], n_units)
+        """From coordinates in token order, as encoding yields them: within a unit they stay so."""
+        unit, order = order_by_group(unit)
+        return cls(np.searchsorted(unit, np.arange(n_units + 1)), token_index[order], value[order])
 
     @classmethod
     def merge(cls, parts: "Sequence[SparseActivations]") -> Self:
@@ -50,6 +50,8 @@ class SparseActivations:
         parts = sorted((part for part in parts if len(part.value)), key=lambda part: part.token_range[0]) or list(parts[:1])
         if any(part.token_range[1] > following.token_range[0] for part, following in itertools.pairwise(parts)):
             raise ValueError("the token ranges of the parts overlap")
+        if len(parts) == 1:
+            return parts[0]
         offsets = np.sum([part.offsets for part in parts], axis=0)
         token_index, value = (np.empty(offsets[-1], getattr(parts[0], name).dtype) for name in ("token_index", "value"))
         free_U = offsets[:-1].copy()  # where the next part's activations of each unit go
@@ -118,10 +120,12 @@ class SparseActivations:
         return self.token_index[run], self.value[run]
 
 
-def order_by_unit(unit_Z: np.ndarray, n_units: int) -> np.ndarray:
-    """Stable order of unit numbers in 0 .. n_units - 1: 16 bits at a time, which NumPy sorts by radix (10 ns each)."""
-    order_Z = np.argsort(unit_Z.astype(np.uint16), kind="stable")
-    for shift in range(16, int(n_units).bit_length(), 16):
-        digit_Z = (unit_Z[order_Z].astype(np.int64) >> shift).astype(np.uint16)
-        order_Z = order_Z[np.argsort(digit_Z, kind="stable")]
-    return order_Z
+def order_by_group(group_Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(group numbers in order, a stable order that gives them). Packed with the row into one number of 64 bits where they fit:
+    NumPy sorts numbers several times faster than it finds their order."""
+    row_bits = np.int64(max(1, (len(group_Z) - 1).bit_length()))
+    if int(group_Z.max(initial=0)).bit_length() + row_bits > 63:
+        order_Z = np.argsort(group_Z, kind="stable")
+        return group_Z[order_Z], order_Z
+    packed_Z = np.sort((group_Z.astype(np.int64) << row_bits) | np.arange(len(group_Z)))
+    return packed_Z >> row_bits, packed_Z & ((np.int64(1) << row_bits) - 1)

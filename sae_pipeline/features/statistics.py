@@ -9,7 +9,7 @@ import polars as pl
 from sae_pipeline.features.chunks import Chunk
 from sae_pipeline.features.intervals import interval_of
 from sae_pipeline.features.selection import document_runs
-from sae_pipeline.features.sparse import SparseActivations, order_by_unit
+from sae_pipeline.features.sparse import SparseActivations, order_by_group
 from sae_pipeline.tables.columns import N_INTERVALS
 
 
@@ -81,16 +81,13 @@ def _top_token(sparse: SparseActivations, token_id: np.ndarray) -> tuple[np.ndar
     top_id_U, top_mass_U = np.zeros(sparse.n_units, np.int64), np.zeros(sparse.n_units)
     if not len(sparse.value):
         return top_id_U, top_mass_U
-    # Rows by unit and token id: the ids first, then the units, which are in order already.
-    id_Z, unit_Z = token_id[sparse.token_index], sparse.unit_Z
-    order = order_by_unit(id_Z, int(id_Z.max()) + 1)
-    order = order[order_by_unit(unit_Z[order], sparse.n_units)]
-    id_Z, unit_Z = id_Z[order], unit_Z[order]
-    start = np.flatnonzero(np.concatenate([[True], (id_Z[1:] != id_Z[:-1]) | (unit_Z[1:] != unit_Z[:-1])]))
+    id_Z = token_id[sparse.token_index]
+    group_Z, order = order_by_group(sparse.unit_Z * (int(id_Z.max()) + 1) + id_Z)
+    start = np.flatnonzero(np.concatenate([[True], group_Z[1:] != group_Z[:-1]]))
     mass = np.add.reduceat(sparse.value[order].astype(np.float64), start)
-    unit = unit_Z[start]
+    unit, id_of_group = np.divmod(group_Z[start], int(id_Z.max()) + 1)
     active_U = np.flatnonzero(sparse.count_U)
     top_mass_U[active_U] = np.maximum.reduceat(mass, np.searchsorted(unit, active_U))
     best = np.flatnonzero(mass == top_mass_U[unit])[::-1]  # backwards: the lowest id is written last
-    top_id_U[unit[best]] = id_Z[start][best]
+    top_id_U[unit[best]] = id_of_group[best]
     return top_id_U, top_mass_U

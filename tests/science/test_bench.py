@@ -24,7 +24,7 @@ def test_suites_compare_contenders_that_they_have():
 
 
 def test_our_contenders_run_and_start_from_equal_errors(tmp_path, monkeypatch):
-    monkeypatch.setattr(rounds, "ENVIRONMENT", tmp_path)  # no peers: this interpreter
+    monkeypatch.setattr(rounds, "ENVIRONMENTS", tmp_path)  # no peers: this interpreter
     monkeypatch.setattr(rounds, "STEP_SECONDS", 0.01)
     shape = SHAPES["T"]
     specs = [Spec("ours", shape), Spec("ours", shape, options={"dense_above_share": 0.0}), Spec("encode only", shape)]

@@ -13,7 +13,7 @@ from sae_pipeline.features.chunks import Chunk, chunks
 from sae_pipeline.features.examples import Tokens, example_rows
 from sae_pipeline.features.runs import Runs
 from sae_pipeline.features.selection import sample_priority, uniform_by_interval
-from sae_pipeline.features.sparse import SparseActivations, order_by_unit
+from sae_pipeline.features.sparse import SparseActivations, order_by_group
 from sae_pipeline.features.statistics import feature_rows, interval_rows, intervals_by_split
 from sae_pipeline.study import Features
 
@@ -56,7 +56,7 @@ def test_runs_are_the_whole_whatever_their_length(coordinates, tmp_path):
         runs = Runs(tmp_path / str(run_rows), F, run_rows)
         for rows in np.array_split(np.arange(len(coordinates[0])), 40):
             runs.add(coordinates[0][rows], coordinates[1][rows], coordinates[2][rows])
-        runs.flush()
+        runs.finish()
         assert runs.rows_F.tolist() == whole.count_U.tolist()
         assert equal(runs.between(0, F), whole)
         assert equal(runs.between(4, 9), whole.columns(np.arange(4, 9)))
@@ -105,9 +105,11 @@ def test_samples_of_parts_merge_and_pruning_loses_nothing():
         assert np.array_equal(kept[again], expected)
 
 
-def test_order_by_unit_is_stable_beyond_16_bits():
-    unit = np.random.default_rng(0).integers(0, 3_000_000, 5000) // 1000 * 1000
-    assert np.array_equal(order_by_unit(unit, 3_000_000), np.argsort(unit, kind="stable"))
+@pytest.mark.parametrize("largest", [3_000_000, 2**62])  # the latter leaves no bits for the row
+def test_order_by_group_is_the_stable_order(largest):
+    group = np.random.default_rng(0).integers(0, 50, 5000) * (largest // 50)
+    in_order, order = order_by_group(group)
+    assert np.array_equal(order, np.argsort(group, kind="stable")) and np.array_equal(in_order, group[order])
 
 
 def test_duckdb_skips_all_row_groups_but_the_features_own(tmp_path):
