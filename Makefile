@@ -61,7 +61,7 @@ peers-metrics: install peers  ## after `make run`: L0, explained variance and CE
 	@PYTHONPATH=. $(BIN)/python tests/peers/prepare_metrics.py $(STUDY) data 1024 $(PEERS)/metrics
 	@PYTHONPATH=. $(PEERS)/bin/python -W ignore tests/peers/metrics.py $(PEERS)/metrics
 
-bench: install  ## our training steps against the peers', in an environment of their own (about 12 minutes)
+bench: install  ## our steps, harvest, shuffle and statistics against the peers', in environments of their own (about 30 minutes)
 	@$(BIN)/python -m bench.environment
 	@$(BIN)/python -m bench $(BENCH)
 

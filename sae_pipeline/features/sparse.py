@@ -42,7 +42,7 @@ class SparseActivations:
         return cls(np.searchsorted(unit, np.arange(n_units + 1)), token_index[order], value[order])
 
     @classmethod
-    def merge(cls, parts: "Sequence[SparseActivations]") -> Self:
+    def merge(cls, parts: "Sequence[SparseActivations]") -> "SparseActivations":
         """The activations of shards of the tokens (equal numbers of units), bit for bit those of all tokens at once.
 
         `ValueError` when the ranges of tokens overlap (by more than one token, divided between two). Parts may come in any order.
