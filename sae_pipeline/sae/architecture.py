@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from sae_pipeline.sae import gpu
 from sae_pipeline.sae.entries import Entries
 from sae_pipeline.sae.kernels import Pairs, pairs_from
 from sae_pipeline.sae.parameters import Parameters, Published
@@ -75,6 +76,8 @@ class Architecture(ABC):
     """Learning rate of the numbers per feature (biases, thresholds) over that of the weights."""
     revives_dead_features = True
     """Whether the auxiliary loss of `revive` is added for features that have been silent for long."""
+    k: int | None = None
+    """Active entries per token, where the rule fixes them."""
 
     def own_parameters(self, n_features: int) -> dict[str, Tensor]:
         """Initial values of parameters beyond encoder and decoder, one number per feature each."""
@@ -93,7 +96,10 @@ class Architecture(ABC):
 
     @abstractmethod
     def select(self, z: PreActivations, at_most: int) -> Pairs | None:
-        """The entries that the loss depends on; None means all of them, when there would be more than `at_most`."""
+        """The entries that the loss depends on; None means all of them, when there would be more than `at_most`.
+
+        On a GPU nobody waits to see how many there are: `at_most` places are given, none when there probably are more.
+        """
 
     def gradients(self, entries: Entries, batch: Batch) -> Gradients:
         """Loss ‖x - x_hat‖² + lambda sum u, u = relu(z) on the entries: dL/du = g . V + lambda / N where active."""
@@ -134,5 +140,7 @@ def active_part(z_E: Tensor) -> tuple[Tensor, Tensor | None]:
 
 def all_positive(z: PreActivations, at_most: int) -> Pairs | None:
     """Pairs of all positive pre-activations; None when they are more than `at_most`."""
+    if z.on_gpu:
+        return gpu.pairs_above(z, z.zero, at_most) if at_most else None
     position_P, value_P = z.above(0.0)
     return None if len(position_P) > at_most else pairs_from(position_P, value_P, z.n_tokens, z.n_features)

@@ -6,9 +6,12 @@ so that a token's features never depend on its neighbours.
 Shapes: N tokens, F features, P active pairs.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
+from sae_pipeline.sae import gpu
 from sae_pipeline.sae.architecture import Architecture
 from sae_pipeline.sae.kernels import Pairs, pairs_from
 from sae_pipeline.sae.parameters import Parameters
@@ -19,6 +22,8 @@ from sae_pipeline.sae.preactivations import PreActivations
 # than training tokens at equal threshold, and so their mean number stays near k (demo, 16,384 features, k 32: 31.8; with the
 # final weights' own value on training batches it would be 34.3).
 THRESHOLD_DECAY = 0.99
+# On a GPU what exceeds this share of the sampled tokens' smallest kept value is set aside, in so many places per kept pair.
+SAMPLED_TOKENS, GPU_MARGIN, GPU_PLACES = 256, 0.9, 4
 
 
 class BatchTopK(Architecture):
@@ -28,13 +33,15 @@ class BatchTopK(Architecture):
 
     def __init__(self, k: int) -> None:
         self.k = k
-        self._last_smallest = 0.0
-        self._average = 0.0
-        self._weight = 0.0
+        self._last_smallest: float | Tensor = 0.0
+        self._average: float | Tensor = 0.0
+        self._weight: float | Tensor = 0.0
 
     def select(self, z: PreActivations, at_most: int) -> Pairs:
         """The k N largest entries of the batch, as far as they are positive."""
         n_keep = self.k * z.n_tokens
+        if z.on_gpu:
+            return self._select_on_gpu(z, n_keep)
         position_C, value_C = self._candidates(z, n_keep)
         if len(position_C) > n_keep:
             chosen_P = value_C.topk(n_keep, sorted=False).indices.int().sort().values
@@ -50,17 +57,41 @@ class BatchTopK(Architecture):
 
         The result of `select` does not depend on the guess, only its speed does.
         """
-        guess = self._last_smallest or _guess_from_rows(next(z.tiles())[1], self.k)
+        guess = float(self._last_smallest) or _guess_from_rows(next(z.tiles())[1], self.k)
         while True:
             guess = 0.9 * guess if guess > 1e-4 else 0.0
             position_C, value_C = z.above(guess)
             if len(position_C) >= n_keep or guess == 0.0:
                 return position_C, value_C
 
+    def _select_on_gpu(self, z: PreActivations, n_keep: int) -> Pairs:
+        """The same with as many places as kept pairs; the guess comes from some of the batch's own tokens. Of equal values the
+        first are kept. `is_short` in the rare case that the guess was of no use."""
+        rows_RF = z.first_rows(SAMPLED_TOKENS)
+        least = GPU_MARGIN * rows_RF.reshape(-1).topk(self.k * len(rows_RF), sorted=False).values.min().float().clamp(min=0)
+        found = gpu.pairs_above(z, least, min(GPU_PLACES * n_keep, z.n_tokens * z.n_features))
+        kth = found.value_P.topk(n_keep, sorted=False).values.min()
+        above_P, equal_P = found.value_P > kth, (found.value_P == kth) & (kth > 0)
+        keep_P = above_P | (equal_P & (equal_P.cumsum(0) <= n_keep - above_P.sum()))
+        assert found.is_short is not None
+        is_short = found.is_short | ((found.offsets_N1[-1] < n_keep) & (least > 0))
+        chosen = replace(gpu.kept(found, keep_P, n_keep), is_short=is_short)
+
+        smallest = torch.where(keep_P, found.value_P, torch.inf).min().double()
+        is_new = smallest.isfinite() & ~is_short
+        last, average, weight = (
+            one if isinstance(one, Tensor) else torch.full_like(smallest, one)
+            for one in (self._last_smallest, self._average, self._weight)
+        )
+        self._last_smallest = torch.where(is_new, smallest, last)
+        self._average = torch.where(is_new, THRESHOLD_DECAY * average + (1 - THRESHOLD_DECAY) * smallest, average)
+        self._weight = torch.where(is_new, THRESHOLD_DECAY * weight + (1 - THRESHOLD_DECAY), weight)
+        return chosen
+
     @property
     def threshold(self) -> float:
         """Running average of the smallest kept value, in published units."""
-        return self._average / self._weight if self._weight else 0.0
+        return float(self._average) / float(self._weight) if self._weight else 0.0
 
     def inference(self, parameters: Parameters) -> tuple[Parameters, float]:
         """Active above the running threshold."""
@@ -68,7 +99,9 @@ class BatchTopK(Architecture):
 
     def state(self) -> dict[str, float]:
         """The running threshold."""
-        return {"last_smallest": self._last_smallest, "average": self._average, "weight": self._weight}
+        return {
+            "last_smallest": float(self._last_smallest), "average": float(self._average), "weight": float(self._weight)
+        }  # fmt: skip
 
     def load_state(self, state: dict[str, float]) -> None:
         """Inverse of `state`."""

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sae_pipeline.sae import kernels
+from sae_pipeline.sae import gpu, kernels
 from sae_pipeline.sae.kernels import ByFeature, Pairs
 
 
@@ -91,15 +91,28 @@ class SparseEntries:
         """See `Entries`."""
         if active_E is None:
             return self._by_feature.count_F
+        if gpu.on_gpu(active_E):
+            return self.total(active_E)
         return torch.bincount(self.pairs.feature_P[active_E], minlength=len(self._V_FD))
 
     def part(self, first: int, last: int) -> "SparseEntries":
         """See `Entries`."""
         p = self.pairs
+        if gpu.on_gpu(p.feature_P):
+            return self._part_in_place(first, last)
         keep_P = (p.feature_P >= first) & (p.feature_P < last)
         chosen = p.subset(keep_P, p.value_P)
         moved = Pairs(chosen.offsets_N1, chosen.token_P, chosen.feature_P - first, chosen.value_P)
         return SparseEntries(moved, self._V_FD[first:last])
+
+    def _part_in_place(self, first: int, last: int) -> "SparseEntries":
+        """Others' places count as empty; the order by feature is a piece of the order of all."""
+        p, grouped = self.pairs, self._by_feature
+        inside_P = (p.feature_P >= first) & (p.feature_P < last)
+        feature_P = torch.where(inside_P, p.feature_P - first, 0)
+        part = SparseEntries(Pairs(p.offsets_N1, p.token_P, feature_P, p.value_P * inside_P), self._V_FD[first:last])
+        part._grouped = ByFeature(grouped.offsets_F1[first : last + 1], grouped.order_P, grouped.token_P)
+        return part
 
 
 class DenseEntries:
@@ -112,7 +125,11 @@ class DenseEntries:
     def of_pairs(cls, pairs: Pairs, V_FD: Tensor) -> "DenseEntries":
         """Chosen pairs in a matrix of zeros."""
         z_NF = torch.zeros(pairs.n_tokens, len(V_FD), dtype=pairs.value_P.dtype, device=V_FD.device)
-        z_NF[pairs.token_P.long(), pairs.feature_P.long()] = pairs.value_P
+        if gpu.on_gpu(z_NF):
+            # Empty places add 0 to the first entry.
+            z_NF.view(-1).scatter_add_(0, pairs.token_P.long() * len(V_FD) + pairs.feature_P, pairs.value_P)
+        else:
+            z_NF[pairs.token_P.long(), pairs.feature_P.long()] = pairs.value_P
         return cls(z_NF, V_FD)
 
     def at(self, value_F: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Shapes: N tokens of a batch, F features, D width, P active (token, feature) pair
 Everything is in *published units*: the value of a pair is the feature activation f_i ‖W_dec,i‖ and decoder rows have norm 1
 (paper, 'Our approach to feature extraction'). A dense step costs six matrix products of 2 N F D operations, these kernels cost
 one (the encoder) plus work proportional to P D, through `embedding_bag`: it gathers and sums rows without materialising them.
+On a GPU the kernels of `gpu` do the same.
 """
 
 from dataclasses import dataclass
@@ -14,17 +15,24 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from sae_pipeline.sae import gpu
+
 SCANNED_AT_ONCE = 2**21  # entries compared before they are searched: what a cache holds
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Active (token, feature) pairs of a batch, sorted by token: a sparse N x F matrix in row-compressed form (int32 indices)."""
+    """Active (token, feature) pairs of a batch, sorted by token: a sparse N x F matrix in row-compressed form (int32 indices).
+
+    On a GPU the length of the arrays does not depend on the data: places that hold no pair have the value 0 and count for nothing.
+    """
 
     offsets_N1: Tensor
     token_P: Tensor
     feature_P: Tensor
     value_P: Tensor
+    is_short: Tensor | None = None
+    """0-dim bool, on a GPU: pairs are missing because there were fewer places. Such a step must not be taken."""
 
     @property
     def n_tokens(self) -> int:
@@ -33,7 +41,7 @@ class Pairs:
 
     @property
     def n_pairs(self) -> int:
-        """Active pairs in the batch."""
+        """Active pairs in the batch (on a GPU: places)."""
         return len(self.feature_P)
 
     @staticmethod
@@ -117,17 +125,22 @@ def pairs_at(z_NF: Tensor, position_P: Tensor) -> Pairs:
 
 def by_feature(pairs: Pairs, n_features: int) -> ByFeature:
     """Sort pairs by feature, within a feature by token (the sort is stable, so sums always run in the same order)."""
-    feature_P, order_P = torch.sort(pairs.feature_P, stable=True)
+    feature_P = pairs.feature_P
+    if gpu.on_gpu(feature_P):
+        feature_P = torch.where(pairs.value_P != 0, feature_P, n_features)  # places without a pair come after all features
+    feature_P, order_P = torch.sort(feature_P, stable=True)
     return ByFeature(_offsets(feature_P, n_features), order_P, pairs.token_P[order_P])
 
 
 def decode(pairs: Pairs, W_dec_FD: Tensor) -> Tensor:
-    """Sum of value x decoder row over the active features of each token, N x D, in the decoder's dtype."""
+    """Sum of value x decoder row over the active features of each token, N x D, in the decoder's dtype (GPU: float32)."""
     return _sum_rows(W_dec_FD, pairs.feature_P, pairs.offsets_N1, pairs.value_P)
 
 
 def pair_products(pairs: Pairs, g_ND: Tensor, W_dec_FD: Tensor) -> Tensor:
     """g[token] . W_dec[feature] for each pair, P: the gradient of the values when g_ND is that of the reconstruction."""
+    if gpu.on_gpu(g_ND):
+        return gpu.pair_products(pairs, g_ND, W_dec_FD)
     if g_ND.device.type != "cpu":
         return (g_ND[pairs.token_P.long()] * W_dec_FD[pairs.feature_P.long()]).sum(1)
     # The backward of embedding_bag to its per-sample weights is this very product, without the two gathered P x D arrays.
@@ -137,18 +150,22 @@ def pair_products(pairs: Pairs, g_ND: Tensor, W_dec_FD: Tensor) -> Tensor:
 
 
 def sum_by_feature(grouped: ByFeature, value_P: Tensor, rows_ND: Tensor) -> Tensor:
-    """Sum over the tokens of each feature of value x row of that token, F x D, in the dtype of `rows_ND`."""
+    """Sum over the tokens of each feature of value x row of that token, F x D, in the dtype of `rows_ND` (GPU: float32)."""
     return _sum_rows(rows_ND, grouped.token_P, grouped.offsets_F1, value_P[grouped.order_P])
 
 
 def totals_by_feature(grouped: ByFeature, value_P: Tensor) -> Tensor:
     """Sum of the values of each feature, F, float32, always added in the same order."""
+    if gpu.on_gpu(value_P):
+        return gpu.sum_segments(value_P[grouped.order_P], grouped.offsets_F1)
     column_P1 = value_P[grouped.order_P].float().unsqueeze(1)
     position_P = torch.arange(len(value_P), dtype=torch.int32, device=value_P.device)
     return _sum_rows(column_P1, position_P, grouped.offsets_F1, torch.ones_like(column_P1[:, 0])).squeeze(1)
 
 
 def _sum_rows(table_RD: Tensor, index_P: Tensor, offsets: Tensor, weight_P: Tensor) -> Tensor:
+    if gpu.on_gpu(table_RD):
+        return gpu.sum_rows(table_RD, index_P, offsets, weight_P)
     return functional.embedding_bag(
         index_P, table_RD, offsets, mode="sum", per_sample_weights=weight_P.to(table_RD.dtype), include_last_offset=True
     )

@@ -8,7 +8,9 @@ Shapes: N tokens of a batch, F features, D width.
 import torch
 from torch import Tensor
 
+from sae_pipeline.sae import gpu
 from sae_pipeline.sae.architecture import Architecture
+from sae_pipeline.sae.lagged import Lagged
 from sae_pipeline.sae.parameters import Parameters, initial_parameters
 from sae_pipeline.sae.step import Step, StepResult
 
@@ -38,6 +40,10 @@ class Learner:
         self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.999), fused=True)
         self.tokens_since_active_F = torch.zeros(n_features, dtype=torch.int64, device=device)
         self.step = Step(self.parameters, architecture, dtype)
+        self.on_gpu = gpu.on_gpu(self.tokens_since_active_F)
+        self._n_dead = Lagged()
+        self.n_skipped = torch.zeros((), dtype=torch.int64, device=device)
+        """Batches that were left out on a GPU because their entries found no place (`StepResult.is_short`)."""
 
     def prepare(self, x_ND: Tensor) -> None:
         """Before the first batch."""
@@ -47,20 +53,46 @@ class Learner:
     def learn(self, x_ND: Tensor, penalty: float, learning_rate: float) -> tuple[StepResult, Tensor, Tensor]:
         """One step: (statistics, gradient norm before clipping, which features were dead)."""
         dead_F = self.tokens_since_active_F >= DEAD_AFTER_TOKENS
-        result = self.step(x_ND, penalty, dead_F if self.architecture.revives_dead_features else None)
-        grad_norm = torch.nn.utils.clip_grad_norm_(self._learned.values(), CLIP_NORM)
+        n_dead = None
+        if self.on_gpu:
+            self._n_dead.add(dead_F.sum())
+            n_dead = self._n_dead.value or 0
+        result = self.step(x_ND, penalty, dead_F if self.architecture.revives_dead_features else None, n_dead)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["rate"]
-        self.optimizer.step()
+        if self.on_gpu:
+            grad_norm = self._update_on_gpu(result)
+        else:
+            grad_norm = torch.nn.utils.clip_grad_norm_(self._learned.values(), CLIP_NORM)
+            self.optimizer.step()
         self.tokens_since_active_F += len(x_ND)
         self.tokens_since_active_F.masked_fill_(result.count_F > 0, 0)
         return result, grad_norm, dead_F
+
+    def _update_on_gpu(self, result: StepResult) -> Tensor:
+        """Clipping and Adam in one pass over memory: the fused kernel divides gradients by `grad_scale` on its way, and does
+        nothing at all where `found_inf` is not 0."""
+        assert result.squares is not None
+        grad_norm = result.squares.sqrt()
+        if len(self._learned) < len(self.parameters.named()):
+            gradients = [parameter.grad for parameter in self._learned.values() if parameter.grad is not None]
+            grad_norm = torch.nn.utils.get_total_norm(gradients)
+        scale, skip = ((grad_norm + 1e-6) / CLIP_NORM).clamp(min=1.0), torch.zeros_like(grad_norm)
+        if result.is_short is not None:
+            skip += result.is_short
+            self.n_skipped += result.is_short
+        # The two attributes through which `torch.amp.GradScaler` speaks to a fused optimizer.
+        self.optimizer.grad_scale, self.optimizer.found_inf = scale, skip  # pyright: ignore[reportAttributeAccessIssue]
+        self.optimizer.step()
+        return grad_norm
 
     # --- state
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a restart needs but the architecture's own state."""
         tensors = {"tokens_since_active_F": self.tokens_since_active_F}
+        if self.on_gpu:
+            tensors |= {"lagged.n_dead": self._n_dead.state(), "lagged.n_entries": self.step.n_entries.state()}
         for name, parameter in self.parameters.named().items():
             tensors[name] = parameter.detach()
         for name, parameter in self._learned.items():
@@ -79,3 +111,6 @@ class Learner:
                 for key in ("step", "exp_avg", "exp_avg_sq")
             }
         self.tokens_since_active_F.copy_(tensors["tokens_since_active_F"])
+        if self.on_gpu and "lagged.n_dead" in tensors:  # a checkpoint that a CPU wrote has none
+            self._n_dead.load_state(tensors["lagged.n_dead"])
+            self.step.n_entries.load_state(tensors["lagged.n_entries"])

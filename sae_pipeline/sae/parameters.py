@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from sae_pipeline.sae import gpu
+
 ROWS_AT_ONCE = 1024
 
 
@@ -85,15 +87,21 @@ def published(
     `shift_F` (in training units) is taken off the biases, so that "above the shift" reads "positive".
     `into`: earlier copies to overwrite. Arrays of this size are expensive to allocate: the kernel clears every page.
     """
-    norm_F = parameters.W_dec_FD.norm(dim=1)
+    enc_FD, dec_FD = (
+        (into.W_enc_FD, into.W_dec_FD) if into else (torch.empty_like(parameters.W_enc_FD, dtype=dtype) for _ in range(2))
+    )
     b_enc_F = parameters.b_enc_F
+    if gpu.on_gpu(enc_FD):
+        bias_F = b_enc_F if shift_F is None else b_enc_F - shift_F
+        low_F, norm_F = gpu.publish(
+            enc_FD, dec_FD, parameters.W_enc_FD, parameters.W_dec_FD, bias_F, parameters.b_dec_D, subtracts_decoder_bias
+        )
+        return Published(enc_FD, low_F, dec_FD, norm_F)
+    norm_F = parameters.W_dec_FD.norm(dim=1)
     if subtracts_decoder_bias:
         b_enc_F = b_enc_F - parameters.W_enc_FD @ parameters.b_dec_D
     if shift_F is not None:
         b_enc_F = b_enc_F - shift_F
-    enc_FD, dec_FD = (
-        (into.W_enc_FD, into.W_dec_FD) if into else (torch.empty_like(parameters.W_enc_FD, dtype=dtype) for _ in range(2))
-    )
     scratch_RD = torch.empty(ROWS_AT_ONCE, parameters.d_model, device=norm_F.device)
     for start in range(0, parameters.n_features, ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)

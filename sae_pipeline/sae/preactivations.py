@@ -8,11 +8,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sae_pipeline.sae import kernels
+from sae_pipeline.sae import gpu, kernels
 from sae_pipeline.sae.parameters import Published
 
 # 64 MiB in bfloat16. A batch that fits is one tile: then the product runs once and its result is kept for the whole step.
 TILE_ENTRIES = 2**25
+# On a GPU half of it, so that selections find the tile in its L2 cache, but never so few tokens that the product itself waits for
+# the encoder's rows to be read again.
+GPU_TILE_ENTRIES, GPU_TILE_TOKENS = 2**24, 512
 
 
 class PreActivations:
@@ -20,18 +23,29 @@ class PreActivations:
     would cost a fifth of the product itself."""
 
     def __init__(self, n_features: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.n_features = n_features
+        self.n_features, self.dtype = n_features, dtype
         self._tile_RF = torch.empty(0, n_features, dtype=dtype, device=device)
+        self.zero = torch.zeros((), device=device)
 
     def compute(self, x_low_ND: Tensor, weights: Published) -> "PreActivations":
         """Take a new batch; a batch of one tile is computed now, a larger one tile by tile whenever `tiles` is iterated."""
         self._x_low_ND, self._weights, self.n_tokens = x_low_ND, weights, len(x_low_ND)
-        rows = min(self.n_tokens, max(1, TILE_ENTRIES // self.n_features))
+        rows = min(self.n_tokens, self._tile_tokens())
         if len(self._tile_RF) != rows:
             self._tile_RF = torch.empty(rows, self.n_features, dtype=x_low_ND.dtype, device=x_low_ND.device)
         if rows == self.n_tokens:
             self._product(x_low_ND, self._tile_RF)
         return self
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it lies on a GPU (see `gpu`)."""
+        return gpu.on_gpu(self._tile_RF)
+
+    def _tile_tokens(self) -> int:
+        if self.on_gpu:
+            return max(GPU_TILE_TOKENS, GPU_TILE_ENTRIES // self.n_features)
+        return max(1, TILE_ENTRIES // self.n_features)
 
     def _product(self, x_low_RD: Tensor, out_RF: Tensor) -> Tensor:
         return torch.addmm(self._weights.b_enc_F, x_low_RD, self._weights.W_enc_FD.T, out=out_RF)
@@ -45,6 +59,13 @@ class PreActivations:
         for first in range(0, self.n_tokens, rows):
             part_RD = self._x_low_ND[first : first + rows]
             yield first, self._product(part_RD, self._tile_RF[: len(part_RD)])
+
+    def first_rows(self, n_tokens: int) -> Tensor:
+        """z of the first tokens, at most `n_tokens`; overwritten by the next tile."""
+        if len(self._tile_RF) == self.n_tokens:
+            return self._tile_RF[:n_tokens]
+        part_RD = self._x_low_ND[: min(n_tokens, len(self._tile_RF))]
+        return self._product(part_RD, self._tile_RF[: len(part_RD)])
 
     def above(self, threshold: float) -> tuple[Tensor, Tensor]:
         """(flat int64 positions, values) of the entries greater than `threshold` (>= 0), ascending by position."""

@@ -28,13 +28,25 @@ class AuxGradients:
     du_A: Tensor
 
 
-def revive(dead_F: Tensor, z: PreActivations, x_low_ND: Tensor, error_ND: Tensor, weights: Published) -> AuxGradients | None:
-    """Gradients of the auxiliary loss; None when no feature is dead. `error_ND` is x_hat - x, float32."""
-    feature_A = dead_F.nonzero().squeeze(1)
+def revive(
+    dead_F: Tensor, z: PreActivations, x_low_ND: Tensor, error_ND: Tensor, weights: Published, n_dead: int | None = None
+) -> AuxGradients | None:
+    """Gradients of the auxiliary loss; None when no feature is dead. `error_ND` is x_hat - x, float32.
+
+    `n_dead`: how many features were dead some steps ago. Then nobody waits to see how many are: room is made for the next power
+    of two, a rest stays zero, and should more have died meanwhile, some are revived when that is known.
+    """
+    if n_dead is None:
+        feature_A = dead_F.nonzero().squeeze(1)
+    else:
+        n_places = min(len(dead_F), 1 << (n_dead - 1).bit_length()) if n_dead else 0
+        feature_A = (~dead_F).sort(stable=True).indices[:n_places]
     if not len(feature_A):
         return None
     n_tokens, dtype = z.n_tokens, x_low_ND.dtype
     u_NA = z.columns(feature_A).relu_()
+    if n_dead is not None:
+        u_NA *= dead_F[feature_A]
     if len(feature_A) > K_AUX:
         kth_N1 = u_NA.topk(K_AUX, dim=1).values[:, -1:]
         u_NA *= u_NA >= kth_N1

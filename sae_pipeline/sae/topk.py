@@ -6,7 +6,7 @@ Shapes: N tokens, R tokens of a tile, F features, P active pairs, C candidates o
 import torch
 from torch import Tensor
 
-from sae_pipeline.sae import kernels
+from sae_pipeline.sae import gpu, kernels
 from sae_pipeline.sae.architecture import Architecture
 from sae_pipeline.sae.kernels import Pairs
 from sae_pipeline.sae.preactivations import PreActivations
@@ -23,17 +23,32 @@ class TopK(Architecture):
 
     def __init__(self, k: int) -> None:
         self.k = k
-        self._guess = 0.0
+        self._guess: float | Tensor = 0.0
 
     def select(self, z: PreActivations, at_most: int) -> Pairs:
         """The k largest entries of each row, as far as they are positive."""
         norm_N = z.token_norms()
+        if z.on_gpu:
+            return self._select_on_gpu(z, norm_N)
         pairs = Pairs.cat([self._largest(z_RF, norm_N[first : first + len(z_RF)]) for first, z_RF in z.tiles()])
         smallest_N = torch.segment_reduce(pairs.value_P.float(), "min", offsets=pairs.offsets_N1.long(), initial=torch.inf)
         smallest_N[pairs.offsets_N1.diff() < self.k] = 0.0
         place = max(1, round(GUESS_QUANTILE * len(smallest_N)))
         self._guess = GUESS_MARGIN * float((smallest_N / norm_N.clamp(min=1e-6)).kthvalue(place).values)
         return pairs
+
+    def _select_on_gpu(self, z: PreActivations, norm_N: Tensor) -> Pairs:
+        """The same with k places for every token; the guess stays on the device."""
+        value_NK = torch.zeros(z.n_tokens, self.k, dtype=z.dtype, device=norm_N.device)
+        feature_NK = torch.zeros(z.n_tokens, self.k, dtype=torch.int32, device=norm_N.device)
+        for first, z_RF in z.tiles():
+            rows = slice(first, first + len(z_RF))
+            gpu.largest_of_rows(z_RF, self._guess * norm_N[rows], value_NK[rows], feature_NK[rows])
+        smallest_N = value_NK.amin(1).float() / norm_N.clamp(min=1e-6)
+        self._guess = GUESS_MARGIN * smallest_N.kthvalue(max(1, round(GUESS_QUANTILE * z.n_tokens))).values
+        offsets_N1 = self.k * torch.arange(z.n_tokens + 1, dtype=torch.int32, device=norm_N.device)
+        token_P = torch.arange(z.n_tokens, dtype=torch.int32, device=norm_N.device).repeat_interleave(self.k)
+        return Pairs(offsets_N1, token_P, feature_NK.view(-1), value_NK.view(-1))
 
     def _largest(self, z_RF: Tensor, norm_R: Tensor) -> Pairs:
         """What exceeds a guess from the last batch is found in one scan of the tile, and only that is ranked: a third of the time
@@ -61,7 +76,7 @@ class TopK(Architecture):
 
     def state(self) -> dict[str, float]:
         """The guess."""
-        return {"guess": self._guess}
+        return {"guess": float(self._guess)}
 
     def load_state(self, state: dict[str, float]) -> None:
         """Inverse of `state`."""

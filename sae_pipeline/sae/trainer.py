@@ -14,6 +14,7 @@ from torch import Tensor
 from sae_pipeline import progress
 from sae_pipeline.errors import UserError
 from sae_pipeline.sae import checkpoint as checkpoints
+from sae_pipeline.sae import gpu
 from sae_pipeline.sae.architecture import Architecture
 from sae_pipeline.sae.checkpoint import BrokenCheckpointError, Checkpoint
 from sae_pipeline.sae.history import History
@@ -97,6 +98,8 @@ class Trainer:
 
     def _write_history(self) -> None:
         last = self.history.write().row(-1, named=True)
+        if n_skipped := int(self.learner.n_skipped):
+            log.warning("size %d: %d batches were left out so far (docs/training.md, On a GPU)", self.plan.n_features, n_skipped)
         if not last["loss"] < float("inf"):
             raise UserError(
                 f"sae/{self.plan.n_features}", f"training diverged: loss {last['loss']} at step {last['step']}",
@@ -148,7 +151,7 @@ def train_together(trainers: list[Trainer], stream: BatchStream, mixing: Mixing 
             group = [trainer for trainer in active if trainer.steps_done == behind]
             if stream.batches_done != behind:
                 _move(stream, next(found[trainer] for trainer in group if trainer.resumed_at_step == behind))
-            x_ND = stream.next().to(group[0].device)
+            x_ND = gpu.sent(stream.next(), group[0].device)
             if mixing and behind % MIXING_EVERY == 0:
                 mixing.add(stream.token_index_N)
             for trainer in group:
