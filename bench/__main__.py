@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from bench import report
+from bench.gpu_suites import gpu_suites
 from bench.rounds import compare
 from bench.suites import Suite, all_suites
 
@@ -29,7 +30,9 @@ def run(suite: Suite, order: int, n_rounds: int, device: str, scratch: Path) -> 
     load = os.getloadavg()[0]
     suite = replace(suite, specs=tuple(replace(spec, device=device) for spec in suite.with_rooflines()))
     n_rounds = PARITY_ROUNDS if suite.parity_steps else n_rounds
-    record = compare(list(suite.specs), n_rounds, scratch, parity_steps=suite.parity_steps, n_steps=suite.n_steps)
+    # A GPU's host side may use any core: nobody else is timed there.
+    cpus = "0" if device == "cpu" else ""
+    record = compare(list(suite.specs), n_rounds, scratch, cpus, suite.parity_steps, suite.n_steps)
     before = {spec.label: record["contenders"][spec.label]["mse_before"] for spec in suite.specs}
     reference = next((value for value in before.values() if value is not None), None)
     for spec in suite.specs:
@@ -69,9 +72,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="suites whose names begin so")
     parser.add_argument("--rounds", type=int, default=5)
     chosen = parser.parse_args()
+    if chosen.device == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--device cuda: no CUDA device here (PyTorch {torch.__version__})")
     report.RESULTS.mkdir(exist_ok=True)
+    suites = all_suites() if chosen.device == "cpu" else gpu_suites()
     with tempfile.TemporaryDirectory() as scratch:
-        for order, suite in enumerate(all_suites()):
+        for order, suite in enumerate(suites):
             if chosen.only and not any(suite.name.startswith(name) for name in chosen.only):
                 continue
             start = time.monotonic()

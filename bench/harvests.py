@@ -43,7 +43,7 @@ class TruncatedForward:
     def __init__(self, spec: Spec, x_ND: np.ndarray) -> None:
         keep_freed_memory()
         self._lm = ours(gpt2(getattr(torch, spec.dtype), spec.device), AFTER_BLOCK, 12)
-        self._ids_BT = _ids(50_257, spec.shape.batch, CONTEXT)
+        self._ids_BT = _ids(50_257, spec, CONTEXT)
         self.config = {"blocks": AFTER_BLOCK + 1, "context": CONTEXT}
 
     def step(self, x_ND: Tensor) -> None:
@@ -60,7 +60,7 @@ class FullForward:
     def __init__(self, spec: Spec, x_ND: np.ndarray) -> None:
         self._model, self._caught = gpt2(getattr(torch, spec.dtype), spec.device), []
         self._model.transformer.h[AFTER_BLOCK].register_forward_hook(lambda *given: self._caught.append(given[-1]))
-        self._ids_BT = _ids(50_257, spec.shape.batch, CONTEXT)
+        self._ids_BT = _ids(50_257, spec, CONTEXT)
         self.config = {"blocks": 12, "context": CONTEXT}
 
     @torch.no_grad()
@@ -87,7 +87,7 @@ class TransformerLens:
         )  # fmt: skip
         self._model = HookedTransformer(config)
         self._name = f"blocks.{AFTER_BLOCK}.hook_resid_post"
-        self._ids_BT = _ids(50_257, spec.shape.batch, CONTEXT)
+        self._ids_BT = _ids(50_257, spec, CONTEXT)
         self.config = {"version": version("transformer-lens"), "stop_at_layer": AFTER_BLOCK + 1, "context": CONTEXT}
 
     @torch.no_grad()
@@ -114,7 +114,7 @@ class SixFromOne:
         )  # fmt: skip
         network = LlamaForCausalLM(shape).to(spec.device, torch.bfloat16).eval().requires_grad_(False)
         self._lm = ours(network, SMOL_AFTER_BLOCK, 30)
-        self._ids_BT = _ids(49_152, spec.shape.batch, SMOL_CONTEXT)
+        self._ids_BT = _ids(49_152, spec, SMOL_CONTEXT)
         sizes = [options["largest"] // 4, options["largest"] // 2, options["largest"]]
         self._learners = [
             Ours(Spec("ours", Shape("six", 576, size, k, spec.shape.batch), "bfloat16", spec.device), x_ND)
@@ -136,8 +136,9 @@ class SixFromOne:
         """Has none."""
 
 
-def _ids(vocabulary: int, n_tokens: int, context: int) -> Tensor:
-    return torch.randint(vocabulary, (n_tokens // context, context), generator=torch.Generator().manual_seed(0))
+def _ids(vocabulary: int, spec: Spec, context: int) -> Tensor:
+    shape = (spec.shape.batch // context, context)
+    return torch.randint(vocabulary, shape, generator=torch.Generator().manual_seed(0)).to(spec.device)
 
 
 HARVESTS = {

@@ -39,7 +39,8 @@ class Matched(Ours):
             W_dec_FD.grad -= (W_dec_FD.grad * W_dec_FD).sum(1, keepdim=True) * W_dec_FD
         if self._clips:
             torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
-        learner.optimizer.param_groups[0]["lr"] = self.learning_rate
+        for group in learner.optimizer.param_groups:
+            group["lr"] = self.learning_rate * group["rate"]
         learner.optimizer.step()
         if self._unit_rows:
             W_dec_FD /= W_dec_FD.norm(dim=1, keepdim=True)

@@ -26,26 +26,33 @@ memory (`sae_pipeline/allocator.py`), as it does in training.
 def page(records: list[dict[str, Any]], quality: dict[str, Any] | None = None) -> str:
     """The whole page. `quality`: what `bench.quality` found."""
     lines = [INTRODUCTION]
-    if records:
-        machine, loads = records[0]["machine"], [record["load"] for record in records]
-        lines += [
-            f"Machine: {machine['cpu']}, {machine['n_cores']} cores, {machine['memory_gb']} GB; {machine['device']}. "
-            f"Python {machine['python']}, PyTorch {machine['torch']}. {records[0]['date']}. "
-            f"Load average before a suite: {min(loads):.1f} to {max(loads):.1f}.",
-            "",
-        ]
-    lines += ["## Bars", "", "| suite | against | ratio | bar | |", "|---|---|---|---|---|"]
-    for record in records:
-        for pair in record["pairs"]:
-            values = ratios(record, pair["slower"], pair["faster"])
-            mark = "" if not pair["bar"] else "passed" if median(values) >= pair["bar"] else "**missed**"
-            lines.append(f"| {record['title']} | {pair['what']} | {summary(values)} | {pair['bar'] or ''} | {mark} |")
-    lines += ["", *guards(records)]
+    groups = [[record for record in records if record["device"] == device] for device in ("cpu", "cuda")]
+    for group, heading in zip(groups, ("## Bars", "## Bars on a GPU"), strict=True):
+        if group:
+            lines += bars(group, heading)
+    lines += guards(records)
     if quality is not None:
         lines += frontier.section(quality)
     for record in records:
         lines += section(record)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def bars(records: list[dict[str, Any]], heading: str) -> list[str]:
+    """The machine of one device, and every ratio beside its bar."""
+    machine, loads = records[0]["machine"], [record["load"] for record in records]
+    lines = [
+        f"Machine: {machine['cpu']}, {machine['n_cores']} cores, {machine['memory_gb']} GB; {machine['device']}. "
+        f"Python {machine['python']}, PyTorch {machine['torch']}. {records[0]['date']}. "
+        f"Load average before a suite: {min(loads):.1f} to {max(loads):.1f}.",
+        "", heading, "", "| suite | against | ratio | bar | |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for record in records:
+        for pair in record["pairs"]:
+            values = ratios(record, pair["slower"], pair["faster"])
+            mark = "" if not pair["bar"] else "passed" if median(values) >= pair["bar"] else "**missed**"
+            lines.append(f"| {record['title']} | {pair['what']} | {summary(values)} | {pair['bar'] or ''} | {mark} |")
+    return [*lines, ""]
 
 
 def guards(records: list[dict[str, Any]]) -> list[str]:
@@ -87,7 +94,7 @@ def section(record: dict[str, Any]) -> list[str]:
         after = " | " + ", ".join(f"{error:.4g}" for error in one["mse_by_round"]) if trained else ""
         lines.append(
             f"| {label} | {summary(one['us_per_token'])} | {'' if trained else share + ' | '}{one['steps_per_round']} | "
-            f"{one['peak_rss_bytes'] / 1e9:.2f} | {before}{after} |"
+            f"{one.get('peak_device_bytes', one['peak_rss_bytes']) / 1e9:.2f} | {before}{after} |"
         )
     return [*lines, ""]
 
@@ -105,10 +112,10 @@ def roofline(record: dict[str, Any]) -> str:
 
 
 def read() -> list[dict[str, Any]]:
-    """All records, in the order in which they were measured."""
+    """All records, in the order in which they were measured, those of a GPU last."""
     files = [file for file in sorted(RESULTS.glob("*.json")) if file != frontier.FILE]
     records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    return sorted(records, key=lambda record: record["order"])
+    return sorted(records, key=lambda record: (record["device"], record["order"]))
 
 
 def write() -> None:

@@ -18,6 +18,7 @@ from bench.setting import Spec, data_file
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / ".bench"
 STEP_SECONDS = 0.5  # per contender and round, at least one step
+WARM_UP = {"cpu": 1, "cuda": 10}  # steps before the one, or the as many, by which the number of steps is chosen
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Worker:
     seconds_per_token: list[float] = field(default_factory=list)
     wall_seconds_per_token: list[float] = field(default_factory=list)
     peak_rss_bytes: int = 0
+    peak_device_bytes: int | None = None
 
     def __enter__(self) -> "Worker":
         environment = os.environ | {
@@ -69,7 +71,7 @@ class Worker:
         """Seconds per step."""
         took = self.ask(n_steps)
         seconds = took["cpu_s"] if self.spec.device == "cpu" and self.spec.threads == 1 else took["wall_s"]
-        self.peak_rss_bytes = took["peak_rss_bytes"]
+        self.peak_rss_bytes, self.peak_device_bytes = took["peak_rss_bytes"], took.get("peak_device_bytes")
         if record:
             n_tokens = n_steps * self.spec.shape.batch
             self.seconds_per_token.append(seconds / n_tokens)
@@ -92,7 +94,8 @@ def compare(
             assert worker.ready
         steps = {worker.spec.label: n_steps or parity_steps // n_rounds for worker in workers}
         for worker in () if parity_steps else workers:
-            seconds = [worker.run(1, record=False) for _ in range(2)][-1]
+            warm_up = WARM_UP[worker.spec.device]
+            seconds = [worker.run(warm_up, record=False) for _ in range(2)][-1]
             steps[worker.spec.label] = n_steps or max(1, round(STEP_SECONDS / max(1e-4, seconds)))
         errors: dict[str, list[float]] = {worker.spec.label: [] for worker in workers}
         for _ in range(n_rounds):
@@ -113,6 +116,7 @@ def compare(
                     "wall_us_per_token": [round(1e6 * seconds, 3) for seconds in worker.wall_seconds_per_token],
                     "steps_per_round": steps[worker.spec.label],
                     "peak_rss_bytes": worker.peak_rss_bytes,
+                    **({"peak_device_bytes": worker.peak_device_bytes} if worker.peak_device_bytes else {}),
                     "mse_before": worker.ready["mse"],
                     "mse_by_round": errors[worker.spec.label],
                     "torch": worker.ready["torch"],

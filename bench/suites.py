@@ -129,8 +129,8 @@ def floor(shape: Shape, name: str) -> Suite:
     return Suite(name, f"Our TopK step against the encode-only floor, shape {shape.name}", specs[:1] + specs[2:], pairs)
 
 
-def crossover(shape: Shape, l0: int) -> Suite:
-    """Sparse against dense at a density, to place `step.DENSE_ABOVE_SHARE`."""
+def crossover(shape: Shape, l0: int, prefix: str = "") -> Suite:
+    """Sparse against dense at a density, to place `step.DENSE_ABOVE_SHARE` (or `GPU_DENSE_ABOVE_SHARE`)."""
     common = {"architecture": "relu_l1", "target_l0": l0, "learning_rate": 1e-6, "dtype": BF16}
     specs = tuple(Spec("ours", shape, **common, options={"dense_above_share": share}) for share in (1.0, 0.0))
     pairs = (
@@ -139,7 +139,7 @@ def crossover(shape: Shape, l0: int) -> Suite:
             f"ours {BF16}, dense_above_share=1.0", 0,
         ),
     )  # fmt: skip
-    return Suite(f"crossover-{l0}", f"Sparse against dense, L0 {l0} of {shape.n_features}", specs, pairs)
+    return Suite(f"{prefix}crossover-{l0}", f"Sparse against dense, L0 {l0} of {shape.n_features}", specs, pairs)
 
 
 def shuffle(window: int, name: str) -> Suite:

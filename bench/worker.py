@@ -43,6 +43,8 @@ def main(raw_spec: str, data: str, cpus: str) -> None:
         wait(spec.device)
         took = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
         took["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if spec.device != "cpu":
+            took["peak_device_bytes"] = torch.cuda.max_memory_allocated()
         print(json.dumps(took), file=say, flush=True)
 
 

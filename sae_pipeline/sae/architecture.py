@@ -76,8 +76,6 @@ class Architecture(ABC):
     """Learning rate of the numbers per feature (biases, thresholds) over that of the weights."""
     revives_dead_features = True
     """Whether the auxiliary loss of `revive` is added for features that have been silent for long."""
-    k: int | None = None
-    """Active entries per token, where the rule fixes them."""
 
     def own_parameters(self, n_features: int) -> dict[str, Tensor]:
         """Initial values of parameters beyond encoder and decoder, one number per feature each."""
@@ -92,6 +90,10 @@ class Architecture(ABC):
 
     def shift(self, parameters: Parameters) -> Tensor | None:
         """What `select` compares pre-activations with instead of 0, F, in training units (not times the decoder norm)."""
+        return None
+
+    def entries_per_token(self) -> int | None:
+        """How many entries a token of a batch has at most on average, where the rule fixes it."""
         return None
 
     @abstractmethod

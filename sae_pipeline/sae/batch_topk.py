@@ -37,6 +37,10 @@ class BatchTopK(Architecture):
         self._average: float | Tensor = 0.0
         self._weight: float | Tensor = 0.0
 
+    def entries_per_token(self) -> int:
+        """k."""
+        return self.k
+
     def select(self, z: PreActivations, at_most: int) -> Pairs:
         """The k N largest entries of the batch, as far as they are positive."""
         n_keep = self.k * z.n_tokens

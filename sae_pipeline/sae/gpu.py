@@ -42,7 +42,8 @@ def launch(file: str, kernel: str, grid: tuple[int, ...], *arguments: Any, **con
     try:
         module = import_module(f"sae_pipeline.sae.{file}")
     except ModuleNotFoundError as error:
-        raise UserError("compute.device", f"training on a GPU needs Triton ({error})", "pip install triton, or use cpu.") from error
+        what, mend = f"training on a GPU needs Triton ({error})", "pip install triton, or use cpu."
+        raise UserError("compute.device", what, mend) from error
     with torch.cuda.device_of(arguments[0]):
         getattr(module, kernel)[grid](*arguments, **constants)
 
@@ -56,9 +57,7 @@ def sum_rows(table_RD: Tensor, index_P: Tensor, offsets: Tensor, weight_P: Tenso
     n_rows, d_model, block = len(offsets) - 1, table_RD.shape[1], _columns(table_RD.shape[1])
     out_RD = torch.empty(n_rows, d_model, dtype=torch.float32, device=table_RD.device)
     grid = (n_rows, -(-d_model // block))
-    launch(
-        "triton_sums", "sum_rows", grid, out_RD, table_RD, index_P, weight_P, offsets, d_model, BLOCK_P=BLOCK_P, BLOCK_D=block
-    )
+    launch("triton_sums", "sum_rows", grid, out_RD, table_RD, index_P, weight_P, offsets, d_model, BLOCK_P=BLOCK_P, BLOCK_D=block)
     return out_RD
 
 
@@ -80,7 +79,7 @@ def sum_segments(value_P: Tensor, offsets: Tensor) -> Tensor:
 
 
 def pairs_above(z: "PreActivations", threshold: Tensor, n_places: int) -> "Pairs":
-    """Pairs of the entries above `threshold` (0-dim, >= 0), ascending, as far as there are places; `is_short` when there are not."""
+    """Pairs of the entries above `threshold` (0-dim, >= 0), ascending, as far as places go; `is_short` when too few."""
     from sae_pipeline.sae.kernels import Pairs
 
     n_tokens, n_features, device = z.n_tokens, z.n_features, threshold.device

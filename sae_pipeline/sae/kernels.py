@@ -24,7 +24,7 @@ SCANNED_AT_ONCE = 2**21  # entries compared before they are searched: what a cac
 class Pairs:
     """Active (token, feature) pairs of a batch, sorted by token: a sparse N x F matrix in row-compressed form (int32 indices).
 
-    On a GPU the length of the arrays does not depend on the data: places that hold no pair have the value 0 and count for nothing.
+    On a GPU the length of the arrays does not depend on data: places that hold no pair have the value 0 and count for nothing.
     """
 
     offsets_N1: Tensor

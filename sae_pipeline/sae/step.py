@@ -70,9 +70,7 @@ class Step:
         self._z = PreActivations(parameters.n_features, dtype, device)
 
     @torch.no_grad()
-    def __call__(
-        self, x_ND: Tensor, penalty: float, dead_F: Tensor | None = None, n_dead: int | None = None
-    ) -> StepResult:
+    def __call__(self, x_ND: Tensor, penalty: float, dead_F: Tensor | None = None, n_dead: int | None = None) -> StepResult:
         """Loss and gradients of one batch of scaled activations (float32). Features marked in `dead_F` (bool) are revived;
         `n_dead`: see `revive`."""
         shift_F = self.architecture.shift(self.parameters)
@@ -100,7 +98,7 @@ class Step:
 
     def _entries_on_gpu(self, z: PreActivations, weights: Published) -> tuple[Entries, Tensor | None]:
         """The same without waiting for the number of entries: what is known of it is some steps old."""
-        limit, k = int(self.dense_above_share * z.n_tokens * z.n_features), self.architecture.k
+        limit, k = int(self.dense_above_share * z.n_tokens * z.n_features), self.architecture.entries_per_token()
         known = k * z.n_tokens if k else self.n_entries.value
         self.was_dense = known is None or known > limit
         pairs = self.architecture.select(z, 0 if self.was_dense else min(GPU_ROOM * limit, z.n_tokens * z.n_features))
@@ -126,9 +124,8 @@ class Step:
         if not gpu.on_gpu(norm_F):
             self._chain_rows(made, norm_F, dz_F)
             return None
-        squares_F = gpu.chain(
-            _grad_of(p.W_enc_FD), _grad_of(p.W_dec_FD), made, p.W_dec_FD, p.b_dec_D, norm_F, self.architecture.subtracts_decoder_bias
-        )
+        subtracts = self.architecture.subtracts_decoder_bias
+        squares_F = gpu.chain(_grad_of(p.W_enc_FD), _grad_of(p.W_dec_FD), made, p.W_dec_FD, p.b_dec_D, norm_F, subtracts)
         return squares_F.sum() + sum(one.square().sum() for one in (db_enc_F, g_D, *made.own.values()))
 
     def _chain_rows(self, made: Gradients, norm_F: Tensor, dz_F: Tensor) -> None:

@@ -25,6 +25,10 @@ class TopK(Architecture):
         self.k = k
         self._guess: float | Tensor = 0.0
 
+    def entries_per_token(self) -> int:
+        """k."""
+        return self.k
+
     def select(self, z: PreActivations, at_most: int) -> Pairs:
         """The k largest entries of each row, as far as they are positive."""
         norm_N = z.token_norms()

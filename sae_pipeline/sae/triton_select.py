@@ -3,7 +3,7 @@
 A program reads one token's row, from the L2 cache where the encoder's product has just left it. Positive floating-point numbers
 order like their bits, so the k-th largest is found bit by bit from the top by counting, exactly and without sorting. No atomics.
 
-Imported on first use on a GPU only (`gpu.py`). Shapes: N tokens, R tokens of the tile, F features, K chosen of each token, P pairs.
+Imported on first use on a GPU only (`gpu.py`). Shapes: R tokens of the tile, F features, K chosen of each token, P places.
 """
 
 import triton  # pyright: ignore[reportMissingImports]
@@ -55,7 +55,7 @@ def largest_of_rows(
     row = tl.program_id(0).to(tl.int64)
     z_F, own_value, own_feature = z_RF + row * n_features, found_value + row * CAPACITY, found_feature + row * CAPACITY
     guess = tl.load(guess_R + row)
-    bits: tl.constexpr = tl.int16 if IS_BF16 else tl.int32
+    bits: tl.constexpr = tl.int16 if IS_BF16 else tl.int32  # pyright: ignore[reportAssignmentType]
     n_found = 0
     for start in range(0, n_features, BLOCK):
         feature = start + tl.arange(0, BLOCK)

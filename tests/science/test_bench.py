@@ -5,6 +5,8 @@ import json
 import pytest
 
 from bench import report, rounds
+from bench.__main__ import main
+from bench.gpu_suites import gpu_suites
 from bench.setting import SHAPES, Spec
 from bench.suites import all_suites
 
@@ -14,13 +16,21 @@ def test_results_page_is_that_of_the_results():
 
 
 def test_suites_compare_contenders_that_they_have():
-    suites = all_suites()
+    suites = [*all_suites(), *gpu_suites()]
     assert len({suite.name for suite in suites}) == len(suites)
     for suite in suites:
         labels = [spec.label for spec in suite.specs]
         assert len(set(labels)) == len(labels)
         assert {pair.slower for pair in suite.pairs} | {pair.faster for pair in suite.pairs} <= set(labels), suite.name
         assert len({spec.shape for spec in suite.specs}) == 1
+
+
+def test_without_a_gpu_its_benchmarks_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("sys.argv", ["bench", "--device", "cuda"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "--device cuda: no CUDA device here" in capsys.readouterr().err
 
 
 def test_our_contenders_run_and_start_from_equal_errors(tmp_path, monkeypatch):
@@ -40,5 +50,9 @@ def test_our_contenders_run_and_start_from_equal_errors(tmp_path, monkeypatch):
     facts = {"title": "A", "order": 0, "n_rounds": 2, "load": 0.0, "date": "x", "machine": machine, "pairs": [pair]}
     alike = [{"what": "itself", "slower": specs[1].label, "faster": specs[0].label, "bar": 0.01}]
     text = report.page([json.loads(json.dumps(record | facts | {"alike": alike}))])
+    assert "## Bars\n" in text and "on a GPU" not in text
+    contenders = {label: one | {"peak_device_bytes": 7e9} for label, one in record["contenders"].items()}
+    both = report.page([record | facts, record | facts | {"device": "cuda", "contenders": contenders}])
+    assert both.count("## Bars on a GPU\n") == 1 and " 7.00 |" in both
     assert "| A | dense |" in text and "**missed**" in text and "| ours float32 |" in text
     assert "| A | itself | 0.0" in text and "float32 product" in text

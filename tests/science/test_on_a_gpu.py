@@ -39,7 +39,7 @@ def made(name: str, dtype: torch.dtype, device: str, few: bool = True) -> Learne
     """A learner whose pre-activations are mostly negative: few entries."""
     architecture: Architecture = ARCHITECTURES[name]()
     one = Learner(D, F, architecture, dtype, 0, device)
-    if few and architecture.k is None:
+    if few and architecture.entries_per_token() is None:
         one.parameters.b_enc_F.data.fill_(-2.6 * one.parameters.W_enc_FD.norm(dim=1).mean().item())
         one.step.n_entries.value = 1
     return one
