@@ -284,3 +284,15 @@ def test_resumed_training_takes_the_same_decisions():
         assert torch.equal(one.loss, other.loss) and made.step.was_dense == again.step.was_dense
     for key, value in made.tensors().items():
         assert torch.equal(value, again.tensors()[key]), key
+
+
+def test_clipping_looks_at_what_is_learned(monkeypatch):
+    """A frozen decoder's gradient is no part of the norm."""
+    norms = []
+    for _ in range(2):
+        made = Learner(D, F, ReluL1(5.0), torch.float32, seed=3, frozen=frozenset({"W_dec_FD"}))
+        before = made.parameters.W_dec_FD.clone()
+        norms.append(float(made.learn(batch(), PENALTY, 1e-3)[1]))
+        assert torch.equal(before, made.parameters.W_dec_FD)
+        on_cpu(monkeypatch)
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
