@@ -10,10 +10,12 @@ from assets.attribution import attribution
 from assets.concept_search import concept_search
 from assets.corpus import corpus
 from assets.explanations import explanations
+from assets.feature_families import feature_families
 from assets.feature_stats import feature_stats
 from assets.features_vs_neurons import features_vs_neurons
 from assets.invariants import invariants
 from assets.main_results import main_results
+from assets.neighbourhood_checks import neighbourhood_checks
 from assets.neighbourhoods import neighbourhoods
 from assets.null_models import null_models
 from assets.publishing import StageAsset
@@ -47,6 +49,8 @@ STAGE_ASSETS: tuple[StageAsset, ...] = (
     null_models,
     scaling_laws,
     features_vs_neurons,
+    feature_families,
+    neighbourhood_checks,
     survey_verdicts,
     analysis_tables,
     size_comparison,

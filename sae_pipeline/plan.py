@@ -24,6 +24,7 @@ GENERATION_RATE_PER_CORE = 6.0e10  # key-value-cached steps are bound by memory,
 FLOAT32_RATE_PER_CORE = 6.0e10  # short prompts in single precision
 PROMPT_TOKENS = 12  # of a committed prompt
 SAE_TOKEN_CORE_SECONDS = 2.5e-5  # of a training token, whatever the size: reading, sparse gradients, optimizer
+LABEL_CORE_SECONDS = 6e-3  # of a sentence embedding
 SAE_WEIGHT_STEP_SECONDS = 4e-9  # of an optimizer step, per weight
 MAP_SECONDS_PER_FEATURE = 1.5e-3  # UMAP, one thread whatever the machine
 GATHER_BYTES_PER_SECOND = 4e9  # of correlations: rows of neurons summed for every active pair
@@ -204,6 +205,13 @@ def expected_seconds(study: Study, shape: Shape, stage: str, size: int | None) -
             blocks = len(study.sae.sizes) * context
             run = settings.n_examples * to_hook + 3 * 2 * settings.n_clamped * whole
             return 20 + blocks * run / model_rate
+        case "feature_families":
+            second = study.sae.sizes[min(1, len(study.sae.sizes) - 1)]
+            epochs = 0 if isinstance(study.sae, PretrainedSae) else min(study.sae.epochs, study.survey.feature_families.epochs)
+            per_token = SAE_TOKEN_CORE_SECONDS / cores + 2.0 * shape.d_model * second / sae_rate
+            return 15 + tokens * (1 - study.corpus.held_out) * epochs * per_token
+        case "neighbourhood_checks":
+            return 10 + 5 * study.survey.neighbourhood_checks.n_anchors * len(study.sae.sizes) * LABEL_CORE_SECONDS / cores
         case "null_models":
             settings, smallest = study.survey.null_models, min(study.sae.sizes)
             trained = 2 * settings.n_seeds * settings.epochs * tokens * (1 - study.corpus.held_out)

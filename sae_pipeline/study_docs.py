@@ -36,10 +36,10 @@ SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("survey.attribution", study_survey.Attribution),
     ("survey.steering_comparison", study_survey.SteeringComparison),
     ("survey.concept_search", study_survey.ConceptSearch),
-    ("survey.null_models", study_survey.NullModels),
-    ("survey.scaling_laws", study_survey.ScalingLaws),
     ("survey.null_models", study_survey_laws.NullModels),
     ("survey.scaling_laws", study_survey_laws.ScalingLaws),
+    ("survey.feature_families", study_survey_laws.FeatureFamilies),
+    ("survey.neighbourhood_checks", study_survey_laws.NeighbourhoodChecks),
     ("judge", study.Judge),
     ("judge.prices, by model", study.ModelPrice),
 )

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from sae_pipeline.study_inputs import Section
-from sae_pipeline.study_survey_laws import NullModels, ScalingLaws
+from sae_pipeline.study_survey_laws import FeatureFamilies, NeighbourhoodChecks, NullModels, ScalingLaws
 from sae_pipeline.study_survey_search import Attribution, ConceptSearch
 
 
@@ -64,3 +64,5 @@ class Survey(Section):
     null_models: NullModels = NullModels()
     scaling_laws: ScalingLaws = ScalingLaws()
     features_vs_neurons: FeaturesVsNeurons = FeaturesVsNeurons()
+    feature_families: FeatureFamilies = FeatureFamilies()
+    neighbourhood_checks: NeighbourhoodChecks = NeighbourhoodChecks()

@@ -55,3 +55,22 @@ class ScalingLaws(Section):
         if any(abs(values[1] / values[0] - 2) > 1e-9 for values in (self.sizes, self.steps)):
             raise ValueError("sizes and steps must double, so that several runs meet a budget")
         return self
+
+
+class FeatureFamilies(Section):
+    """Links between features of several sizes, and recurrence in a second seed of the second size."""
+
+    min_cosine: float = Field(default=0.5, gt=0, le=1, description="of the decoder rows of parent and child")
+    min_parent_given_child: float = Field(default=0.7, gt=0, le=1, description="of the child's activations with its parent's")
+    min_activations: int = Field(default=10, ge=1, description="held-out activations that a child needs to be judged")
+    max_known_cosine: float = Field(default=0.3, gt=0, lt=1, description="to every smaller feature, below which one is new")
+    recurs_cosine: float = Field(default=0.7, gt=0, le=1, description="to its mutual nearest in the other seed")
+    epochs: float = Field(default=3, gt=0, description="passes of the second seed's training, at most the study's own")
+    seed: int = Field(default=0, description="of every random choice of this section but the second seed")
+
+
+class NeighbourhoodChecks(Section):
+    """Whether near features have related labels."""
+
+    n_anchors: int = Field(default=1000, ge=10, description="features per size; two pairs and one question for each")
+    seed: int = Field(default=0, description="of every random choice of this section")

@@ -38,6 +38,13 @@ MEASURING_STAGES: tuple[Stage, ...] = (
         "features_vs_neurons", SURVEY, ("corpus", "activations", "sae", "feature_stats", "explanations", "specificity_scores"),
         ("score.seed", "score.n_features", "score.features", "score.chosen", "survey.features_vs_neurons"),
     ),
+    Stage(
+        "feature_families", SURVEY, ("activations", "sae", "feature_stats"), ("sae", "survey.feature_families"), per_size=False
+    ),
+    Stage(
+        "neighbourhood_checks", SURVEY, ("neighbourhoods", "sae", "explanations"),
+        ("sae.sizes", "survey.neighbourhood_checks"), per_size=False,
+    ),
 )  # fmt: skip
 SURVEY_STAGES: tuple[Stage, ...] = (
     *MEASURING_STAGES,

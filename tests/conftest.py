@@ -102,6 +102,8 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # As little of every part of the survey as still goes through all of its code.
 TINY_SURVEY = {
+    "feature_families": {"epochs": 1, "min_activations": 2, "min_cosine": 0.2, "min_parent_given_child": 0.2},
+    "neighbourhood_checks": {"n_anchors": 12},
     "null_models": {"n_seeds": 1, "epochs": 4, "n_scored": 4, "synthetic_steps": 4},
     "scaling_laws": {
         "sizes": [16, 32, 64, 128],

@@ -110,6 +110,11 @@ def synthetic_tables(seed: int = 0) -> dict[str, pl.DataFrame]:
         {"size": size, "feature": i, "neighbour_size": other, "rank": rank, "neighbour": 10 * rank, "cosine": 0.9 - rank / 8 - other / 1000}
         for size, i in ((32, 2), (64, 3)) for other in SIZES for rank in (1, 2, 3)
     ])  # fmt: skip
+    tables["feature_links"] = pl.DataFrame([
+        {"parent_size": 32, "parent": i % 2, "child_size": 64, "child": i, "cosine": 0.8, "parent_given_child": 0.9,
+         "child_given_parent": 0.2, "n_child": 20}
+        for i in range(3)
+    ])  # fmt: skip
     tables["lineage"] = pl.DataFrame({
         "stage": ["corpus"], "size": [None], "code_version": ["1"], "data_version": ["d" * 64], "study_digest": ["s" * 64],
         "started": [datetime(2026, 1, 2, 3, 4, 5)], "seconds": [12.0],

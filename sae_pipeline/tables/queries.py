@@ -26,6 +26,19 @@ QUERIES: dict[str, Query] = {
         "FROM best_steerable LIMIT $n",
         {"n": 5},
     ),
+    "families": Query(
+        "Which features of the smallest SAE split into most, and into what?",
+        "SELECT links.parent_size, links.parent, any_value(own.text) AS meaning, links.child_size, count(*) AS n_children,\n"
+        "    list(child.text ORDER BY links.cosine DESC)[1:6] AS nearest_children\n"
+        "FROM feature_links links\n"
+        "LEFT JOIN explanations own ON own.size = links.parent_size AND own.feature = links.parent\n"
+        "    AND own.unit = 'sae_feature' AND own.method = 'token-stats'\n"
+        "LEFT JOIN explanations child ON child.size = links.child_size AND child.feature = links.child\n"
+        "    AND child.unit = 'sae_feature' AND child.method = 'token-stats'\n"
+        "WHERE links.parent_size = (SELECT min(parent_size) FROM feature_links)\n"
+        "GROUP BY links.parent_size, links.parent, links.child_size ORDER BY n_children DESC, links.parent LIMIT $n",
+        {"n": 10},
+    ),
     "feature": Query(
         "What does one feature respond to?",
         "SELECT rank, activation, source, title, array_to_string(tokens, '') AS text\n"

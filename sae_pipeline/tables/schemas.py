@@ -15,6 +15,8 @@ from sae_pipeline.tables.record_tables import RECORD_TABLES
 from sae_pipeline.tables.sae_tables import SAE_TABLES
 from sae_pipeline.tables.search_tables import SEARCH_TABLES
 from sae_pipeline.tables.steering_tables import STEERING_TABLES
+from sae_pipeline.tables.survey_checks_tables import CHECK_TABLES
+from sae_pipeline.tables.survey_families_tables import FAMILY_TABLES
 from sae_pipeline.tables.survey_nulls_tables import NULL_TABLES
 from sae_pipeline.tables.survey_scaling_tables import SCALING_TABLES
 from sae_pipeline.tables.survey_steering_tables import SURVEY_STEERING_TABLES
@@ -36,6 +38,8 @@ TABLES: dict[str, Table] = {
         *NULL_TABLES,
         *SCALING_TABLES,
         *SURVEY_UNIT_TABLES,
+        *FAMILY_TABLES,
+        *CHECK_TABLES,
         *RECORD_TABLES,
     )
 }
