@@ -37,7 +37,8 @@ class Worker:
     def __enter__(self) -> "Worker":
         environment = os.environ | {
             "OMP_NUM_THREADS": str(self.spec.threads), "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false",
-            "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled",
+            "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "POLARS_MAX_THREADS": str(self.spec.threads),
+            "TMPDIR": str(self.data.parent),  # goes when the run is over
         }  # fmt: skip
         command = [self.python, "-m", "bench.worker", json.dumps(self.spec.as_dict()), str(self.data), self.cpus]
         self.process = subprocess.Popen(
