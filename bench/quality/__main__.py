@@ -36,7 +36,7 @@ def prepare(data: Path) -> None:
     chosen_N = np.random.default_rng(0).permutation(len(index_N))[: BATCH * N_STEPS]
     if len(chosen_N) < BATCH * N_STEPS:
         raise SystemExit(f"{data}: {len(index_N)} training tokens, {BATCH * N_STEPS} are needed")
-    scratch = file.with_suffix(".part.npy")
+    scratch = file.with_name(f"train.{os.getpid()}.npy")
     np.save(scratch, reader.scaled(reader.gather(index_N[np.sort(chosen_N)])).numpy())
     scratch.rename(file)
 
