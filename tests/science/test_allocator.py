@@ -10,7 +10,7 @@ from sae_pipeline.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def step():
-    return [torch.ones(1_000_000) for _ in range(10)]
+    return [torch.ones(1_000_000) for _ in range(10)] + [torch.ones(12_000_000)]  # the last: more than 32 MB
 step(), step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
