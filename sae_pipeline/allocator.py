@@ -3,8 +3,8 @@
 By default glibc returns the end of the heap to the kernel as soon as more than twice the largest small array is free there, takes
 arrays of 32 MB and more from the kernel and hands them back one by one, and the kernel clears each page when it is asked for
 again. That was a sixth of all processor time of a harvest (37 s of system time, then 9) and of a training (8.4 s, then 3.0); of a
-TopK step at D 768, F 24,576 the large arrays alone were 82 of 706 ms (37,000 page faults, then none; peak memory 1.4 GB, then up to
-1.5).
+TopK step at D 768, F 24,576 the large arrays alone were 82 of 706 ms (37,000 page faults, then none; peak memory 1.4 GB, then up
+to 1.5).
 """
 
 import ctypes
