@@ -19,6 +19,10 @@ StudyOption = Annotated[
     Path,
     typer.Option("--study", envvar="SAE_PIPELINE_STUDY", help="The study file: it says everything that can change a result."),
 ]
+CountTokensOption = Annotated[
+    bool,
+    typer.Option(help="For the plan, let the judge's server count some questions: free, but their texts go there."),
+]
 DEFAULT_STUDY = Path("studies/demo.yaml")
 INTERRUPTED = 130
 
@@ -50,6 +54,7 @@ def run(
             help="`survey`: after the main run, the nearest features within and across sizes and the map of all features.",
         ),
     ] = None,
+    count_tokens: CountTokensOption = True,
 ) -> None:
     """Materialize what is not fresh, print the results.
 
@@ -61,7 +66,7 @@ def run(
 
     options = RunOptions(
         study_file=study, sizes=tuple(size or ()), only=only, force=force, features=features, device=device,
-        max_minutes=max_minutes, job=job, one_pass=one_pass,
+        max_minutes=max_minutes, job=job, one_pass=one_pass, count_tokens=count_tokens,
     )  # fmt: skip
     raise typer.Exit(run_command(options))
 
@@ -69,9 +74,7 @@ def run(
 @app.command()
 def plan(
     study: StudyOption = DEFAULT_STUDY,
-    count_tokens: Annotated[
-        bool, typer.Option(help="Let the judge's server count the tokens of some questions: free, but the texts go there.")
-    ] = False,
+    count_tokens: CountTokensOption = True,
 ) -> None:
     """Check everything and print what `run` would do: tokens, sizes, expected time, disk and dollars. Writes nothing."""
     from sae_pipeline.cli.run import plan_command

@@ -132,19 +132,12 @@ def _judge(store: ArtifactStore, rows: Sequence[Estimate], count_tokens: bool) -
     sizes = {row.size for row in rows if row.stage in ("explanations", "specificity_scores") and row.state != "fresh"}
     if store.study.judge.backend == "none":
         return NO_JUDGE
-    from functools import partial
-
     from sae_pipeline.interpret.judge_plan import plan_judge, show
-    from sae_pipeline.judge import count
-    from sae_pipeline.judge.open import key_of
     from sae_pipeline.language_model.tokens import load_tokenizer
 
-    key = key_of(store.study.judge) if count_tokens else None
     tokenizer = load_tokenizer(store.study.model)
-    judge = plan_judge(
-        store, sorted(size for size in sizes if size is not None), lambda text: len(tokenizer.tokenize(text, bos=False)),
-        partial(count.count_tokens, key) if key else None,
-    )  # fmt: skip
+    wanted = sorted(size for size in sizes if size is not None)
+    judge = plan_judge(store, wanted, lambda text: len(tokenizer.tokenize(text, bos=False)), count_tokens)
     assert judge is not None
     return show(judge)
 

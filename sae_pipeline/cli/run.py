@@ -35,6 +35,7 @@ class RunOptions:
     max_minutes: float | None = None
     job: str | None = None
     one_pass: bool = False
+    count_tokens: bool = True
 
 
 def run_command(options: RunOptions) -> int:
@@ -71,7 +72,7 @@ def run_command(options: RunOptions) -> int:
 def plan_command(study_file: Path, count_tokens: bool) -> None:
     """Print the plan of a full run. Raises `UserError` for what would stop it."""
     store = ArtifactStore(load_study(study_file), study_file=study_file)
-    _preflight(store, RunOptions(study_file), plain_console(sys.stdout), count_tokens)
+    _preflight(store, RunOptions(study_file, count_tokens=count_tokens), plain_console(sys.stdout))
 
 
 def with_features(study: Study, only: str | None, features: str | None) -> Study:
@@ -142,11 +143,11 @@ def _wanted_and_not_fresh(store: ArtifactStore, options: RunOptions) -> list[tup
     return [(stage, size) for stage, size in _artefacts(store, options) if store.freshness(stage, size).state != "fresh"]
 
 
-def _preflight(store: ArtifactStore, options: RunOptions, console: Console, count_tokens: bool = False) -> None:
+def _preflight(store: ArtifactStore, options: RunOptions, console: Console) -> None:
     from sae_pipeline.plan import make_plan, show_plan
     from sae_pipeline.preflight import check_plan
 
-    plan = make_plan(store, _artefacts(store, options), options.force, count_tokens)
+    plan = make_plan(store, _artefacts(store, options), options.force, options.count_tokens)
     show_plan(plan, console)
     _show_device(store, options, console)
     check_plan(store, plan, options.device, options.max_minutes)

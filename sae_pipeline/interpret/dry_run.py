@@ -5,13 +5,14 @@ text of typical length. What is not exact: explanations that do not exist yet, a
 are computed here). Explanations are asked for in a sample of the features and counted up.
 """
 
+import json
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin
 
 import numpy as np
-import polars as pl
 from pydantic import BaseModel
 
 from sae_pipeline.activations.reader import ActivationReader
@@ -28,15 +29,18 @@ from sae_pipeline.interpret.tokens import TokenTable
 from sae_pipeline.interpret.units import Units, sae_features
 from sae_pipeline.judge.ledger import Caps, Ledger
 from sae_pipeline.judge.reply import Reply
-from sae_pipeline.judge.request import Request, Settings, wire_bytes
+from sae_pipeline.judge.request import Request, Settings
 from sae_pipeline.store import ArtifactStore
 from sae_pipeline.study import Explain, Score
 from sae_pipeline.tables.schemas import empty
 
+_TAG = re.compile(r"<[^<>]*>|[«»]")
+MAX_QUOTED_BYTES = 250  # Chinese is written without spaces
 N_SAMPLED = 60  # features that are asked about in the dry run, at least; all scored ones are
-# Words of a typical answer's fields, by name.
-WORDS = {"evidence": 8, "explanation": 16, **{f"text_{i}": 28 for i in range(1, 6)}}
-WORDS_OF_EXPLAINERS_EVIDENCE = 30
+# Words of a typical answer's fields: the middle of what the prompts ask for (evidence of a rating: at most ten words or "none";
+# of an explanation: three to five short quotations; a sentence of at most 25 words; texts of 20 to 40).
+WORDS = {"evidence": 5, "explanation": 16, **{f"text_{i}": 30 for i in range(1, 6)}}
+WORDS_OF_EXPLAINERS_EVIDENCE = 24
 FILLER = "the capital of the region lies near a river and many people who live there work in trade or on farms around it"
 
 
@@ -55,29 +59,37 @@ class CountingJudge:
         """A reply of typical length to each."""
         replies: list[Reply] = []
         for request in requests:
-            value = typical(request.answer)
-            self.asked_for.setdefault(request.prompt, []).append((request, value.model_dump_json()))
+            value = typical(request.answer, request.user)
+            self.asked_for.setdefault(request.prompt, []).append((request, say(value)))
             replies.append(Reply("", "ok", value))
         return replies
 
-    def n_bytes(self, prompt: str) -> int:
-        """Bytes on the wire of all questions with this prompt."""
-        return sum(wire_bytes(request.wire(self.settings)) for request, _ in self.asked_for[prompt])
+
+def typical(answer: type[BaseModel], question: str) -> BaseModel:
+    """An answer of typical length; it quotes from the question, whose words may take more tokens than ordinary ones."""
+    words: list[str] = _TAG.sub(" ", question[: 8 * MAX_QUOTED_BYTES]).split()
+    return _typical(answer, words)
 
 
-def typical(answer: type[BaseModel]) -> BaseModel:
-    """An answer of typical length."""
+def _typical(answer: type[BaseModel], quoted: list[str]) -> BaseModel:
     values: dict[str, Any] = {}
     for name, field in answer.model_fields.items():
         kind: Any = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            values[name] = typical(kind)
+            values[name] = _typical(kind, quoted)
         elif get_origin(kind) is Literal:
             values[name] = get_args(kind)[-1]
+        elif name == "evidence":
+            n = WORDS_OF_EXPLAINERS_EVIDENCE if "explanation" in answer.model_fields else WORDS[name]
+            values[name] = " ".join(quoted[-n:])[:MAX_QUOTED_BYTES]
         else:
-            n = WORDS_OF_EXPLAINERS_EVIDENCE if name == "evidence" and "explanation" in answer.model_fields else WORDS[name]
-            values[name] = _text(n)
+            values[name] = text_of(WORDS[name])
     return answer(**values)
+
+
+def say(value: BaseModel) -> str:
+    """An answer as a model writes it."""
+    return json.dumps(value.model_dump(mode="json"), ensure_ascii=False)
 
 
 def questions_of(store: ArtifactStore, size: int, settings: Settings) -> tuple[CountingJudge, dict[str, float]]:
@@ -131,12 +143,13 @@ def _standing_in(units: Units, explain: Explain, score: Score) -> dict[int, Expl
     explained: dict[int, Explanation] = {}
     for column in judged_columns(units, explain, score):
         enough = int(units.train.count_U[column]) >= MIN_EXAMPLES
-        text, status = (_text(WORDS["explanation"]), "ok") if enough else (None, "too_few_examples")
+        text, status = (text_of(WORDS["explanation"]), "ok") if enough else (None, "too_few_examples")
         explained[column] = Explanation(units.unit, int(units.ids[column]), "llm", text, None, None, status, 0)
     return explained
 
 
-def _text(n_words: int) -> str:
+def text_of(n_words: int) -> str:
+    """So many ordinary English words."""
     words = FILLER.split()
     return " ".join((words * (n_words // len(words) + 1))[:n_words])
 
@@ -149,17 +162,3 @@ class _NoEmbedder:
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         return np.zeros((len(texts), 1), np.float32)
-
-
-def usage_by_prompt(calls: pl.DataFrame, model: str, at_least: int) -> dict[str, tuple[float, float]]:
-    """(tokens in per byte sent, tokens out per call) by prompt, from answered calls; prompts with fewer of them are left out."""
-    seen = calls.filter(pl.col("status") == "ok", pl.col("model") == model, pl.col("n_bytes") > 0)
-    sums = seen.group_by("prompt").agg(
-        pl.len(), (pl.col("input_tokens") + pl.col("cache_write_tokens") + pl.col("cache_read_tokens")).sum().alias("tokens"),
-        pl.col("n_bytes").sum(), pl.col("output_tokens").mean(),
-    )  # fmt: skip
-    return {
-        row["prompt"]: (row["tokens"] / row["n_bytes"], row["output_tokens"])
-        for row in sums.iter_rows(named=True)
-        if row["len"] >= at_least
-    }

@@ -1,52 +1,32 @@
-"""What asking the judge would take: calls, tokens and dollars, before anything is sent.
+"""What asking the judge would take: calls, tokens and dollars, before it is asked.
 
-Where a size's statistics exist, its questions are made and counted (`dry_run.py`); where they do not, they are assumed to be as
-many and as long as the study allows. Bytes become tokens by what earlier calls took (the ledger knows), by asking the server to
-count some questions when that is wanted, and else by the study's own tokenizer.
+The questions are made (`planned_questions.py`) and some of each prompt are counted: by the judge's own server, which is free, or
+with the study's tokenizer where it cannot or may not be asked. What earlier calls took is better than either.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import ceil
+from dataclasses import dataclass, replace
+from math import hypot
 
-from sae_pipeline.interpret import llm_explainer, sensitivity
-from sae_pipeline.interpret.build_specificity import N_DECOYS
-from sae_pipeline.interpret.dry_run import questions_of, usage_by_prompt
-from sae_pipeline.interpret.explanation_scores import N_DECOYS as N_DETECTION_DECOYS
-from sae_pipeline.interpret.judge_calibration import n_labels
-from sae_pipeline.interpret.judged_specificity import N_REPEATED_FEATURES
-from sae_pipeline.interpret.judged_windows import N_MISPLACED, N_NEAREST, N_SAME_TOKEN
-from sae_pipeline.interpret.llm_scorers import DETECTION, FUZZING, RUBRIC
-from sae_pipeline.interpret.prompts import load_prompt
-from sae_pipeline.interpret.windows import REACH
+from sae_pipeline.errors import UserError
+from sae_pipeline.interpret.planned_questions import Load, assumed_loads, counted_loads, merged, sample_of
+from sae_pipeline.interpret.token_estimate import Tokens, by_bytes, usage_by_prompt
 from sae_pipeline.judge.calls import read_calls
+from sae_pipeline.judge.count import CannotCount, HomeCounter, ServerCounter, TokenCounter
+from sae_pipeline.judge.key import Key
 from sae_pipeline.judge.open import HOSTED, ledger_folder, price_for
+from sae_pipeline.judge.open import key_of as judge_key
 from sae_pipeline.judge.prices import NANO_PER_USD
+from sae_pipeline.judge.probe import probe
 from sae_pipeline.judge.reply import Usage
-from sae_pipeline.judge.request import OFFICIAL_API, Request, Settings
+from sae_pipeline.judge.request import OFFICIAL_API, Capabilities, Settings, wire_bytes
 from sae_pipeline.store import ArtifactStore
-from sae_pipeline.study import Study
-from sae_pipeline.tables.columns import N_INTERVALS
+from sae_pipeline.study import Judge
 
-# Rough sizes, used only where a size's statistics do not exist yet.
-BYTES_PER_CORPUS_TOKEN, MARKUP_PER_EXAMPLE, SCHEMA_PER_EXAMPLE, OVERHEAD_PER_CALL = 4.5, 40, 120, 500
-OUTPUT = {RUBRIC: 30, DETECTION: 10, FUZZING: 10, sensitivity.PROMPT: 40, "explain": 120}  # tokens per example; per call: explain
-MIN_SEEN = 20
-CountTokens = Callable[[Sequence[Request], Settings], list[int]]
-"""Asks a server how many tokens questions have."""
-N_COUNTED = 6  # questions per prompt that a server is asked to count
-
-
-@dataclass(frozen=True)
-class Load:
-    """Everything asked with one prompt. `n_tokens_input` by the study's tokenizer."""
-
-    prompt: str
-    n_calls: float
-    n_bytes: float
-    n_tokens_input: float
-    n_tokens_output: float
-    sample: tuple[Request, ...] = ()
+MIN_SEEN = 20  # calls with a prompt after which they say what the next ones take
+# Relative errors that no sample shows: answers of another length, a size whose features nobody has seen, earlier calls.
+ERROR_OF_ANSWERS, ERROR_OF_ASSUMED, ERROR_OF_SEEN = 0.3, 0.3, 0.05
+ANSWER_BYTES = 4_000  # of typical answers, counted as one text
 
 
 @dataclass(frozen=True)
@@ -58,134 +38,122 @@ class JudgePlan:
     n_calls: int
     n_tokens_input: int
     n_tokens_output: int
+    error: float
+    """Expected relative error of all tokens together."""
     usd: float
     usd_batch: float
     prices_of: str
     spent_usd: float
     budget_usd: float | None
-    how: str
+    how: tuple[str, ...]
     """Where the numbers come from, in words."""
 
 
 def plan_judge(
-    store: ArtifactStore, sizes: Sequence[int], n_tokens: Callable[[str], int], count: CountTokens | None = None
+    store: ArtifactStore, sizes: Sequence[int], n_tokens: Callable[[str], int], ask_server: bool = False
 ) -> JudgePlan | None:
     """The plan for the stages of `sizes`, answers that the ledger may already hold not subtracted; None without a judge.
 
-    `n_tokens` counts a text with the study's tokenizer. With `count` a server is asked about a few questions per prompt. Raises
-    `UserError` for a model without a price.
+    `n_tokens` counts a text with the study's tokenizer; `ask_server`: let the judge's server count some questions. Raises
+    `UserError` for a model without a price and for a key that the server refuses.
     """
-    study = store.study
-    if study.judge.backend == "none":
+    section = store.study.judge
+    if section.backend == "none":
         return None
-    assert study.judge.model is not None
-    price = price_for(study.judge)
-    calls = read_calls(ledger_folder(store.root))
-    settings = Settings(study.judge.model, HOSTED, study.judge.base_url or OFFICIAL_API, study.judge.effort)
+    assert section.model is not None
+    price, calls = price_for(section), read_calls(ledger_folder(store.root))
+    key = judge_key(section)
+    how: list[str] = []
+    ask_server = ask_server and bool(sizes)
+    settings, trouble = _settings(section, key if ask_server else None)
     missing = [size for size in sizes if not (store.path("feature_stats", size) / "features.parquet").is_file()]
-    loads = [load for size in missing for load in assumed_loads(study, size)]
-    loads += [load for size in sizes if size not in missing for load in counted_loads(store, size, settings, n_tokens)]
-    seen = usage_by_prompt(calls, study.judge.model, MIN_SEEN)
-    n_input, n_output = 0.0, 0.0
-    ways: set[str] = {"lengths assumed" for _ in missing}
-    for load in loads:
-        if load.prompt in seen:
-            per_byte, out = seen[load.prompt]
-            n_input, n_output = n_input + per_byte * load.n_bytes, n_output + out * load.n_calls
-            ways.add("tokens per byte measured on earlier calls")
-        elif count is not None and load.sample:
-            counted = sum(count(load.sample, settings))
-            share = len(load.sample) / load.n_calls
-            n_input, n_output = n_input + counted / share, n_output + load.n_tokens_output
-            ways.add("questions counted by the server, answers assumed")
-        else:
-            n_input, n_output = n_input + load.n_tokens_input, n_output + load.n_tokens_output
-            ways.add("by the study's tokenizer, answers assumed")
+    loads = [load for size in missing for load in assumed_loads(store.study, size, settings)]
+    loads += [load for size in sizes if size not in missing for load in counted_loads(store, size, settings)]
+    seen = usage_by_prompt(calls, section.model, MIN_SEEN)
+    unseen = [load for load in loads if load.prompt not in seen]
+    known = [load for load in merged(loads) if load.prompt in seen]
+    server = ServerCounter(key, settings) if ask_server and key and trouble is None else None
+    home = HomeCounter(n_tokens, settings)
+    try:
+        counted = [_count(load, server or home, settings) for load in merged(unseen)]
+    except CannotCount as problem:
+        server, trouble = None, str(problem)
+        counted = [_count(load, home, settings) for load in merged(unseen)]
+    n_in = sum(tokens.n for tokens, _ in counted) + sum(seen[load.prompt][0] * load.n_bytes for load in known)
+    n_out = sum(out for _, out in counted) + sum(seen[load.prompt][1] * load.n_calls for load in known)
+    if counted:
+        how.append(_counted_by(server, settings) if server else _counted_at_home(key, ask_server, trouble, settings))
+        how.append("answers assumed to be as long as the prompts ask for")
+    if known:
+        how.append("lengths as in earlier calls")
+    if missing:
+        how.append(f"nothing is known of size {', '.join(f'{size:,}' for size in missing)} yet: an ordinary number of windows")
+    if key is None:
+        how.append("there is no key: nothing will be asked")
+    unseen_in, unseen_out = sum(tokens.n for tokens, _ in counted), sum(out for _, out in counted)
+    assumed = _share(loads, sum(load.n_bytes for load in loads if load.is_assumed))
+    errors = [
+        hypot(*(tokens.error for tokens, _ in counted)), (server or home).error * (unseen_in + unseen_out),
+        ERROR_OF_ANSWERS * unseen_out, ERROR_OF_ASSUMED * assumed * (n_in + n_out),
+        ERROR_OF_SEEN * (n_in + n_out - unseen_in - unseen_out),
+    ]  # fmt: skip
+    usage = Usage(round(n_in), round(n_out))
     # Summed as if it were one call, so the surcharge for long prompts must not apply: no single call here is long.
-    usage = Usage(round(n_input), round(n_output))
-    flat = type(price)(price.input, price.output, price.cache_write, price.cache_read, batch_factor=price.batch_factor)
+    flat = replace(price, long_prompt_above_tokens=None)
     return JudgePlan(
-        study.judge.backend, study.judge.model, round(sum(load.n_calls for load in loads)), usage.input, usage.output,
-        flat.cost_nano(usage) / NANO_PER_USD, flat.cost_nano(usage, batch=True) / NANO_PER_USD, price.as_of,
-        float(calls["cost_usd"].sum()), study.judge.budget_usd, "; ".join(sorted(ways)),
+        section.backend, section.model, round(sum(load.n_calls for load in loads)), usage.input, usage.output,
+        hypot(*errors) / max(n_in + n_out, 1), flat.cost_nano(usage) / NANO_PER_USD,
+        flat.cost_nano(usage, batch=True) / NANO_PER_USD, price.as_of, float(calls["cost_usd"].sum()), section.budget_usd,
+        tuple(how),
     )  # fmt: skip
 
 
-def counted_loads(store: ArtifactStore, size: int, settings: Settings, n_tokens: Callable[[str], int]) -> list[Load]:
-    """The questions of a size whose statistics exist, made and counted."""
-    judge, factors = questions_of(store, size, settings)
-    loads: list[Load] = []
-    for prompt, asked in judge.asked_for.items():
-        # One text for all: a tokenizer is faster on it. The schema goes along with every question.
-        texts = "\n".join(f"{request.system}\n{request.user}" for request, _ in asked)
-        schemas = sum(n_tokens(str(each)) * n for each, n in _schemas(asked, settings).items())
-        factor = factors.get(prompt, 1.0)
-        sample = tuple(asked[i][0] for i in range(0, len(asked), max(1, len(asked) // N_COUNTED)))
-        loads.append(Load(
-            prompt, factor * len(asked), factor * judge.n_bytes(prompt), factor * (n_tokens(texts) + schemas),
-            factor * n_tokens("\n".join(said for _, said in asked)), sample,
-        ))  # fmt: skip
-    return loads
+def _settings(section: Judge, key: Key | None) -> tuple[Settings, str | None]:
+    """How questions will be asked; for a local server, and only if it may be asked, by probing it (else: without schemas)."""
+    model, url = section.model or "", section.base_url or OFFICIAL_API
+    if section.backend != "local":
+        return Settings(model, HOSTED, url, section.effort, section.thinking), None
+    try:
+        found, trouble = (probe(url, model, key).capabilities, None) if key else (None, None)
+    except UserError as error:
+        found, trouble = None, error.what
+    return Settings(model, found or Capabilities(structured=False, batches=False, temperature=True), url, effort=None), trouble
 
 
-def _schemas(asked: Sequence[tuple[Request, str]], settings: Settings) -> dict[str, int]:
-    """{schema on the wire: how many questions carry it}."""
-    counts: dict[type, int] = {}
-    first: dict[type, Request] = {}
-    for request, _ in asked:
-        counts[request.answer] = counts.get(request.answer, 0) + 1
-        first.setdefault(request.answer, request)
-    return {str(first[answer].wire(settings)["output_config"]["format"]["schema"]): n for answer, n in counts.items()}
+def _count(load: Load, counter: TokenCounter, settings: Settings) -> tuple[Tokens, float]:
+    """(tokens in, tokens out) of a load."""
+    sample = sample_of(load, counter.n_sampled, settings)
+    n_bytes = [wire_bytes(request.wire(settings)) for request in sample]
+    said = "\n".join(load.said)
+    said = said * (1 + ANSWER_BYTES // len(said.encode())) if len(said) < ANSWER_BYTES else said[:ANSWER_BYTES]
+    per_byte = counter.text(said) / len(said.encode())
+    return by_bytes(counter.questions(sample), n_bytes, load.n_bytes), per_byte * load.n_answer_bytes
 
 
-def assumed_loads(study: Study, size: int) -> list[Load]:
-    """A size of which nothing exists: every feature alive, every interval full."""
-    score, explain, per_call = study.score, study.explain, study.score.examples_per_call
-    named = len(score.chosen) if isinstance(score.chosen, list) else 0
-    n_scored = min(size, (len(score.features) if score.features else score.n_features) + named)
-    n_chosen = score.chosen if isinstance(score.chosen, int) else named
-    n_controls = score.n_controls * (1 + bool(study.random_model.n_tokens)) + min(score.n_controls, study.activations.n_neurons)
-    loads: list[Load] = []
-    if explain.method == "llm":
-        n_explained = min(explain.n_judged or size, len(explain.features) if explain.features else size)
-        units = 2 * (2 * n_scored + n_controls)  # two explainers; features matched and shuffled
-        excerpts = llm_explainer.N_TOP + llm_explainer.N_PER_INTERVAL * N_INTERVALS + llm_explainer.N_INACTIVE
-        prompt = llm_explainer.PROMPT_LOGITS if explain.logit_effects else llm_explainer.PROMPT
-        loads.append(_assumed(prompt, n_explained + n_controls, excerpts, llm_explainer.REACH))
-        loads.append(_windows(DETECTION, units, N_INTERVALS + 2 * N_DETECTION_DECOYS + N_NEAREST, per_call))
-        loads.append(_windows(FUZZING, units, N_INTERVALS + N_MISPLACED + 2 * N_SAME_TOKEN, per_call))
-        loads.append(_assumed(sensitivity.PROMPT, 2 * n_scored, 1, 0))
-    if score.method == "rubric":
-        own = score.examples_per_interval * N_INTERVALS + 2 * N_DECOYS
-        groups = 2 * n_scored + min(n_scored, score.n_controls)  # matched, baseline; shuffled
-        loads.append(_windows(RUBRIC, study.judge.votes * groups + min(n_scored, N_REPEATED_FEATURES), own, per_call))
-        loads.append(_windows(RUBRIC, study.judge.votes * n_controls, N_INTERVALS + 2 * N_DECOYS, per_call))
-        loads.append(_windows(RUBRIC, 2 * n_chosen * study.judge.votes, score.examples_per_chosen, per_call))
-        loads.append(_assumed(RUBRIC, n_labels(), 1, REACH))
-    return [load for load in loads if load.n_calls]
+def _share(loads: Sequence[Load], n_bytes: float) -> float:
+    return n_bytes / max(sum(load.n_bytes for load in loads), 1)
 
 
-def _windows(prompt: str, n_groups: int, n_windows: int, per_call: int) -> Load:
-    n_calls = n_groups * ceil(n_windows / per_call)
-    return _assumed(prompt, n_calls, n_groups * n_windows / max(n_calls, 1), REACH)
+def _counted_by(server: ServerCounter, settings: Settings) -> str:
+    return (
+        f"{server.n_sent} texts counted by {settings.base_url}, which is free (their texts went there; "
+        "--no-count-tokens keeps everything here)"
+    )
 
 
-def _assumed(prompt: str, n_calls: int, n_examples: float, reach: int) -> Load:
-    per_example = (2 * reach + 1) * BYTES_PER_CORPUS_TOKEN + MARKUP_PER_EXAMPLE
-    explains = prompt.startswith("explain-")
-    n_bytes = len(load_prompt(prompt).text) + OVERHEAD_PER_CALL + n_examples * per_example
-    n_bytes += 0 if explains else n_examples * SCHEMA_PER_EXAMPLE
-    output = OUTPUT["explain"] if explains else OUTPUT[prompt] * n_examples
-    return Load(prompt, n_calls, n_calls * n_bytes, n_calls * n_bytes / 4, n_calls * output)
+def _counted_at_home(key: Key | None, ask_server: bool, trouble: str | None, settings: Settings) -> str:
+    why = "as asked for" if not ask_server else f"{settings.base_url} does not count ({trouble})" if key else "for want of a key"
+    return f"tokens estimated with the study's own tokenizer, {why}; the judge's may need a quarter more or less"
 
 
 def show(plan: JudgePlan) -> str:
-    """One line for the terminal."""
+    """Two lines for the terminal: what is asked and costs, and how the numbers were found."""
     dollars = f"about {plan.usd:.2f} dollars interactive, {plan.usd_batch:.2f} in batches (prices of {plan.prices_of})"
     cap = f"; cap {plan.budget_usd:g} dollars, {plan.spent_usd:.2f} spent so far" if plan.budget_usd else ""
     if plan.backend == "local":
         dollars = "0 dollars (a local server)"
     return (
         f"{plan.model} ({plan.backend}): {plan.n_calls:,} calls, {plan.n_tokens_input / 1e6:.3f} M tokens in and "
-        f"{plan.n_tokens_output / 1e6:.3f} M out ({plan.how}); {dollars}{cap}"
+        f"{plan.n_tokens_output / 1e6:.3f} M out, expected within ± {plan.error:.0%}; {dollars}{cap}\n"
+        f"         {'; '.join(plan.how)}"
     )

@@ -1,29 +1,113 @@
-"""How many tokens questions have, asked of the judge's server. Counting is free, but the texts go there."""
+"""How many tokens questions have: asked of the judge's server, which is free but sends their texts there, or counted at home."""
 
-from collections.abc import Sequence
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from sae_pipeline.errors import UserError
 from sae_pipeline.judge.key import Key
 from sae_pipeline.judge.request import Request, Settings
 from sae_pipeline.judge.retry import failure_of
+from sae_pipeline.progress import bar
 
-SECONDS = 60.0
+SECONDS = 60.0  # for everything that is counted at once: a plan must not hang on a server
+MAX_CONCURRENCY = 8
 
 
-def count_tokens(key: Key, requests: Sequence[Request], settings: Settings) -> list[int]:
-    """Input tokens of each. Raises `UserError` when the server does not count."""
-    import anthropic
+class CannotCount(Exception):
+    """The server cannot be reached, or does not count."""
 
-    client = anthropic.Anthropic(
-        api_key=key.reveal(), base_url=settings.base_url, max_retries=2, timeout=SECONDS, open_telemetry=False
-    )  # fmt: skip
-    counted: list[int] = []
-    with client:
-        for request in requests:
-            wire = {name: value for name, value in request.wire(settings).items() if name not in ("max_tokens", "extra_body")}
+
+class TokenCounter(Protocol):
+    """Counts the tokens that the judge would be billed for."""
+
+    n_sampled: int
+    """Questions of one prompt that are worth counting."""
+    error: float
+    """Relative error that no sample shows."""
+
+    def questions(self, requests: Sequence[Request]) -> list[int]:
+        """Input tokens of each."""
+        ...
+
+    def text(self, text: str) -> int:
+        """Tokens of a text."""
+        ...
+
+
+class ServerCounter:
+    """Asks the judge's server. Raises `CannotCount`, and `UserError` where it refuses the key."""
+
+    n_sampled, error = 12, 0.0
+
+    def __init__(self, key: Key, settings: Settings) -> None:
+        self._key, self._settings = key, settings
+        self.n_sent = 0
+        """Texts sent so far."""
+
+    def questions(self, requests: Sequence[Request]) -> list[int]:
+        """Input tokens of each."""
+        wires = [request.wire(self._settings) for request in requests]
+        return asyncio.run(
+            self._count([{k: v for k, v in wire.items() if k not in ("max_tokens", "extra_body")} for wire in wires])
+        )
+
+    def text(self, text: str) -> int:
+        """Tokens of a text, and a few for the turn around it."""
+        turn = {"model": self._settings.model, "messages": [{"role": "user", "content": text}]}
+        return asyncio.run(self._count([turn]))[0]
+
+    async def _count(self, bodies: Sequence[dict[str, Any]]) -> list[int]:
+        import anthropic
+
+        client = anthropic.AsyncAnthropic(
+            api_key=self._key.reveal(), base_url=self._settings.base_url, max_retries=2, timeout=SECONDS, open_telemetry=False
+        )  # fmt: skip
+        free = asyncio.Semaphore(MAX_CONCURRENCY)
+        with bar("counting tokens", len(bodies), "texts") as progress:
+
+            async def one(body: dict[str, Any]) -> int:
+                async with free:
+                    self.n_sent += 1
+                    n_tokens = (await client.messages.count_tokens(**body)).input_tokens
+                progress.update(1)
+                return n_tokens
+
             try:
-                counted.append(client.messages.count_tokens(**wire).input_tokens)
+                async with client, asyncio.timeout(SECONDS):
+                    counted = await asyncio.gather(*(one(body) for body in bodies))
             except Exception as error:
-                detail = key.redact(failure_of(error).detail)
-                raise UserError("--count-tokens", detail, "Leave it out, or mend key, model or address.") from None
-    return counted
+                # A 200 that is no count is a `str` or a broken body: then this is no server that counts.
+                failure = None if isinstance(error, AttributeError) else failure_of(error)
+                detail = self._key.redact(failure.detail) if failure else "not an answer of a Messages API"
+                if failure and failure.http_status in (401, 403):
+                    raise UserError(
+                        "judge", f"the key is refused ({detail})", "Mend the key, or plan with --no-count-tokens."
+                    ) from None
+                raise CannotCount(detail) from None
+        if not all(isinstance(n_tokens, int) and n_tokens > 0 for n_tokens in counted):
+            raise CannotCount("not an answer of a Messages API")
+        return counted
+
+
+class HomeCounter:
+    """Counts with a tokenizer of ours, by `n_tokens`; the judge's own may need a quarter more or less."""
+
+    n_sampled, error = 48, 0.25
+
+    def __init__(self, n_tokens: Callable[[str], int], settings: Settings) -> None:
+        self._n_tokens, self._settings = n_tokens, settings
+
+    def questions(self, requests: Sequence[Request]) -> list[int]:
+        """Input tokens of each: its two texts and the schema of its answer."""
+        return [self._question(request.wire(self._settings)) for request in requests]
+
+    def text(self, text: str) -> int:
+        """Tokens of a text."""
+        return self._n_tokens(text)
+
+    def _question(self, wire: dict[str, Any]) -> int:
+        schema = wire.get("output_config", {}).get("format", {}).get("schema")
+        texts = [wire["system"], *(turn["content"] for turn in wire["messages"]), *([json.dumps(schema)] if schema else [])]
+        return sum(self._n_tokens(text) for text in texts)

@@ -115,7 +115,10 @@ class Submissions:
         return {stage: submission_id for stage, submission_id, is_open in rows if not is_open}
 
     def progress(self) -> dict[str, tuple[int, int]]:
-        """Who asked -> (questions answered, questions in batches that have not ended). The API counts per batch, not within."""
+        """Who asked -> (questions answered, questions in batches that have not ended).
+
+        Batch by batch: the API calls every request of a batch `processing` until the whole of it has ended.
+        """
         rows = self._ledger.execute(
             """SELECT stage, count(DISTINCT CASE WHEN answers THEN request_sha END),
                       count(DISTINCT CASE WHEN outcome.attempt_id IS NULL THEN request_sha END)

@@ -14,6 +14,7 @@ from sae_pipeline.__main__ import main
 from sae_pipeline.cli.ui import free_port
 from sae_pipeline.errors import UserError
 from tests.conftest import tiny_study_mapping
+from tests.fakes.messages_api import FakeMessagesApi
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -96,6 +97,20 @@ def test_plan_prints_everything_and_writes_no_artefact(capfd, study_file):
     ):
         assert words in out, words
     assert not [path for path in Path("data").rglob("*") if path.is_file()]
+
+
+def test_plan_lets_the_judge_count_unless_it_is_told_not_to(capfd, study_file, monkeypatch):
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test")
+    with FakeMessagesApi() as api:
+        mapping = yaml.safe_load(study_file.read_text(encoding="utf-8"))
+        mapping["score"] = mapping.get("score", {}) | {"method": "rubric"}
+        mapping["judge"] = {"backend": "anthropic", "model": "claude-haiku-5-5", "base_url": api.url, "budget_usd": 1}
+        study_file.write_text(yaml.safe_dump(mapping), encoding="utf-8")
+        code, out, _ = call(capfd, "plan", "--study", study_file, "--no-count-tokens")
+        assert code == 0 and "study's own tokenizer, as asked for" in out and not api.log
+        code, out, _ = call(capfd, "plan", "--study", study_file)
+        assert code == 0 and f"{len(api.log)} texts counted by {api.url}" in out
+        assert {path for _, path, _ in api.log} == {"/v1/messages/count_tokens"}
 
 
 def test_status_of_a_new_study(capfd, study_file):

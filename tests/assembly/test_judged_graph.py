@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 import yaml
 
+from sae_pipeline.plan import make_plan
 from sae_pipeline.store import ArtifactStore
 from sae_pipeline.study import load_study
 from tests.assembly.test_whole_graph import Copy
@@ -39,6 +40,10 @@ def judged(finished_study, tmp_path) -> Iterator[tuple[Copy, FakeMessagesApi]]:
 def test_the_graph_asks_the_judge_and_the_key_is_nowhere(judged, monkeypatch, capfd):
     copy, api = judged
     monkeypatch.setenv("ANTHROPIC_API_KEY", SENTINEL)
+    wanted = [("explanations", 32), ("specificity_scores", 32)]
+    assert "estimated" in make_plan(copy.store, wanted).judge and not api.log
+    assert "texts counted by" in make_plan(copy.store, wanted, count_tokens=True).judge
+    assert api.log and {path for _, path, _ in api.log} == {"/v1/messages/count_tokens"}
     for stage in ("explanations", "specificity_scores", "analysis_tables"):
         report = copy.run(sizes=(32,), only=stage)
         assert not report.failed and report.executed == [(stage, None if stage == "analysis_tables" else 32)]

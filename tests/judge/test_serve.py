@@ -6,10 +6,12 @@ from pathlib import Path
 import anthropic
 import polars as pl
 import pytest
+import yaml
 
 from sae_pipeline.errors import UserError
+from sae_pipeline.interpret import build_specificity, judge_calibration, llm_scorers
 from sae_pipeline.interpret.build_explanations import build_explanations
-from sae_pipeline.interpret.build_specificity import build_specificity_scores
+from sae_pipeline.judge import interactive
 from sae_pipeline.judge import serve as serve_module
 from sae_pipeline.judge.key import Key
 from sae_pipeline.judge.open import open_judge
@@ -50,8 +52,18 @@ def test_the_bundled_model_answers_and_its_answers_are_taken_for_what_they_are(t
 
 
 @pytest.mark.long
-def test_the_bundled_model_goes_through_calibration_and_fails_it(folders, embedder, tmp_path):
-    """Probe, client, parsing, ledger, rubric, calibration and tables with a real model, and no headline at the end."""
+def test_the_bundled_model_goes_through_calibration_and_fails_it(folders, embedder, tmp_path, monkeypatch):
+    """Probe, client, parsing, ledger, rubric, calibration and tables with a real model, and no headline at the end.
+
+    It writes some ten tokens a second on a busy core and never obeys the schema, so it is asked little, briefly and once.
+    """
+    monkeypatch.setitem(llm_scorers.TOKENS_PER_EXAMPLE, llm_scorers.RUBRIC, 3)
+    monkeypatch.setattr(interactive, "MAX_INVALID", 1)
+    monkeypatch.setattr(build_specificity, "N_DECOYS", 1)
+    labels = yaml.safe_load(judge_calibration.LABELS.read_text(encoding="utf-8"))[:4]
+    few = tmp_path / "labels.yaml"
+    few.write_text(yaml.safe_dump(labels, allow_unicode=True), encoding="utf-8")
+    monkeypatch.setattr(judge_calibration, "LABELS", few)
     explained, scored = tmp_path / "explanations", tmp_path / "scores"
     explained.mkdir()
     scored.mkdir()
@@ -64,13 +76,13 @@ def test_the_bundled_model_goes_through_calibration_and_fails_it(folders, embedd
     client = anthropic.Anthropic(api_key="local", base_url=local.url)
     assert _n_parameters(client, local.model) == pytest.approx(134.5e6, rel=0.01)  # it says so itself
     with open_judge(Judge(backend="local", model=local.model, base_url=local.url), tmp_path / "study", "run") as judge:
-        outcome = build_specificity_scores(**shared, explanations=explained, work=scored, judge=judge)
+        outcome = build_specificity.build_specificity_scores(**shared, explanations=explained, work=scored, judge=judge)
     assert not outcome.metadata["judge_passed_calibration"] and "plumbing" in outcome.metadata["judge_withheld_because"]
     assert not any(name.startswith("judge_mean_") for name in outcome.metadata)
     rows = check("specificity_scores", pl.read_parquet(scored / "specificity_scores.parquet"))
     judged = rows.filter(pl.col("method").str.starts_with("rubric"))
     assert judged.height and judged["plumbing"].all() and not rows.filter(method="proxy")["plumbing"].any()
     (verdict,) = check("judge_calibration", pl.read_parquet(scored / "judge_calibration.parquet")).to_dicts()
-    assert verdict["plumbing"] and not verdict["passed"] and verdict["n_labels"] == 24
+    assert verdict["plumbing"] and not verdict["passed"] and verdict["n_labels"] == 4
     calls = check("llm_calls", pl.read_parquet(scored / "llm_calls.parquet"))
     assert calls["plumbing"].all() and calls["cost_usd"].sum() == 0 and calls["n_tokens_input"].sum() > 5000
