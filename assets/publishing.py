@@ -133,7 +133,7 @@ def publish(
         raise _failure(error) from error
     failed = [name for name, verdict in verdicts.items() if not verdict.passed]
     results = [
-        dg.AssetCheckResult(check_name=name, passed=verdict.passed, metadata=verdict.metadata)
+        dg.AssetCheckResult(check_name=name, passed=bool(verdict.passed), metadata=verdict.metadata)
         for name, verdict in verdicts.items()
     ]
     if built is None or failed:
