@@ -7,6 +7,8 @@ not: anything that computes.
 from assets.activations import activations
 from assets.analysis_tables import analysis_tables
 from assets.attribution import attribution
+from assets.case_clamps import case_clamps
+from assets.case_studies import case_studies
 from assets.concept_search import concept_search
 from assets.corpus import corpus
 from assets.explanations import explanations
@@ -41,6 +43,8 @@ STAGE_ASSETS: tuple[StageAsset, ...] = (
     specificity_scores,
     steering_evals,
     neighbourhoods,
+    case_studies,
+    case_clamps,
     attribution,
     concept_search,
     main_results,

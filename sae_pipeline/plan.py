@@ -31,6 +31,7 @@ GATHER_BYTES_PER_SECOND = 4e9  # of correlations: rows of neurons summed for eve
 DENSE_PRODUCTS = 6  # matrix products of a step that is not sparse
 N_INSTRUCTIONS, THIN_CHOOSE = 2, 4  # of the prompt-only control: templates, texts of each on the choosing half
 READ_BYTES_PER_SECOND = 2e8  # of a pretrained SAE: read, checked, refolded in float64
+CASE_TOKENS, CLAMP_TOKENS = 60_000, 300_000  # read by the case studies; continued from the hook under clamps
 NO_JUDGE = "none: offline methods only, 0 dollars"
 
 
@@ -228,6 +229,12 @@ def expected_seconds(study: Study, shape: Shape, stage: str, size: int | None) -
             active = (getattr(study.sae, "k", None) or 64) * min(1.0, settings.n_features / (size or 1)) + 1
             gathered = counted * active * neurons * 4 / (GATHER_BYTES_PER_SECOND * cores)
             return 30 + counted * to_hook / model_rate + gathered + counted * encode / sae_rate
+        case "case_studies":
+            read = CASE_TOKENS + 4 * study.survey.case_studies.syntax_tokens
+            banks = 2 * 2.0 * shape.d_model * max(study.sae.sizes)  # the features and as many random directions
+            return 30 + CASE_TOKENS * to_hook / model_rate + read * banks / sae_rate
+        case "case_clamps":
+            return 20 + CLAMP_TOKENS * (whole - to_hook) / model_rate
         case _:
             return 3
 

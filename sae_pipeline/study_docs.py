@@ -33,6 +33,7 @@ SECTIONS: tuple[tuple[str, type[Section]], ...] = (
     ("steer", study.Steer),
     ("survey", study.Survey),
     ("survey.neighbourhoods", study_survey.Neighbourhoods),
+    ("survey.case_studies", study_survey.CaseStudies),
     ("survey.attribution", study_survey.Attribution),
     ("survey.steering_comparison", study_survey.SteeringComparison),
     ("survey.concept_search", study_survey.ConceptSearch),

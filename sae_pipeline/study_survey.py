@@ -53,10 +53,27 @@ class FeaturesVsNeurons(Section):
     seed: int = Field(default=0, description="of every random choice of this section")
 
 
+class CaseStudies(Section):
+    """The paper's single cases, on the largest size."""
+
+    threshold_tokens: int = Field(
+        default=8_192, ge=256, le=1_000_000, description="training tokens on which random directions get their thresholds"
+    )
+    syntax_tokens: int = Field(
+        default=16_384, ge=256, le=1_000_000, description="tokens of Python documents per split, held against the parser's labels"
+    )
+    n_rival_groups: int = Field(default=4, ge=2, le=50, description="groups of random features beside every clamp")
+    n_generation_rivals: int = Field(default=2, ge=1, le=50, description="of these, how many also generate text")
+    new_tokens: int = Field(default=24, ge=4, le=200, description="tokens of every text that is generated")
+    cost_blocks: int = Field(default=8, ge=2, le=1_000, description="held-out blocks per half that say what a clamp costs")
+    seed: int = Field(default=0, description="of every random choice of this section")
+
+
 class Survey(Section):
     """What `sae-pipeline run --job survey` makes after the main run: one section for each of its stages."""
 
     neighbourhoods: Neighbourhoods = Neighbourhoods()
+    case_studies: CaseStudies = CaseStudies()
     invariants: Invariants = Invariants()
     attribution: Attribution = Attribution()
     steering_comparison: SteeringComparison = SteeringComparison()

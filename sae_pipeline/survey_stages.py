@@ -6,8 +6,21 @@ All but the last write `measurements.parquet` beside their own tables; `survey_v
 
 from sae_pipeline.stage import MODEL_IDENTITY, SURVEY, Stage
 
+CASE_FILES = ("abstract", "chat", "code_errors", "functions", "lists", "parallel", "self", "syntax", "toys")
+CLAMP_FILES = ("code_errors", "neutral", "praise", "pronouns", "secrecy", "self", "unsafe_code", "yes_bias")
+
 MEASURING_STAGES: tuple[Stage, ...] = (
     Stage("neighbourhoods", SURVEY, ("sae",), ("sae.sizes", "survey.neighbourhoods"), per_size=False),
+    Stage(
+        "case_studies", SURVEY, ("corpus", "activations", "sae", "feature_stats"),
+        (*MODEL_IDENTITY, "model.dtype", "hook", "sae.sizes", "survey.case_studies"), per_size=False,
+        files=tuple(f"survey/cases/{name}.yaml" for name in CASE_FILES),
+    ),
+    Stage(
+        "case_clamps", SURVEY, ("corpus", "activations", "sae", "feature_stats", "case_studies"),
+        (*MODEL_IDENTITY, "model.dtype", "hook", "sae.sizes", "survey.case_studies"), per_size=False,
+        files=tuple(f"survey/cases/{name}.yaml" for name in CLAMP_FILES),
+    ),
     Stage(
         "attribution", SURVEY, ("sae", "feature_stats"),
         (*MODEL_IDENTITY, "hook", "corpus.bos", "sae.sizes", "survey.attribution"), per_size=False,

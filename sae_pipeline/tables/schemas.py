@@ -15,6 +15,7 @@ from sae_pipeline.tables.record_tables import RECORD_TABLES
 from sae_pipeline.tables.sae_tables import SAE_TABLES
 from sae_pipeline.tables.search_tables import SEARCH_TABLES
 from sae_pipeline.tables.steering_tables import STEERING_TABLES
+from sae_pipeline.tables.survey_case_tables import CASE_TABLES
 from sae_pipeline.tables.survey_checks_tables import CHECK_TABLES
 from sae_pipeline.tables.survey_families_tables import FAMILY_TABLES
 from sae_pipeline.tables.survey_nulls_tables import NULL_TABLES
@@ -40,6 +41,7 @@ TABLES: dict[str, Table] = {
         *SURVEY_UNIT_TABLES,
         *FAMILY_TABLES,
         *CHECK_TABLES,
+        *CASE_TABLES,
         *RECORD_TABLES,
     )
 }

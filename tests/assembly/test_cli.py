@@ -13,6 +13,7 @@ import yaml
 from sae_pipeline.__main__ import main
 from sae_pipeline.cli.ui import free_port
 from sae_pipeline.errors import UserError
+from sae_pipeline.stages import STAGES
 from tests.conftest import tiny_study_mapping
 from tests.fakes.messages_api import FakeMessagesApi
 
@@ -115,7 +116,8 @@ def test_plan_lets_the_judge_count_unless_it_is_told_not_to(capfd, study_file, m
 
 def test_status_of_a_new_study(capfd, study_file):
     code, out, _ = call(capfd, "status", "--study", study_file)
-    assert code == 0 and out.count("missing") == 3 + 6 * 2 + 3 + 1 and "--job survey" in out
+    n_artefacts = sum(2 if stage.per_size else 1 for stage in STAGES.values())
+    assert code == 0 and out.count("missing") == n_artefacts and "--job survey" in out
     assert not Path("data").exists()
 
 

@@ -98,6 +98,21 @@ def test_the_survey_fills_its_tables_and_the_main_run_then_has_nothing_to_do(cop
     assert copy.run().executed == []
 
 
+def test_the_case_studies_of_a_model_that_knows_nothing_are_whole_and_find_little(copy):
+    for stage in ("case_studies", "case_clamps"):
+        report = copy.run(only=stage)
+        assert [stage for stage, _ in report.executed] == [stage] and not report.failed, report.bugs
+    measured = pl.concat(
+        [pl.read_parquet(copy.store.path(stage) / "measurements.parquet") for stage in ("case_studies", "case_clamps")]
+    )
+    assert measured["measurement"].n_unique() == measured.height and measured["files_sha"].null_count() == 0
+    ok = measured.filter(pl.col("status") == "ok")
+    # A corpus without Python, a model without weights of its own: of the cases of detection none reaches its threshold.
+    assert measured.filter(pl.col("measurement") == "python_syntax_f1")["status"].to_list() == ["not_testable"]
+    assert ok.filter(pl.col("measurement") == "code_error_auroc_python").filter(pl.col("value") >= 0.85).is_empty()
+    assert set(ok.filter(pl.col("control_value").is_null())["measurement"]) <= {"debugged_behaviour_cost"}
+
+
 def test_the_plan_bounds_the_texts_that_steering_generates(finished_study):
     steer, store = finished_study.store.study.steer, finished_study.store
     for size, is_largest in ((32, False), (64, True)):

@@ -1,0 +1,56 @@
+"""Concrete and abstract (paper, 'Abstract feature generalization'): chosen on instances of a topic, tested on talk about it."""
+
+import numpy as np
+
+from sae_pipeline.interpret.explanation_scores import auroc
+from sae_pipeline.survey.cases.case import DIRECTION, FIGURE, Found, World
+from sae_pipeline.survey.cases.prompts import digest, load
+from sae_pipeline.survey.cases.reading import whole_text
+from sae_pipeline.survey.cases.selection import aurocs, best, bootstrap, probe_auroc
+from sae_pipeline.survey.measurement import Measurement
+
+CASE, WANTED, CEILING = "abstract", 0.75, 0.65
+
+
+def run(world: World) -> Found:
+    """How many topics have one feature for both, at an AUROC of .75 on the abstract side."""
+    topics, found = load("abstract"), Found()
+    rows = [(topic, side, text) for topic, sides in topics.items() for side, texts in sides.items() for text in texts]
+    topic_I, side_I, texts = (list(column) for column in zip(*rows, strict=True))
+    topic_I, abstract_I = np.array(topic_I), np.array(side_I) == "abstract"
+    reading = world.read([whole_text(world.lm, text) for text in texts], "concrete and abstract")
+    values, nulls, probes = [], [], []
+    for topic in topics:
+        positive_I = topic_I == topic
+        score_F, null_F = (aurocs(bank.max_IF[~abstract_I], positive_I[~abstract_I]) for bank in (reading.features, reading.null))
+        unit, null_unit = best(score_F)[0], best(null_F)[0]
+        values.append(reading.features.max_IF[:, unit])
+        nulls.append(reading.null.max_IF[:, null_unit])
+        probes.append(probe_auroc(reading.x_ID, positive_I, ~abstract_I, abstract_I))
+        reported = [auroc(each[-1][abstract_I], positive_I[abstract_I]) for each in (values, nulls)]
+        found.add_chosen(
+            CASE, topic, (unit, null_unit), (float(score_F[unit]), float(null_F[null_unit])), (reported[0], reported[1])
+        )
+        halves = np.where(abstract_I, "report", "choose")
+        found.add_items(CASE, topic, texts, halves, positive_I, values[-1], nulls[-1])
+    of_A, names = topic_I[abstract_I], list(topics)
+
+    def n_found(arms: list[np.ndarray], at: np.ndarray) -> float:
+        return float(sum(auroc(arms[place][abstract_I][at], of_A[at] == name) >= WANTED for place, name in enumerate(names)))
+
+    groups, strata = list(range(len(of_A))), np.unique(of_A, return_inverse=True)[1]
+    value = bootstrap(groups, lambda at: n_found(values, at), world.seed, strata)
+    difference = bootstrap(groups, lambda at: n_found(values, at) - n_found(nulls, at), world.seed, strata)
+    n_carried = sum(probe >= CEILING for probe in probes)
+    found.measurements.append(
+        Measurement(
+            "abstract_from_concrete_topics", "topics whose feature, chosen on instances, reaches AUROC .75 on talk about them",
+            value.value, len(topics), len(topics), world.size, value.low, value.high, DIRECTION,
+            n_found(nulls, np.arange(len(of_A))), difference.value, difference.low, difference.high,
+            ceiling_metric=f"topics that a dense probe carries over at AUROC {CEILING}", ceiling=float(n_carried),
+            ceiling_threshold=2.0,
+            why="; ".join(f"{row['part']} {row['score_report']:.2f}" for row in found.chosen if row["control"] == "none"),
+            files_sha=digest("abstract"), rows="case_items", figure=FIGURE,
+        )
+    )  # fmt: skip
+    return found

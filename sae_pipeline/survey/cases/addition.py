@@ -1,0 +1,66 @@
+"""Functions that add (paper, 'Features representing functions'): is there one feature, directly and through composition?"""
+
+import numpy as np
+import torch
+
+from sae_pipeline.survey.cases.case import DIRECTION, FIGURE, Found, World
+from sae_pipeline.survey.cases.prompts import digest, fill, half_of, load
+from sae_pipeline.survey.cases.reading import from_spans, with_bos
+from sae_pipeline.survey.cases.selection import detect, probe_auroc, tested
+from sae_pipeline.survey.measurement import Measurement
+
+CASE = "addition_function"
+EXECUTES = 0.6  # share of calls that the model must work out for the case to be testable
+
+
+def run(world: World) -> Found:
+    """Chosen on direct additions of half A, tested on direct and composed ones of half B, scored on the calling line alone."""
+    texts, rows = load("functions"), []
+    for kind, templates in ((kind, texts[kind]) for kind in ("direct", "composed")):
+        for place, name in enumerate(texts["names"]):
+            for shift in (0, 1):
+                m, n = texts["numbers"][(place // 2 + 5 * shift) % len(texts["numbers"])]
+                other = texts["names"][(place + 2) % len(texts["names"])]
+                for operation, template in templates.items():
+                    text = fill(template, f=name, g=other, m=m, n=n)
+                    rows.append((kind, half_of(place), operation == "add", text, m + n if operation == "add" else m * n))
+    kind_I, half_I, positive_I, names, results = (list(column) for column in zip(*rows, strict=True))
+    half_I, positive_I, direct_I = np.array(half_I), np.array(positive_I), np.array(kind_I) == "direct"
+    calls = [from_spans(world.lm, text, [(text.rindex(">>>"), len(text))]) for text in names]
+    reading = world.read(calls, "functions")
+    # A function that adds and its twin that multiplies are one group.
+    groups = np.repeat(np.arange(len(rows) // 2), 2).tolist()
+    choose_I, report_I = (half_I == "choose") & direct_I, half_I == "report"
+    detection = detect(reading.features.max_IF, reading.null.max_IF, positive_I, choose_I, report_I, groups, world.seed)
+    found = Found()
+    found.add_detection(CASE, "direct", detection)
+    value_I, null_I = reading.features.max_IF[:, detection.unit], reading.null.max_IF[:, detection.null_unit]
+    found.add_items(CASE, "call", names, half_I, positive_I, value_I, null_I)
+    executed = executed_share(world, names, results)
+    probe = probe_auroc(reading.x_ID, positive_I, choose_I, report_I)
+    for name, at_I in (("addition_function_auroc", report_I), ("addition_function_auroc_composed", report_I & ~direct_I)):
+        kept = [group for group, keep in zip(groups, at_I, strict=True) if keep]
+        value, control, difference = tested(value_I[at_I], null_I[at_I], positive_I[at_I], kept, world.seed)
+        found.measurements.append(
+            Measurement(
+                name, "AUROC on the calling line, functions that add against the same that multiply", value.value,
+                int(at_I.sum()), len(rows), world.size, value.low, value.high, DIRECTION, control, difference.value,
+                difference.low, difference.high,
+                ceiling_metric="share of calls after which the likeliest digit is the result", ceiling=executed,
+                ceiling_threshold=EXECUTES,
+                why=f"a dense probe reaches {probe:.2f}", files_sha=digest("functions"), rows="case_items", figure=FIGURE,
+            )
+        )  # fmt: skip
+    return found
+
+
+@torch.no_grad()
+def executed_share(world: World, texts: list[str], results: list[int]) -> float:
+    """Share of the calls after which the result is the likeliest digit; whether a digit is likely at all is not asked."""
+    digits = [world.lm.tokenize(digit, bos=False)[0] for digit in "0123456789"]
+    hits = []
+    for text, result in zip(texts, results, strict=True):
+        ids = with_bos(world.lm, world.lm.tokenize(text, bos=False))
+        logits_TV = world.lm.model(input_ids=torch.tensor([ids], device=world.lm.device), use_cache=False).logits[0]
+        hits.append(int(logits_TV[-1, digits].argmax()) == int(str(result)[0]))
+    return float(np.mean(hits))

@@ -1,0 +1,86 @@
+"""The code-error feature clamped (paper, 'Code error feature'): up on clean code, down on buggy code, and the `>>>` rewrite."""
+
+import re
+
+import numpy as np
+import torch
+
+from sae_pipeline.survey.cases.clamp_case import FIGURE, Clamped, ClampWorld
+from sae_pipeline.survey.cases.clamping import Dose, Prompt, first_tokens
+from sae_pipeline.survey.cases.code_texts import Pair, sessions
+from sae_pipeline.survey.cases.doses import RIVALS, Chosen, choose_dose, compared
+from sae_pipeline.survey.cases.prompts import digest, load
+from sae_pipeline.survey.cases.reading import with_bos
+from sae_pipeline.survey.measurement import Measurement
+
+CASE, KNOWS = "code_error", 0.75  # share of sessions in which the model must expect an error more after the bug
+ERROR_OVER_OUTPUT = "change of log P(error message) - log P(right output), nats"
+
+
+def run(found: ClampWorld) -> Clamped:
+    """Log-odds of an error message against the right output, at the place where the interpreter answers."""
+    told, made, sha = load("code_errors"), Clamped(), digest("code_errors", "neutral")
+    pairs, candidates = sessions(), found.chosen_before(CASE, "python")
+    clean, buggy = ([_prompt(found, pair, which) for pair in pairs] for which in ("clean", "buggy"))
+    told_apart = found.clamper.effect(clean + buggy, [None], "code sessions").log_odds_AP[0].reshape(2, -1)
+    ceiling = {
+        "ceiling_metric": "share of sessions in which the unsteered model expects an error more with the bug than without",
+        "ceiling": float((told_apart[1] > told_apart[0]).mean()), "ceiling_threshold": KNOWS, "files_sha": sha,
+    }  # fmt: skip
+    up = choose_dose(
+        found.world, found.clamper, clean, candidates, told["up_factors"], lambda effect: effect.log_odds_AP, "errors, up"
+    )
+    made.add(found, CASE, "code_error_clamped_up", f"{ERROR_OVER_OUTPUT}, after clean code", clean, up, **ceiling)
+    down = choose_dose(
+        found.world, found.clamper, buggy, candidates, told["down_factors"], lambda effect: -effect.log_odds_AP, "errors, down"
+    )
+    metric = f"{ERROR_OVER_OUTPUT}, the sign turned, after code with a bug"
+    made.add(found, CASE, "code_error_clamped_down", metric, buggy, down, **ceiling)
+    _rewrites(found, made, pairs, down, ceiling)
+    return made
+
+
+def _prompt(found: ClampWorld, pair: Pair, which: str) -> Prompt:
+    lm, text = found.world.lm, getattr(pair, which)
+    ids = with_bos(lm, lm.tokenize(text, bos=False))
+    return Prompt(text, pair.half, ids, first_tokens(lm, load("code_errors")["errors"]), first_tokens(lm, [pair.output]))
+
+
+def mended(completion: str, pair: Pair) -> bool:
+    """Whether a continuation writes the name as it should be, and not the typo."""
+    return bool(re.search(rf"\b{pair.name}\b", completion)) and not re.search(rf"\b{pair.typo}\b", completion)
+
+
+def _rewrites(found: ClampWorld, made: Clamped, pairs: list[Pair], chosen: Chosen, ceiling: dict) -> None:
+    """Greedy continuations of the buggy session and one more prompt marker, under the doses of the clamp down."""
+    lm, settings = found.world.lm, found.world.settings
+    kept = [pair for pair in pairs if pair.half == "report"]
+    prompts = [pair.buggy + load("code_errors")["rewrite_prompt"] for pair in kept]
+    ids = [with_bos(lm, lm.tokenize(prompt.rstrip(" "), bos=False)) for prompt in prompts]
+    arms: list[tuple[str, Dose | None]] = [("baseline", None), ("none", chosen.dose)]
+    arms += [("random_feature", dose) for dose in chosen.rivals[: settings.n_generation_rivals]]
+    rates = []
+    for arm, (control, dose) in enumerate(arms):
+        texts = lm.generate(ids, settings.new_tokens, 0.0, torch.Generator(), found.clamper.edit(dose))
+        completions = [lm.decode(text) for text in texts]
+        rates.append(np.array([mended(text, pair) for text, pair in zip(completions, kept, strict=True)], float))
+        for item, (prompt, completion, score) in enumerate(zip(prompts, completions, rates[-1], strict=True)):
+            row = {
+                "case_name": "code_error_rewrites",
+                "item": item,
+                "arm": arm,
+                "control": control,
+                "prompt": prompt,
+                "completion": completion,
+            }
+            row |= {"feature": None if dose is None else dose.feature, "factor": None if dose is None else dose.factor}
+            made.generations.append(row | {"score": float(score)})
+    n_tokens = settings.new_tokens * len(arms) * len(kept)
+    made.measurements.append(
+        Measurement(
+            "code_error_rewrites", "share of greedy continuations after `>>>` with the name mended and no typo",
+            n_scored=len(kept), n_attempted=len(kept), size=found.world.size, control=RIVALS,
+            why=f"without a clamp {rates[0].mean():.2f}; at most {n_tokens} tokens generated", rows="case_generations",
+            figure=FIGURE, **compared(rates[1], np.array(rates[2:]), found.world.seed), **ceiling,
+        )
+    )  # fmt: skip

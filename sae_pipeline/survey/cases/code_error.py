@@ -1,0 +1,111 @@
+"""Code errors (paper, 'Code error feature'): one feature, chosen on Python, tested on Python, C, Scheme and prose."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sae_pipeline.survey.cases.case import DIRECTION, FIGURE, Found, World
+from sae_pipeline.survey.cases.code_texts import Pair, pair_texts, pairs, prose
+from sae_pipeline.survey.cases.prompts import digest
+from sae_pipeline.survey.cases.reading import Reading
+from sae_pipeline.survey.cases.selection import Detection, aurocs, best, bootstrap, detect, probe_auroc, tested
+from sae_pipeline.survey.measurement import Measurement
+
+CASE, N_KEPT = "code_error", 3
+CEILING = 0.65  # AUROC of a dense probe below which the model itself does not carry the difference
+LANGUAGES = ("python", "c", "scheme")
+
+
+def run(world: World) -> Found:
+    """Minimal pairs in three languages, and typos in prose."""
+    found, sha = Found(), digest("code_errors")
+    made = {language: pairs(language) for language in LANGUAGES}
+    readings = {language: _read(world, made[language], language) for language in LANGUAGES}
+    python = readings["python"]
+    positive_I, half_I, group_I = _labels(made["python"])
+    detection = detect(
+        python.features.max_IF, python.null.max_IF, positive_I, half_I == "choose", half_I == "report", group_I, world.seed
+    )
+    found.add_detection(CASE, "python", detection)
+    _runners_up(found, python, positive_I, half_I, detection)
+    for language in LANGUAGES:
+        found.measurements.append(_auroc(world, found, language, made[language], readings[language], detection, sha))
+    found.measurements.append(_typos(world, found, readings["python"], made["python"], detection, sha))
+    return found
+
+
+def _read(world: World, made: Sequence[Pair], what: str) -> Reading:
+    texts = [text for pair in made for text in pair_texts(world.lm, pair)]
+    return world.read(texts, f"code errors, {what}")
+
+
+def _labels(made: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """(has the error, half, pair) of the items: clean and buggy in turn."""
+    positive_I = np.tile([False, True], len(made))
+    return positive_I, np.repeat([pair.half for pair in made], 2), np.repeat(np.arange(len(made)), 2).tolist()
+
+
+def _runners_up(found: Found, python: Reading, positive_I: np.ndarray, half_I: np.ndarray, first: Detection) -> None:
+    """The next best features of the choosing half: candidates for the clamps."""
+    choose = half_I == "choose"
+    score_F = aurocs(python.features.max_IF[choose], positive_I[choose])
+    score_F[first.unit] = -1
+    for rank, unit in enumerate(best(score_F, N_KEPT - 1), start=2):
+        row = {"case_name": CASE, "part": "python", "control": "none", "unit": unit, "rank": rank}
+        found.chosen.append(row | {"score_choose": float(score_F[unit]), "score_report": None})
+
+
+def _auroc(
+    world: World, found: Found, language: str, made: Sequence[Pair], reading: Reading, detection: Detection, sha: str
+) -> Measurement:
+    positive_I, half_I, group_I = _labels(made)
+    # The feature was chosen on Python: of another language every pair is held out.
+    report_I = half_I == "report" if language == "python" else np.ones(len(half_I), bool)
+    value_I, null_I = reading.features.max_IF[:, detection.unit], reading.null.max_IF[:, detection.null_unit]
+    kept = [group for group, keep in zip(group_I, report_I, strict=True) if keep]
+    value, control, difference = tested(value_I[report_I], null_I[report_I], positive_I[report_I], kept, world.seed)
+    names = [text for pair in made for text in (pair.clean, pair.buggy)]
+    found.add_items(CASE, language, names, half_I, positive_I, value_I, null_I)
+    return Measurement(
+        f"code_error_auroc_{language}",
+        f"AUROC of the feature chosen on Python pairs, {language} code with an error against the same without", value.value,
+        int(report_I.sum()), len(half_I), world.size, value.low, value.high, DIRECTION, control, difference.value,
+        difference.low, difference.high,
+        ceiling_metric="AUROC of a dense probe of the same language, other templates",
+        ceiling=probe_auroc(reading.x_ID, positive_I, half_I == "choose", half_I == "report"), ceiling_threshold=CEILING,
+        files_sha=sha, rows="case_items", figure=FIGURE,
+    )  # fmt: skip
+
+
+def _typos(world: World, found: Found, python: Reading, made: Sequence[Pair], detection: Detection, sha: str) -> Measurement:
+    sentences = prose()
+    reading = _read(world, sentences, "prose")
+    _, half_I, _ = _labels(made)
+    code_I, typo_I = np.flatnonzero(half_I == "report")[1::2], np.arange(1, 2 * len(sentences), 2)
+    arms = []
+    for bank, unit in (("features", detection.unit), ("null", detection.null_unit)):
+        on_code, on_typos = (getattr(each, bank).max_IF[at, unit] > 0 for each, at in ((python, code_I), (reading, typo_I)))
+        arms.append(np.concatenate([on_code, on_typos]))
+    is_code = np.arange(len(arms[0])) < len(code_I)
+
+    def ratio(fires: np.ndarray, at: np.ndarray) -> float:
+        # A unit that never fires on code is taken to fire once: the ratio stays finite, and large.
+        code, typos = fires[at][is_code[at]], fires[at][~is_code[at]]
+        return float(typos.mean() / max(code.mean(), 1 / len(code)))
+
+    groups = list(range(len(is_code)))
+    value = bootstrap(groups, lambda at: ratio(arms[0], at), world.seed, is_code)
+    difference = bootstrap(groups, lambda at: ratio(arms[0], at) - ratio(arms[1], at), world.seed, is_code)
+    positive_P, half_P, _ = _labels(sentences)
+    found.add_items(
+        CASE, "prose", [text for pair in sentences for text in (pair.clean, pair.buggy)], half_P, positive_P,
+        reading.features.max_IF[:, detection.unit], reading.null.max_IF[:, detection.null_unit],
+    )  # fmt: skip
+    rates = [float(fires.mean()) for fires in (arms[0][is_code], arms[0][~is_code])]
+    return Measurement(
+        "code_error_typo_ratio", "share of prose typos on which the feature fires, over its share of Python errors", value.value,
+        len(is_code), len(is_code), world.size, value.low, value.high, DIRECTION, ratio(arms[1], np.arange(len(is_code))),
+        difference.value, difference.low, difference.high,
+        why=f"fires on {rates[0]:.0%} of the Python errors and {rates[1]:.0%} of the prose typos of the reporting half",
+        files_sha=sha, rows="case_items", figure=FIGURE,
+    )  # fmt: skip

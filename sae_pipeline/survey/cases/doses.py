@@ -1,0 +1,107 @@
+"""Choose a feature and a factor on half A, report what the clamp does on half B, beside groups of random features.
+
+Shapes: P prompts, A arms, R rival groups. The same choice is made within every rival group: as many features, the same factors,
+the same limit on what the clamp may cost.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from sae_pipeline.steering.fluency import MAX_EXTRA_NATS
+from sae_pipeline.survey.cases.case import World
+from sae_pipeline.survey.cases.clamping import Clamper, Dose, Effect, Prompt
+from sae_pipeline.survey.cases.prompts import load
+from sae_pipeline.survey.cases.reading import with_bos
+
+RIVALS = "random live features of the same density, as many, through the same choice of feature and factor"
+N_NEAREST = 200  # live features nearest in density, from which rivals are drawn
+N_RESAMPLES = 2000
+Score = Callable[[Effect], np.ndarray]
+"""Effect of some arms and prompts -> one number per arm and prompt, A x P."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The dose of the candidates and those of the rival groups, and the scores of all on half B."""
+
+    dose: Dose
+    rivals: list[Dose]
+    extra_nats: float
+    before_P: np.ndarray
+    after_P: np.ndarray
+    rivals_RP: np.ndarray
+
+    @property
+    def change_P(self) -> np.ndarray:
+        """What the clamp changed, by prompt."""
+        return self.after_P - self.before_P
+
+    @property
+    def rival_change_RP(self) -> np.ndarray:
+        """The same of every rival group."""
+        return self.rivals_RP - self.before_P
+
+
+def rival_groups(world: World, candidates: Sequence[int], n_groups: int) -> list[list[int]]:
+    """`n_groups` groups of as many live features as there are candidates, each drawn near its candidate's density."""
+    facts = pl.read_parquet(world.feature_stats / "features.parquet", columns=["feature", "density", "max_activation"])
+    live = facts.filter((pl.col("max_activation") > 0) & ~pl.col("feature").is_in(list(candidates)))
+    feature_F, density_F = live["feature"].to_numpy(), np.log(np.maximum(live["density"].to_numpy(), 1e-9))
+    density_of = dict(zip(facts["feature"].to_list(), facts["density"].to_list(), strict=True))
+    random, groups = np.random.default_rng(world.seed), [[] for _ in range(n_groups)]
+    for candidate in candidates:
+        gap_F = np.abs(density_F - np.log(max(density_of.get(candidate, 0.0), 1e-9)))
+        near = feature_F[np.argsort(gap_F, kind="stable")[:N_NEAREST]]
+        for group, unit in zip(groups, random.choice(near, n_groups, replace=len(near) < n_groups).tolist(), strict=True):
+            group.append(int(unit))
+    return groups
+
+
+def choose_dose(
+    world: World, clamper: Clamper, prompts: Sequence[Prompt], candidates: Sequence[int], factors: Sequence[float], score: Score,
+    what: str,
+) -> Chosen:  # fmt: skip
+    """The (feature, factor) of largest mean score on half A that costs at most one nat per token of neutral text.
+
+    When every dose costs more, the cheapest one is taken: it is then measured, and its cost reported.
+    """
+    groups = [list(candidates), *rival_groups(world, candidates, world.settings.n_rival_groups)]
+    doses = sorted({Dose(feature, float(factor)) for group in groups for feature in group for factor in factors})
+    half_A, half_B = ([prompt for prompt in prompts if prompt.half == half] for half in ("choose", "report"))
+    score_AP = score(clamper.effect(half_A, doses, f"{what}: choosing"))
+    neutral = [with_bos(world.lm, world.lm.tokenize(text, bos=False)) for text in load("neutral")["texts"]]
+    nats_AT = clamper.nats(neutral, [None, *doses], f"{what}: neutral texts")
+    extra_A = (nats_AT[1:] - nats_AT[:1]).mean(axis=1)
+    taken = [best_dose(doses, score_AP.mean(axis=1), extra_A, set(group)) for group in groups]
+    score_BP = score(clamper.effect(half_B, [None, *taken], f"{what}: reporting"))
+    return Chosen(taken[0], taken[1:], float(extra_A[doses.index(taken[0])]), score_BP[0], score_BP[1], score_BP[2:])
+
+
+def best_dose(doses: Sequence[Dose], score_A: np.ndarray, extra_A: np.ndarray, features: set[int]) -> Dose:
+    """The dose of largest score among those of `features` that are affordable; the cheapest one when none is."""
+    mine = [place for place, dose in enumerate(doses) if dose.feature in features]
+    affordable = [place for place in mine if extra_A[place] <= MAX_EXTRA_NATS]
+    if not affordable:
+        return doses[min(mine, key=lambda place: extra_A[place])]
+    return doses[max(affordable, key=lambda place: score_A[place])]
+
+
+def compared(own_P: np.ndarray, rivals_RP: np.ndarray, seed: int) -> dict[str, Any]:
+    """Value, interval, control and the interval of their difference; prompts and rival groups are resampled together."""
+    random = np.random.default_rng(seed)
+    drawn_P = random.integers(0, len(own_P), (N_RESAMPLES, len(own_P)))
+    drawn_R = random.integers(0, len(rivals_RP), (N_RESAMPLES, len(rivals_RP)))
+    own = own_P[drawn_P].mean(axis=1)
+    rivals = np.array([rivals_RP[r][:, p].mean() for r, p in zip(drawn_R, drawn_P, strict=True)])
+    low, high, difference_low, difference_high = (
+        float(edge) for each in (own, own - rivals) for edge in np.percentile(each, [2.5, 97.5])
+    )
+    value, control = float(own_P.mean()), float(rivals_RP.mean())
+    return {
+        "value": value, "low": low, "high": high, "control_value": control, "difference": value - control,
+        "difference_low": difference_low, "difference_high": difference_high,
+    }  # fmt: skip

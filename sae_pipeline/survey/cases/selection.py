@@ -1,0 +1,110 @@
+"""Choose the best unit on one half, report it on the other, beside the best random direction through the same choice.
+
+Shapes: I items, F units, D width, L labels.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sae_pipeline.interpret.explanation_scores import auroc
+
+N_RESAMPLES = 1000
+RIDGE = 0.1  # of the dense probe, in mean squared norms of an item
+
+
+def aurocs(value_IF: np.ndarray, positive_I: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve of every column at once; .5 for a unit that is silent on all items. F."""
+    area_F = np.full(value_IF.shape[1], 0.5)
+    active = np.flatnonzero(value_IF.max(axis=0, initial=0.0) > 0)
+    positives, negatives = value_IF[positive_I][:, active], value_IF[~positive_I][:, active]
+    wins = np.zeros(len(active))
+    for row in positives:
+        wins += (negatives < row).sum(axis=0) + 0.5 * (negatives == row).sum(axis=0)
+    area_F[active] = wins / (len(positives) * len(negatives))
+    return area_F
+
+
+def best(score_F: np.ndarray, n: int = 1) -> list[int]:
+    """The `n` units of largest score, best first; of equal ones the lower number."""
+    return np.argsort(-score_F, kind="stable")[:n].tolist()
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap(groups: Sequence[object], statistic: Callable[[np.ndarray], float], seed: int, strata: np.ndarray) -> Interval:
+    """Resample groups with all their items, within strata; `statistic` gets the places of the drawn items.
+
+    Groups whose items fall into the same set of strata are exchanged among themselves: pairs stay pairs, and single items of one
+    class are replaced by others of that class.
+    """
+    of_group: dict[object, list[int]] = {}
+    for place, group in enumerate(groups):
+        of_group.setdefault(group, []).append(place)
+    kinds: dict[frozenset, list[np.ndarray]] = {}
+    for places in of_group.values():
+        kinds.setdefault(frozenset(strata[places].tolist()), []).append(np.array(places))
+    generator = np.random.default_rng(seed)
+    values = []
+    for _ in range(N_RESAMPLES):
+        drawn = [members[i] for members in kinds.values() for i in generator.integers(0, len(members), len(members))]
+        values.append(statistic(np.concatenate(drawn)))
+    low, high = np.percentile(values, [2.5, 97.5])
+    return Interval(float(statistic(np.arange(len(groups)))), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A unit and its control, both chosen on one half by AUROC and tested on the other."""
+
+    unit: int
+    null_unit: int
+    chosen_score: float
+    chosen_null_score: float
+    value: Interval
+    control: float
+    difference: Interval
+
+
+def tested(
+    value_I: np.ndarray, null_I: np.ndarray, positive_I: np.ndarray, groups: Sequence[object], seed: int
+) -> tuple[Interval, float, Interval]:
+    """(AUROC, the control's AUROC, their difference) of one unit and one control over the same items."""
+    value = bootstrap(groups, lambda at: auroc(value_I[at], positive_I[at]), seed, positive_I)
+    difference = bootstrap(
+        groups, lambda at: auroc(value_I[at], positive_I[at]) - auroc(null_I[at], positive_I[at]), seed, positive_I
+    )
+    return value, auroc(null_I, positive_I), difference
+
+
+def detect(
+    feature_IF: np.ndarray, null_IF: np.ndarray, positive_I: np.ndarray, choose_I: np.ndarray, report_I: np.ndarray,
+    groups: Sequence[object], seed: int,
+) -> Detection:  # fmt: skip
+    """Choose on the items `choose_I` (bool), test on `report_I`."""
+    scores = [aurocs(each[choose_I], positive_I[choose_I]) for each in (feature_IF, null_IF)]
+    unit, null_unit = (best(score)[0] for score in scores)
+    kept = [group for group, keep in zip(groups, report_I, strict=True) if keep]
+    value, control, difference = tested(
+        feature_IF[report_I, unit], null_IF[report_I, null_unit], positive_I[report_I], kept, seed
+    )
+    return Detection(unit, null_unit, float(scores[0][unit]), float(scores[1][null_unit]), value, control, difference)
+
+
+def probe_auroc(x_ID: np.ndarray, positive_I: np.ndarray, choose_I: np.ndarray, report_I: np.ndarray) -> float:
+    """The ceiling: AUROC on the reporting half of a ridge classifier over the residual stream, fitted on the choosing half."""
+    mean_D = x_ID[choose_I].mean(axis=0)
+    x_AD = (x_ID[choose_I] - mean_D).astype(np.float64)
+    y_A = np.where(positive_I[choose_I], 1.0, -1.0)
+    gram_AA = x_AD @ x_AD.T
+    ridge = RIDGE * np.trace(gram_AA) / len(gram_AA)
+    weight_A = np.linalg.solve(gram_AA + ridge * np.eye(len(gram_AA)), y_A - y_A.mean())
+    return auroc((x_ID[report_I] - mean_D) @ (x_AD.T @ weight_A), positive_I[report_I])

@@ -1,0 +1,140 @@
+"""One wrong behaviour found among features and mended by a clamp, with its side effects (registered in `yes_bias.yaml`).
+
+Shapes: P prompts, A arms, T positions, D width, F features.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sae_pipeline.interpret.explanation_scores import auroc
+from sae_pipeline.survey.cases.answers import answer_prompt
+from sae_pipeline.survey.cases.clamp_case import FIGURE, N_CANDIDATES, Clamped, ClampWorld
+from sae_pipeline.survey.cases.clamping import Dose, Prompt
+from sae_pipeline.survey.cases.doses import RIVALS, best_dose, rival_groups
+from sae_pipeline.survey.cases.prompts import digest, fill, in_half, load
+from sae_pipeline.survey.cases.selection import best
+from sae_pipeline.survey.measurement import Measurement
+
+CASE, KNOWS, N_RESAMPLES = "yes_bias", 0.6, 2000
+
+
+def balanced_accuracy(log_odds_P: np.ndarray, is_yes_P: np.ndarray) -> float:
+    """Mean of the shares of yes-questions answered yes and no-questions answered no."""
+    says_yes_P = log_odds_P > 0
+    return float((says_yes_P[is_yes_P].mean() + (~says_yes_P[~is_yes_P]).mean()) / 2)
+
+
+def attribution(found: ClampWorld, prompts: list[Prompt]) -> np.ndarray:
+    """f_i times the gradient of log-odds along W_dec,i (paper, 'Features as computational intermediates'), summed over unmasked
+    positions and averaged over prompts. F."""
+    lm, sae = found.world.lm, found.world.banks.features
+    total_F = np.zeros(sae.n_features)
+    for prompt in prompts:
+        kept: list[Tensor] = []
+
+        def leaf(r_BTD: Tensor, ids_BT: Tensor | None, offset: int, kept: list[Tensor] = kept) -> Tensor:
+            kept.append(r_BTD.detach().requires_grad_(True))
+            return kept[0]
+
+        with torch.enable_grad(), lm.edited(leaf):
+            logits_1TV = lm.model(input_ids=torch.tensor([prompt.ids], device=lm.device), use_cache=False).logits
+            log_p_V = logits_1TV[0, -1].float().log_softmax(-1)
+            (log_p_V[prompt.says].logsumexp(0) - log_p_V[prompt.against].logsumexp(0)).backward()
+        r_TD, gradient = kept[0].detach()[0].float(), kept[0].grad
+        assert gradient is not None
+        g_TD = gradient[0].float()
+        g_TD[0] = 0.0
+        g_TD[r_TD.norm(dim=1) > sae.config["threshold_norm"]] = 0.0
+        codes = sae.encode_sparse(r_TD)
+        feature_P = codes.feature.long()
+        effect_P = codes.value * (g_TD[codes.token] * sae.W_dec_FD[feature_P]).sum(dim=1) / sae.scale
+        total_F += np.bincount(feature_P.cpu().numpy(), effect_P.cpu().numpy(), minlength=sae.n_features)
+    return total_F / len(prompts)
+
+
+def run(found: ClampWorld) -> Clamped:
+    """Balanced accuracy on half B before and after, beside rivals; cross-entropy of held-out text as the cost."""
+    told, made, world = load(CASE), Clamped(), found.world
+    prompts, is_yes = [], []
+    for name, answer in (("answer_yes", True), ("answer_no", False)):
+        for place, question in enumerate(told[name]):
+            turn = fill(told["turn"], question=question)
+            prompts.append(answer_prompt(found, turn, "", place, told["yes_words"], told["no_words"], text=question))
+            is_yes.append(answer)
+    is_yes_P = np.array(is_yes)
+    choose_P = np.array([prompt.half == "choose" for prompt in prompts])
+    wrong_A = [prompt for prompt, yes in zip(prompts, is_yes, strict=True) if not yes and prompt.half == "choose"]
+    live_F = np.where(found.clamper.maximum_F > 0, attribution(found, wrong_A), -np.inf)
+    candidates = best(live_F, N_CANDIDATES)
+    groups = [candidates, *rival_groups(world, candidates, world.settings.n_rival_groups)]
+    doses = sorted({Dose(feature, float(factor)) for group in groups for feature in group for factor in told["factors"]})
+    half_A, half_B = ([prompt for prompt in prompts if prompt.half == half] for half in ("choose", "report"))
+    odds_AP = found.clamper.effect(half_A, doses, "yes bias: choosing").log_odds_AP
+    score_A = np.array([balanced_accuracy(odds_P, is_yes_P[choose_P]) for odds_P in odds_AP])
+    held_out = _held_out_texts(found)
+    nats_AT = found.clamper.nats(held_out["choose"], [None, *doses], "yes bias: cost on half A")
+    extra_A = (nats_AT[1:] - nats_AT[:1]).mean(axis=1)
+    taken = [best_dose(doses, score_A, extra_A, set(group)) for group in groups]
+    odds_BP = found.clamper.effect(half_B, [None, *taken], "yes bias: reporting").log_odds_AP
+    answers_B = is_yes_P[~choose_P]
+    gains = _gains(odds_BP, answers_B, world.seed)
+    for place, dose in enumerate(taken):
+        made.add_rows(CASE, "debugged_behaviour", half_B, place, dose, odds_BP[0], odds_BP[place + 1])
+    cost_AT = found.clamper.nats(held_out["report"], [None, taken[0]], "yes bias: cost on half B")
+    cost_T = cost_AT[1] - cost_AT[0]
+    before, after = (balanced_accuracy(odds_BP[arm], answers_B) for arm in (0, 1))
+    kept_yes = [float((odds_BP[arm][answers_B] > 0).mean()) for arm in (0, 1)]
+    shared = {"size": world.size, "files_sha": digest(CASE), "rows": "case_doses", "figure": FIGURE}
+    made.measurements = [
+        Measurement(
+            "debugged_behaviour", "gain of balanced accuracy on held-out yes-no questions by clamping the feature behind `Yes`",
+            n_scored=len(half_B), n_attempted=len(prompts), control=RIVALS,
+            ceiling_metric="AUROC of the unsteered log-odds of yes, true against false",
+            ceiling=auroc(odds_BP[0], answers_B), ceiling_threshold=KNOWS,
+            why=f"feature {taken[0].feature} at {taken[0].factor:g} maxima: {before:.2f} before, {after:.2f} after; answers yes "
+            f"to {1 - (odds_BP[0][~answers_B] <= 0).mean():.0%} of the questions with answer no before; right on those "
+            f"with answer yes {kept_yes[0]:.2f} before, {kept_yes[1]:.2f} after; held-out text costs {cost_T.mean():+.3f} nats",
+            **gains, **shared,
+        ),
+        Measurement(
+            "debugged_behaviour_cost", "cross-entropy of held-out text with the clamp less without, nats per token",
+            float(cost_T.mean()), len(cost_T), len(cost_T), low=float(np.min(cost_T)), high=float(np.max(cost_T)),
+            why="the interval is the range over blocks", **shared,
+        ),
+    ]  # fmt: skip
+    return made
+
+
+def _gains(odds_BP: np.ndarray, is_yes_P: np.ndarray, seed: int) -> dict[str, Any]:
+    """Gain of the chosen dose and mean gain of the rivals; questions (within answers) and rivals are resampled."""
+    random = np.random.default_rng(seed)
+    kinds = [np.flatnonzero(is_yes_P == answer) for answer in (True, False)]
+
+    def gains(at: np.ndarray) -> np.ndarray:
+        score_A = np.array([balanced_accuracy(odds_P[at], is_yes_P[at]) for odds_P in odds_BP])
+        return score_A[1:] - score_A[0]
+
+    own, apart = [], []
+    for _ in range(N_RESAMPLES):
+        drawn = gains(np.concatenate([random.choice(kind, len(kind)) for kind in kinds]))
+        own.append(drawn[0])
+        apart.append(drawn[0] - random.choice(drawn[1:], len(drawn) - 1).mean())
+    there = gains(np.arange(len(is_yes_P)))
+    edges = [float(edge) for each in (own, apart) for edge in np.percentile(each, [2.5, 97.5])]
+    value, control = float(there[0]), float(there[1:].mean())
+    return {
+        "value": value, "low": edges[0], "high": edges[1], "control_value": control, "difference": value - control,
+        "difference_low": edges[2], "difference_high": edges[3],
+    }  # fmt: skip
+
+
+def _held_out_texts(found: ClampWorld) -> dict[str, list[list[int]]]:
+    """Some held-out blocks of the corpus, in turn to the halves."""
+    corpus, n = found.world.corpus, found.world.settings.cost_blocks
+    places = np.flatnonzero(corpus.held_out_B)
+    drawn = np.random.default_rng(found.world.seed).permutation(places)[: 2 * n]
+    blocks = [corpus.token_ids_BT[place].tolist() for place in drawn]
+    return {half: in_half(blocks, half) for half in ("choose", "report")}
