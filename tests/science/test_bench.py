@@ -2,12 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from bench import report, rounds
+from bench import passes, report, rounds
 from bench.__main__ import main
 from bench.gpu_suites import gpu_suites
-from bench.setting import SHAPES, Spec
+from bench.setting import SHAPES, Spec, data_file
 from bench.suites import all_suites
 
 
@@ -56,3 +57,17 @@ def test_our_contenders_run_and_start_from_equal_errors(tmp_path, monkeypatch):
     assert both.count("## Bars on a GPU\n") == 1 and " 7.00 |" in both
     assert "| A | dense |" in text and "**missed**" in text and "| ours float32 |" in text
     assert "| A | itself | 0.0" in text and "float32 product" in text
+
+
+def test_our_statistics_are_those_of_the_dense_latents(tmp_path, monkeypatch):
+    monkeypatch.setattr(passes.tempfile, "tempdir", str(tmp_path))
+    shape = SHAPES["T"]
+    x_ND = np.load(data_file(tmp_path, shape))
+    contender = passes.OurStatistics(Spec("our statistics", shape), x_ND)
+    dense_NF = np.zeros((len(x_ND), shape.n_features), np.float32)
+    for first, (feature_NK, value_NK) in zip(range(0, len(x_ND), shape.batch), contender._latents.codes, strict=True):
+        np.put_along_axis(dense_NF[first : first + shape.batch], feature_NK.long().numpy(), value_NK.numpy(), axis=1)
+    by_document = dense_NF.reshape(-1, passes.DOCUMENT, shape.n_features).max(1)
+    top_F = np.sort(by_document, axis=0)[::-1][: passes.N_TOP].sum(0)
+    expected = passes.checksum((dense_NF > 0).sum(0), dense_NF.max(0), top_F)
+    assert contender.mse(x_ND) == pytest.approx(expected, rel=1e-9)
