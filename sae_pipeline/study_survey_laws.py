@@ -34,7 +34,7 @@ class ScalingLaws(Section):
         default=[5.0e-4, 1.0e-3, 2.0e-3, 4.0e-3, 8.0e-3], min_length=5, description="learning rates, each by one factor"
     )
     n_rate_budgets: int = Field(default=4, ge=4, description="budgets at which rates are swept; the last is predicted")
-    lambdas: list[float] = Field(default=[4.0, 7.0, 12.0], min_length=3, description="of ReLU-L1, compared at the L0 it comes to")
+    lambdas: list[float] = Field(default=[1.0, 2.0, 4.0], min_length=3, description="of ReLU-L1, compared at the L0 it comes to")
     matched_size: int = Field(default=1024, gt=1, description="features of both architectures at equal L0")
     matched_learning_rate: float = Field(default=2.0e-3, gt=0, description="of both architectures at equal L0")
     n_tokens_held_out: int = Field(default=24_000, gt=0, description="held-out tokens on which every run is measured")
