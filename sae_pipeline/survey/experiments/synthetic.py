@@ -24,7 +24,7 @@ RECOVERED = 0.9
 BATCH = 512
 # k is the planted number; lambdas were chosen on seed 100, which is not reported, to give about as many active features.
 SPARSITY: dict[Architecture, float] = {
-    "relu_l1": 1.0, "gated": 12.0, "jumprelu": 0.6, "topk": N_ACTIVE, "batch_topk": N_ACTIVE, "matryoshka": N_ACTIVE,
+    "relu_l1": 1.0, "gated": 2.0, "jumprelu": 0.6, "topk": N_ACTIVE, "batch_topk": N_ACTIVE, "matryoshka": N_ACTIVE,
 }  # fmt: skip
 FROZEN = "frozen decoder"
 
