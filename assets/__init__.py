@@ -9,6 +9,7 @@ from assets.analysis_tables import analysis_tables
 from assets.attribution import attribution
 from assets.case_clamps import case_clamps
 from assets.case_studies import case_studies
+from assets.completeness import completeness
 from assets.concept_search import concept_search
 from assets.corpus import corpus
 from assets.explanations import explanations
@@ -55,6 +56,7 @@ STAGE_ASSETS: tuple[StageAsset, ...] = (
     features_vs_neurons,
     feature_families,
     neighbourhood_checks,
+    completeness,
     survey_verdicts,
     analysis_tables,
     size_comparison,

@@ -221,6 +221,8 @@ def expected_seconds(study: Study, shape: Shape, stage: str, size: int | None) -
                 steps * (settings.batch * SAE_TOKEN_CORE_SECONDS / cores + 2 * shape.d_model * size * SAE_WEIGHT_STEP_SECONDS)
                 for size, steps in runs
             )
+        case "completeness":
+            return 10 + 5e-5 * tokens * len(study.sae.sizes)
         case "features_vs_neurons":
             settings = study.survey.features_vs_neurons
             counted = min(settings.n_tokens, tokens)

@@ -69,6 +69,15 @@ class CaseStudies(Section):
     seed: int = Field(default=0, description="of every random choice of this section")
 
 
+class Completeness(Section):
+    """Which words have a feature, by frequency and size."""
+
+    min_train: int = Field(default=5, ge=1, description="mentions in train documents below which a word is not scored")
+    min_held_out: int = Field(default=2, ge=1, description="the same in held-out documents")
+    n_directions: int = Field(default=100, ge=0, description="random directions, and as many features, for the control")
+    seed: int = Field(default=0, description="of every random choice of this section")
+
+
 class Survey(Section):
     """What `sae-pipeline run --job survey` makes after the main run: one section for each of its stages."""
 
@@ -83,3 +92,4 @@ class Survey(Section):
     features_vs_neurons: FeaturesVsNeurons = FeaturesVsNeurons()
     feature_families: FeatureFamilies = FeatureFamilies()
     neighbourhood_checks: NeighbourhoodChecks = NeighbourhoodChecks()
+    completeness: Completeness = Completeness()

@@ -58,6 +58,10 @@ MEASURING_STAGES: tuple[Stage, ...] = (
         "neighbourhood_checks", SURVEY, ("neighbourhoods", "sae", "explanations"),
         ("sae.sizes", "survey.neighbourhood_checks"), per_size=False,
     ),
+    Stage(
+        "completeness", SURVEY, ("corpus", "activations", "feature_stats"), ("sae.sizes", "survey.completeness"),
+        per_size=False, files=("survey/completeness/families/*.yaml", "survey/completeness/prediction.yaml"),
+    ),
 )  # fmt: skip
 SURVEY_STAGES: tuple[Stage, ...] = (
     *MEASURING_STAGES,

@@ -1,4 +1,4 @@
-"""Tables of the survey's assets about single features: `features_vs_neurons`."""
+"""Tables of the survey's assets about single features: `features_vs_neurons`, `completeness`."""
 
 import pandera.polars as pa
 import polars as pl
@@ -59,5 +59,24 @@ SURVEY_UNIT_TABLES = (
             "control_recall": column(pl.Float64, "The same with another feature's terms", _SHARE, nullable=True),
         },
         file="features_vs_neurons/<size>/feature_sensitivity.parquet", key=("size", "feature"),
+    ),
+    table(
+        "concept_presence",
+        "Words of concept families: how often the corpus mentions them, and the feature that stands for each.",
+        {
+            "size": size(),
+            "family": column(pl.String, "Family of the word"),
+            "word": column(pl.String, "The word, in lower case"),
+            "frequency": column(pl.Float64, "Mentions per unmasked training token", _SHARE),
+            "n_mentions_train": count("Mentions in train documents"),
+            "n_mentions_held_out": count("Mentions in held-out documents"),
+            "feature": feature(nullable=True),
+            "f1_train": column(pl.Float64, "F1 of its firing against mentions, by which it was chosen", _SHARE, nullable=True),
+            "f1_held_out": column(pl.Float64, "The same on held-out documents", _SHARE, nullable=True),
+            "control_f1": column(pl.Float64, "On held-out documents, chosen on shuffled mentions", _SHARE, nullable=True),
+            "present": column(pl.Boolean, "Both at least 0.5; null with too few mentions to say", nullable=True),
+            "control_present": column(pl.Boolean, "The same with shuffled mentions", nullable=True),
+        },
+        file="completeness/concept_presence.parquet", key=("size", "family", "word"),
     ),
 )  # fmt: skip
