@@ -13,7 +13,7 @@ from sae_pipeline.survey.completeness.law import fit_sigmoid
 from sae_pipeline.survey.completeness.measure import completeness_measurements
 from sae_pipeline.survey.completeness.mentions import Concept, Mentions, read_concepts
 from sae_pipeline.survey.completeness.presence import best_units
-from tests.science.interpret_world import make_tokens, token
+from tests.science.interpret_world import make_tokens, make_units, token, write_artefacts
 
 ALIVE = {100: 100, 1000: 1000, 10_000: 10_000}
 
@@ -94,14 +94,16 @@ def test_a_planted_law_is_found_and_presence_without_it_is_not(monkeypatch):
     assert unscaled is not None and unscaled > 0.15
 
 
-def test_the_stage_on_the_tiny_study(finished_study, tmp_path, monkeypatch):
-    monkeypatch.setattr("sae_pipeline.survey.resampling.N_RESAMPLES", 40)
-    path = finished_study.store.path
-    stats = {size: path("feature_stats", size) for size in (32, 64)}
-    build_completeness(path("corpus"), path("activations"), stats, Completeness(n_directions=20), tmp_path)
-    assert schema_check(tmp_path, "completeness").passed
-    rows = pl.read_parquet(tmp_path / "concept_presence.parquet")
-    assert rows.filter(word="bread")["present"].null_count() == 0 and (tmp_path / "concept_presence.dark.png").is_file()
-    assert f1_recounted(tmp_path, path("corpus"), path("activations"), stats).passed
-    rows.with_columns(pl.col("f1_held_out") * 0.5 + 0.1).write_parquet(tmp_path / "concept_presence.parquet")
-    assert not f1_recounted(tmp_path, path("corpus"), path("activations"), stats).passed
+def test_the_stage_writes_its_table_and_the_check_finds_another_f1(tmp_path):
+    tokens = make_tokens(200)
+    folders = write_artefacts(tmp_path / "artefacts", tokens, make_units(tokens))
+    stats, work = {9: folders.feature_stats}, tmp_path / "work"
+    work.mkdir()
+    build_completeness(folders.corpus, folders.activations, stats, Completeness(n_directions=4), work)
+    assert schema_check(work, "completeness").passed and (work / "concept_presence.dark.png").is_file()
+    rows = pl.read_parquet(work / "concept_presence.parquet")
+    # Of all families' words this world has only "and".
+    assert rows.filter(pl.col("present").is_not_null())["word"].to_list() == ["and"]
+    assert f1_recounted(work, folders.corpus, folders.activations, stats).passed
+    rows.with_columns(pl.col("f1_held_out") * 0.5 + 0.1).write_parquet(work / "concept_presence.parquet")
+    assert not f1_recounted(work, folders.corpus, folders.activations, stats).passed
