@@ -36,7 +36,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "invariants", SURVEY, ("corpus", "activations", "sae", "feature_stats"), ("sae.sizes", "survey.invariants"),
-        per_size=False,
+        per_size=False, code_version="2",
     ),
     Stage(
         "steering_comparison", SURVEY, ("sae", "feature_stats"), ("sae.sizes", "hook", "survey.steering_comparison"),

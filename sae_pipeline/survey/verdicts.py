@@ -62,10 +62,20 @@ def passes(need: Need, one: dict[str, Any]) -> bool:
     number = one[column]
     if one["status"] != "ok" or number is None:
         return False
+    if need.control == "to_beat" and not _beats_control(name, one):
+        return False
     if name == "at_most":
         return number <= threshold
     # An interval that only touches its bound excludes nothing.
     return number > threshold if name in ("low_above", "difference_low_above") else number >= threshold
+
+
+def _beats_control(criterion: str, one: dict[str, Any]) -> bool:
+    """A row that passes only without its control is no result. Where the difference has an interval, that decides."""
+    side = -1 if criterion == "at_most" else 1
+    end = one["difference_high" if side < 0 else "difference_low"]
+    difference = one["difference"] if end is None else end
+    return difference is None or side * difference > 0
 
 
 def _threshold(need: Need, one: dict[str, Any]) -> str:
@@ -80,4 +90,6 @@ def _said(need: Need, one: dict[str, Any], passed: bool) -> str:
     if need.criterion[0] in ("beats_control_by", "difference_low_above") and one["control_value"] is not None:
         value += f" against {one['control_value']:.4g}"
     outcome = NOT_TESTABLE if one["status"] != "ok" else "met" if passed else "missed"
+    if outcome == "missed" and need.control == "to_beat" and not _beats_control(need.criterion[0], one):
+        outcome = f"missed (control {one['control_value']:.4g})" if one["control_value"] is not None else outcome
     return f"{need.measurement}{at} {value}: {outcome}"

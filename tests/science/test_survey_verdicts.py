@@ -47,6 +47,24 @@ def test_a_test_is_met_by_its_own_number_only(tmp_path, criterion, fields, expec
     assert row["verdict"] == expected and row["n_scored"] == 10 and row["n_attempted"] == 12 and row["stage"] == "a_stage"
 
 
+@pytest.mark.parametrize(
+    ("criterion", "fields", "expected"),
+    [
+        ({"at_least": 0.5}, {"control_value": 0.9}, "reproduced"),
+        ({"at_least": 0.5}, {"control_value": 1.0}, "not reproduced"),  # the control does as well
+        ({"at_least": 0.5}, {"control_value": 0.9, "difference_low": -0.1, "difference_high": 0.3}, "not reproduced"),
+        ({"at_least": 0.5, "control": "shown"}, {"control_value": 2.0}, "reproduced"),
+        ({"at_most": 1.5}, {"control_value": 1.2}, "reproduced"),
+        ({"at_most": 1.5}, {"control_value": 0.8}, "not reproduced"),
+        ({"at_most": 1.5}, {"control_value": 1.2, "difference_low": -0.5, "difference_high": 0.1}, "not reproduced"),
+        ({"at_least": 0.5}, {}, "reproduced"),  # a measurement without a control
+    ],
+)
+def test_a_threshold_that_its_control_passes_as_well_is_missed(tmp_path, criterion, fields, expected):
+    row = verdict(tmp_path, [{"measurement": "it", **criterion}], one(control="random", **fields))
+    assert row["verdict"] == expected
+
+
 def test_every_test_must_pass_and_all_are_said(tmp_path):
     second = Measurement("other", "another metric", 0.2, 5, 5)
     needs = [{"measurement": "it", "at_least": 0.5}, {"measurement": "other", "at_least": 0.5}]
@@ -106,7 +124,7 @@ def test_the_checklist_has_72_rows_and_its_verdicts_carry_its_digest(tmp_path):
     outcome = build_verdicts([tmp_path], tmp_path)
     verdicts = pl.read_parquet(tmp_path / "survey_verdicts.parquet")
     assert outcome.metadata["n_rows"] == 72 and verdicts["checklist_sha"].n_unique() == 1
-    assert set(verdicts["verdict"]) == {"reproduced", "not reproduced"}  # zero is below most thresholds, and above some
+    assert set(verdicts["verdict"]) == {"not reproduced"}  # nothing is above its control
 
 
 def test_limitations_name_measurements_that_the_checklist_knows():

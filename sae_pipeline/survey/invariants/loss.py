@@ -25,22 +25,24 @@ N_FEATURES = 1024  # of the smallest SAE: dense float64 products of these are qu
 NAMES = ("W_enc_FD", "b_enc_F", "W_dec_FD", "b_dec_D")
 
 
-def training_parameters(sae: SparseAutoencoder, generator: torch.Generator, subtracts_decoder_bias: bool) -> Parameters:
-    """Evenly spread features of a published SAE, their decoder norms drawn anew from 0.5 .. 2: what a trainer could have held."""
+def training_parameters(sae: SparseAutoencoder, generator: torch.Generator) -> Parameters:
+    """Evenly spread features of a published SAE with decoder norms drawn anew from 0.5 .. 2, as training could hold them."""
     chosen = torch.linspace(0, sae.n_features - 1, min(N_FEATURES, sae.n_features)).long()
     norm_F1 = 0.5 * 4 ** torch.rand(len(chosen), 1, generator=generator)
     W_enc_FD, W_dec_FD = sae.W_enc_FD[chosen].cpu() / norm_F1, sae.W_dec_FD[chosen].cpu() * norm_F1
-    b_enc_F, b_dec_D = sae.b_enc_F[chosen].cpu() / norm_F1[:, 0], sae.b_dec_D.cpu()
-    if subtracts_decoder_bias:
-        b_enc_F = b_enc_F + W_enc_FD @ b_dec_D
+    b_dec_D = sae.b_dec_D.cpu()
+    b_enc_F = sae.b_enc_F[chosen].cpu() / norm_F1[:, 0] + W_enc_FD @ b_dec_D  # while training the encoder sees x - b_dec
     return Parameters(Parameter(W_enc_FD), Parameter(b_enc_F), Parameter(W_dec_FD), Parameter(b_dec_D.clone()))
 
 
 def reference_loss(x_ND: Tensor, p: dict[str, Tensor], penalty: float, k: int | None, weighted: bool = True) -> Tensor:
-    """The loss in the dtype of its inputs. `k`: instead of a penalty, the k N largest f_i ‖W_dec,i‖ of the batch are active, and
-    the encoder sees x - b_dec. `weighted` false leaves the decoder norms out of the penalty, as the loss of 2023 did."""
+    """The loss in the dtype of its inputs; the encoder sees x - b_dec.
+
+    `k`: instead of a penalty, the k N largest f_i ‖W_dec,i‖ of the batch are active. `weighted` false leaves decoder norms out
+    of the penalty, as the loss of 2023 did.
+    """
     norm_F = p["W_dec_FD"].norm(dim=1)
-    z_NF = (x_ND if k is None else x_ND - p["b_dec_D"]) @ p["W_enc_FD"].T + p["b_enc_F"]
+    z_NF = (x_ND - p["b_dec_D"]) @ p["W_enc_FD"].T + p["b_enc_F"]
     f_NF = z_NF.relu()
     if k is not None:
         u_NF = (f_NF * norm_F).detach()
@@ -67,13 +69,13 @@ def gradient_error(architecture: Architecture, parameters: Parameters, x_ND: Ten
 
 def loss_gradient_error(sae: SparseAutoencoder, x_ND: Tensor, generator: torch.Generator) -> Measurement:
     """Of the paper's loss, and of the study's own where it is that of `batch_topk`, at real activations."""
-    relu_l1 = training_parameters(sae, generator, subtracts_decoder_bias=False)
+    relu_l1 = training_parameters(sae, generator)
     value = gradient_error(ReluL1(L1), relu_l1, x_ND, None, weighted=True)
     control = gradient_error(ReluL1(L1), relu_l1, x_ND, None, weighted=False)
     which = "of relu_l1"
     if sae.config["architecture"] == "batch_topk":
         k = min(int(sae.config["k"]), N_FEATURES // 4)
-        own = training_parameters(sae, generator, subtracts_decoder_bias=True)
+        own = training_parameters(sae, generator)
         value = max(value, gradient_error(BatchTopK(k), own, x_ND, k, weighted=True))
         which = "of relu_l1 and of batch_topk, the larger"
     return Measurement(
@@ -86,7 +88,7 @@ def loss_gradient_error(sae: SparseAutoencoder, x_ND: Tensor, generator: torch.G
 @torch.no_grad()
 def rescaling_invariance_error(sae: SparseAutoencoder, x_ND: Tensor, generator: torch.Generator) -> Measurement:
     """Relative change of our loss when every feature's f is divided and its W_dec multiplied by a number from 0.1 to 10."""
-    before = training_parameters(sae, generator, subtracts_decoder_bias=False)
+    before = training_parameters(sae, generator)
     loss, unweighted = _losses(before, x_ND)
     changes, unweighted_changes = [], []
     for _ in range(N_RESCALINGS):
