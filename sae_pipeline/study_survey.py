@@ -36,9 +36,8 @@ class SteeringComparison(Section):
     n_prompts: int = Field(default=12, ge=4, description="neutral prompts; half choose the factor, half report")
     samples_per_prompt: int = Field(default=2, gt=0, description="texts per reporting prompt, concept and method")
     max_new_tokens: int = Field(default=16, gt=0)
-    n_capability_features: int = Field(
-        default=10, gt=0, description="features, and random ones, whose cost in multiple choice is measured"
-    )
+    n_capability_features: int = Field(default=10, gt=0, description="features, and random ones, whose cost is measured")
+    n_cost_blocks: int = Field(default=4, gt=0, description="held-out blocks on which it is measured, beside multiple choice")
     seed: int = Field(default=0, description="of every random choice of this section")
 
 

@@ -23,7 +23,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "attribution", SURVEY, ("sae", "feature_stats"),
-        (*MODEL_IDENTITY, "hook", "corpus.bos", "sae.sizes", "survey.attribution"), per_size=False,
+        (*MODEL_IDENTITY, "hook", "corpus.bos", "sae.sizes", "survey.attribution"), per_size=False, code_version="2",
         files=tuple(f"survey/attribution/{name}.yaml" for name in ("prompts", "words", "requests")),
     ),
     Stage(
@@ -39,7 +39,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
         per_size=False, code_version="2",
     ),
     Stage(
-        "steering_comparison", SURVEY, ("sae", "feature_stats"), ("sae.sizes", "hook", "survey.steering_comparison"),
+        "steering_comparison", SURVEY, ("corpus", "sae", "feature_stats"), ("sae.sizes", "hook", "survey.steering_comparison"),
         per_size=False, files=("survey/steering/*.yaml", "steering/prompts.yaml"),
     ),
     Stage(

@@ -3,7 +3,7 @@
 import pandera.polars as pa
 import polars as pl
 
-from sae_pipeline.tables.columns import HALVES, STEERING_MODES, column, count, feature, one_of, share, size, table
+from sae_pipeline.tables.columns import CONTROLS, HALVES, STEERING_MODES, column, count, feature, one_of, share, size, table
 
 _METHOD = column(pl.String, "Way of steering; baseline: unsteered, prompt_only: asked for in words")
 _FACTOR = column(
@@ -28,6 +28,19 @@ SURVEY_STEERING_TABLES = (
             "score": share("Harmonic mean of the three"),
         },
         file="steering_comparison/steering_methods.parquet", key=("size", "concept", "method"),
+    ),
+    table(
+        "steering_costs",
+        "What clamping one feature of the comparison, or a random one, costs at one factor; negative factors included.",
+        {
+            "size": size(),
+            "feature": feature(),
+            "control": column(pl.String, "none: stands for a concept; random_feature: a random living one", one_of(CONTROLS)),
+            "factor": column(pl.Float64, "Multiple of the feature's training maximum"),
+            "accuracy": share("Share of the multiple-choice questions whose right answer is the likeliest"),
+            "extra_nats": column(pl.Float64, "Cross-entropy of held-out tokens minus that without a clamp"),
+        },
+        file="steering_comparison/steering_costs.parquet", key=("size", "control", "feature", "factor"),
     ),
     table(
         "comparison_texts",

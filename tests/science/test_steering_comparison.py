@@ -9,6 +9,7 @@ from assets.steering_comparison import every_method
 from sae_pipeline.errors import UserError
 from sae_pipeline.language_model.load import load_language_model
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
+from sae_pipeline.steering.interventions import Intervention, Push
 from sae_pipeline.steering.prompts import load_prompts
 from sae_pipeline.study import FolderModel, Hook
 from sae_pipeline.study_survey import SteeringComparison
@@ -16,9 +17,10 @@ from sae_pipeline.survey.steering.build import best_factors, build_steering_comp
 from sae_pipeline.survey.steering.concepts import read_questions, read_topics
 from sae_pipeline.survey.steering.directions import difference_of_means, first_component, probe
 from sae_pipeline.survey.steering.dose import CAPABILITY_FACTORS, sweet_spot
+from sae_pipeline.survey.steering.dose_results import held_out_blocks
 from sae_pipeline.survey.steering.features import mean_activation
 from sae_pipeline.survey.steering.methods import METHODS, PROMPT_ONLY, RESPONSE_ONLY
-from sae_pipeline.survey.steering.results import on_target_share
+from sae_pipeline.survey.steering.results import NAMES, on_target_share
 from sae_pipeline.survey.steering.scoring import summary
 from tests.tiny_steering import N_FEATURES, make_artefacts
 
@@ -102,10 +104,16 @@ def test_committed_files_are_sound():
 def compared(tiny_artefacts, tmp_path_factory):
     work = tmp_path_factory.mktemp("comparison")
     settings = SteeringComparison(
-        n_concepts=3, factors=[1, 2], n_prompts=4, samples_per_prompt=1, max_new_tokens=4, n_capability_features=2
+        n_concepts=3,
+        factors=[1, 2],
+        n_prompts=4,
+        samples_per_prompt=1,
+        max_new_tokens=4,
+        n_capability_features=2,
+        n_cost_blocks=2,
     )
     made = tiny_artefacts
-    return work, build_steering_comparison(made.lm, made.sae, made.feature_stats, settings, N_FEATURES, work)
+    return work, build_steering_comparison(made.lm, made.corpus, made.sae, made.feature_stats, settings, N_FEATURES, work)
 
 
 def test_every_method_is_scored_on_every_concept_beside_its_controls(compared):
@@ -118,12 +126,47 @@ def test_every_method_is_scored_on_every_concept_beside_its_controls(compared):
         rows.filter(pl.col("method") == "sae_clamp")["factor"]
     )
     measured = pl.read_parquet(work / "measurements.parquet")
-    assert {"clamp_over_random", "few_shot_wins", "repetition_at_100", "sweet_spot_width", "on_target_share"} <= set(
-        measured["measurement"]
-    )
+    assert {
+        "clamp_over_random",
+        "few_shot_wins",
+        "repetition_at_100",
+        "sweet_spot_width",
+        "on_target_share",
+        "held_out_cost",
+    } | set(NAMES) <= set(measured["measurement"])
     assert measured["control_value"].is_not_null().all() and measured["files_sha"].n_unique() == 1
     rows.filter(pl.col("method") != "probe").write_parquet(work / "steering_methods.parquet")
     assert "methods are missing for" in every_method(work).summary
+
+
+def test_costs_are_those_of_the_model_run_by_hand(compared, tiny_artefacts):
+    work, _ = compared
+    lm, sae = tiny_artefacts.lm, SparseAutoencoder.load(tiny_artefacts.sae)
+    rows = pl.read_parquet(work / "steering_costs.parquet")
+    assert set(rows["factor"]) == set(CAPABILITY_FACTORS) and set(rows["control"]) == {"none", "random_feature"}
+    row = rows.filter(pl.col("factor") == 2.0).row(0, named=True)
+    maximum = pl.read_parquet(tiny_artefacts.feature_stats / "features.parquet")["max_activation"][row["feature"]]
+    ids_BT = held_out_blocks(tiny_artefacts.corpus, SteeringComparison(n_cost_blocks=2))
+    counted_BT = ~torch.isin(ids_BT[:, 1:], torch.tensor(sorted(lm.special_ids)))
+
+    def nats() -> float:
+        with torch.no_grad():
+            log_p_BTV = lm.model(input_ids=ids_BT).logits[:, :-1].log_softmax(-1)
+        return float(-log_p_BTV.gather(2, ids_BT[:, 1:, None]).squeeze(2)[counted_BT].mean())
+
+    plain = nats()
+    edit = Intervention(sae, [[Push(2.0 * maximum, "clamp", row["feature"])]], sae.config["threshold_norm"])
+    with lm.edited(edit):
+        assert nats() - plain == pytest.approx(row["extra_nats"], abs=1e-4)
+
+
+def test_with_too_few_concepts_every_measurement_says_why(tiny_artefacts, tmp_path, monkeypatch):
+    monkeypatch.setattr("sae_pipeline.survey.steering.build.make_steerable", lambda *args: ([], ["islands", "military"]))
+    made, settings = tiny_artefacts, SteeringComparison(n_concepts=2, n_prompts=4)
+    build_steering_comparison(made.lm, made.corpus, made.sae, made.feature_stats, settings, N_FEATURES, tmp_path)
+    measured = pl.read_parquet(tmp_path / "measurements.parquet")
+    assert set(measured["measurement"]) == set(NAMES) and set(measured["status"]) == {"too_few_examples"}
+    assert every_method(tmp_path).passed and "0 of 2 concepts" in measured["why"][0]
 
 
 def test_factors_are_chosen_on_one_half_and_reported_on_the_other(compared):

@@ -46,6 +46,7 @@ def measurements(
         nothing = {"status": "too_few_examples", "why": "the model gets none of the prompts right"}
         return [measurement(name, "not measured", None, len(prompts), "none", **nothing) for name in NAMES]
     drawn, checked = pairs.filter("is_drawn"), pairs.drop_nulls("finite_difference")
+    last = pairs.filter(pl.col("position") == pl.col("position").max().over("prompt_id"))
     others = checked.with_columns(pl.col("attribution").reverse().over("prompt_id"))
     errors = [relative_errors(each, "attribution", "finite_difference") for each in (checked, others)]
     correlations = [correlations_by_prompt(drawn, name, "ablation") for name in ("attribution", "activation")]
@@ -68,6 +69,11 @@ def measurements(
             "attribution_ablation_correlation_absolute", f"the pooled correlation without regard to sign, {n}",
             pooled_correlations(drawn.with_columns(ABSOLUTE), "attribution", "activation", "ablation", seed), len(prompts),
             "activation",
+        ),
+        measurement(
+            "attribution_ablation_correlation_last_position",
+            f"the pooled correlation over every active feature at a prompt's last position, {last.height:,} pairs",
+            pooled_correlations(last, "attribution", "activation", "ablation", seed), len(prompts), "activation",
         ),
         measurement(
             NAMES[2], "share of a prompt's ten largest effects among its ten largest attributions, of the drawn pairs",

@@ -1,7 +1,8 @@
 """One prompt: every active pair with its attribution, and what switching off a drawn part of them really does.
 
 Pairs are drawn uniformly among all active (position, feature) pairs, so that correlations are about pairs as they come; the pairs
-of largest attribution are switched off besides, for the lists of strongest intermediates.
+of largest attribution are switched off besides, for the lists of strongest intermediates, and so is every active feature at the
+last position, from which the answer is read.
 """
 
 from collections.abc import Callable
@@ -32,7 +33,8 @@ def measured_pairs(
     random = np.random.default_rng([settings.seed, prompt_id])
     drawn = np.sort(random.choice(n_pairs, min(settings.n_ablations, n_pairs), replace=False))
     strongest = attributed.attribution_P.abs().argsort(descending=True, stable=True)[: settings.n_strongest].numpy()
-    ablated = np.union1d(drawn, strongest)
+    last = np.flatnonzero(attributed.position_P.numpy() == int(attributed.position_P.max()))
+    ablated = np.union1d(np.union1d(drawn, strongest), last)
     checked = np.sort(random.choice(n_pairs, min(settings.n_finite_differences, n_pairs), replace=False))
     effects = np.full(n_pairs, np.nan)
     effects[ablated] = ablation_effects(lm, sae, attributed, torch.from_numpy(ablated), done).numpy()

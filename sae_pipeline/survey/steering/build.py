@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from sae_pipeline.interpret.bootstrap import paired_difference
+from sae_pipeline.corpus.reader import CorpusReader
 from sae_pipeline.interpret.embedding import SentenceEmbedder
 from sae_pipeline.language_model.model import LanguageModel
 from sae_pipeline.plots.figure import THEMES
@@ -22,28 +22,34 @@ from sae_pipeline.plots.steering_methods import methods_figure
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.steering.generation import Arm, Generator, Request
 from sae_pipeline.steering.interventions import Positions
-from sae_pipeline.steering.output_score import Candidate
 from sae_pipeline.steering.plan import of_half
 from sae_pipeline.steering.prompts import Prompt, load_prompts
 from sae_pipeline.store import Outcome
 from sae_pipeline.study_survey import SteeringComparison
 from sae_pipeline.survey.measurement import Measurement, write_measurements
-from sae_pipeline.survey.steering.concepts import committed, read_questions, read_topics
-from sae_pipeline.survey.steering.dose import MAX_DROP, MONOTONE, accuracies, monotone, sweet_spot
+from sae_pipeline.survey.steering.concepts import committed, read_topics
+from sae_pipeline.survey.steering.dose_results import COSTS, held_out_blocks, measure_doses
 from sae_pipeline.survey.steering.methods import BASELINE, CLAMP, METHODS, RESPONSE_ONLY, Steerable, make_steerable
-from sae_pipeline.survey.steering.results import FIGURE, ROWS, Comparison
+from sae_pipeline.survey.steering.results import FIGURE, NAMES, ROWS, Comparison
 from sae_pipeline.survey.steering.scoring import scored, summary
-from sae_pipeline.tables.schemas import conform
+from sae_pipeline.tables.schemas import conform, empty
 
 STAGE, TEXTS, PARTS = "steering_comparison", "comparison_texts", "parts"
 EXTREMES = (-100.0, 100.0)
+MIN_CONCEPTS = 2
 Best = dict[tuple[str, str], float]
 
 
 def build_steering_comparison(
-    lm: LanguageModel, sae_folder: Path, feature_stats: Path, settings: SteeringComparison, size: int, work: Path
+    lm: LanguageModel,
+    corpus: CorpusReader,
+    sae_folder: Path,
+    feature_stats: Path,
+    settings: SteeringComparison,
+    size: int,
+    work: Path,
 ) -> Outcome:
-    """Write `steering_methods`, `comparison_texts`, the measurements and the figure into `work`.
+    """Write `steering_methods`, `steering_costs`, `comparison_texts`, the measurements and the figure into `work`.
 
     Finished batches of a killed run are used again. Raises `UserError` for more concepts or prompts than there are.
     """
@@ -52,6 +58,9 @@ def build_steering_comparison(
     maximum_F = torch.from_numpy(facts["max_activation"].to_numpy().astype(np.float32))
     topics, neutral = read_topics(settings.n_concepts)
     found, missing = make_steerable(lm, sae, maximum_F, topics, neutral, settings.seed)
+    if len(found) < MIN_CONCEPTS:
+        why = f"features fire on {len(found)} of {len(topics)} concepts, {MIN_CONCEPTS} are needed to compare"
+        return _nothing(work, size, len(topics), why)
     prompts = load_prompts(settings.n_prompts)
     embedder = SentenceEmbedder()
 
@@ -68,9 +77,11 @@ def build_steering_comparison(
     texts = scored(pl.concat([choosing, reporting, answers]), topics, prompts, embedder)
     report = summary(texts.filter((pl.col("half") == "report") & (pl.col("factor").abs().fill_null(0) < EXTREMES[1])))
     comparison = Comparison(report, texts, found, len(topics), size)
-    measured = [*comparison.all(settings.seed), comparison.extremes(settings.seed)] if found else []
-    measured += _doses(lm, sae, maximum_F, found, settings, size)
+    measured = [*comparison.all(settings.seed), comparison.extremes(settings.seed)]
+    doses, cost_rows = measure_doses(lm, sae, maximum_F, found, held_out_blocks(corpus, settings), settings)
+    measured += doses
     _write(work, texts, report, found, size)
+    conform(COSTS, cost_rows).write_parquet(work / f"{COSTS}.parquet", compression="zstd")
     write_measurements(work, STAGE, measured)
     for theme in THEMES:
         (work / f"{FIGURE}.{theme.name}.png").write_bytes(methods_figure(report, theme))
@@ -79,6 +90,15 @@ def build_steering_comparison(
         "n_concepts": len(found), "n_generated_tokens": int(texts["n_tokens"].sum()), "without_feature": ", ".join(missing),
         "clamp_score": float(comparison.score(CLAMP).mean()), "clamp_over_random": float(measured[0].difference or 0),
     })  # fmt: skip
+
+
+def _nothing(work: Path, size: int, n_concepts: int, why: str) -> Outcome:
+    """Empty tables, and every measurement as one that could not be taken."""
+    for name in (ROWS, COSTS, TEXTS):
+        empty(name).write_parquet(work / f"{name}.parquet")
+    shared = {"status": "too_few_examples", "why": why, "files_sha": committed()}
+    write_measurements(work, STAGE, [Measurement(name, "not measured", None, 0, n_concepts, size, **shared) for name in NAMES])
+    return Outcome({"n_concepts": 0, "n_generated_tokens": 0, "without_feature": why})
 
 
 def choosing_requests(found: Sequence[Steerable], prompts: Sequence[Prompt], factors: Sequence[float]) -> list[Request]:
@@ -114,34 +134,6 @@ def best_factors(choosing: pl.DataFrame) -> Best:
         ["concept", "control"], keep="first", maintain_order=True
     )
     return {(row["concept"], row["control"]): row["factor"] for row in ordered.iter_rows(named=True)}
-
-
-def _doses(lm, sae, maximum_F, found: Sequence[Steerable], settings: SteeringComparison, size: int) -> list[Measurement]:
-    """Rows 32 and 33: the chosen features beside as many random living ones, which are asked for the same words."""
-    own = [each.choice.selected for each in found]
-    alive = torch.nonzero(maximum_F > 0).squeeze(1)
-    drawn = alive[torch.randperm(len(alive), generator=torch.Generator().manual_seed(settings.seed))[: len(own)]].tolist()
-    random = [Candidate(f, float(maximum_F[f]), each.says) for f, each in zip(drawn, own, strict=False)]
-    ours, theirs = (monotone(lm, sae, candidates) >= MONOTONE for candidates in (own, random))
-    difference, low, high, n = paired_difference(ours, theirs, np.arange(len(ours)), settings.seed)
-    n_each = settings.n_capability_features
-    plain, accuracy_KC = accuracies(lm, sae, own[:n_each], read_questions())
-    spot = sweet_spot(plain, accuracy_KC.mean(1))
-    beside = sweet_spot(plain, accuracies(lm, sae, random[:n_each], read_questions())[1].mean(1))
-    shared = {"size": size, "files_sha": committed()}
-    return [
-        Measurement(
-            "monotone_dose_share", f"share of features whose effect rises with the dose (rank correlation at least {MONOTONE})",
-            float(ours.mean()), n, settings.n_concepts, control="random_feature", control_value=float(theirs.mean()),
-            difference=difference, difference_low=low, difference_high=high, **shared,
-        ),
-        Measurement(
-            "sweet_spot_width", f"width of the range of factors that costs at most {MAX_DROP:.0%} of accuracy", spot[1] - spot[0],
-            accuracy_KC.shape[1], accuracy_KC.shape[1], control="random_feature",
-            control_value=beside[1] - beside[0], ceiling_metric="accuracy without steering (chance 1/3)",
-            ceiling=plain, ceiling_threshold=0.5, why=f"from {spot[0]:g} to {spot[1]:g} times the maximum", **shared,
-        ),
-    ]  # fmt: skip
 
 
 def _write(work: Path, texts: pl.DataFrame, report: pl.DataFrame, found: Sequence[Steerable], size: int) -> None:

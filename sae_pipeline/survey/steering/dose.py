@@ -1,9 +1,10 @@
-"""Dose curves without generating: what a clamp says at every factor, and what it costs in multiple choice.
+"""Dose curves without generating: what a clamp says at every factor, and what it costs: multiple choice, held-out text.
 
-Shape legend: K factors, C features, Q questions with A answers each, B rows, T positions, D width, V vocabulary.
+Shape legend: K factors, C features, Q questions with A answers each, B rows, T positions, D width, V vocabulary, M answer tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -33,11 +34,56 @@ def monotone(lm: LanguageModel, sae: SparseAutoencoder, candidates: Sequence[Can
     return np.nan_to_num([spearmanr(DOSE_FACTORS, rise_K.numpy())[0] for rise_K in rise_KC.T])
 
 
+@dataclass(frozen=True)
+class Costs:
+    """Accuracy and cross-entropy (nats per held-out token) without steering, and K x C under every clamp."""
+
+    accuracy: float
+    cross_entropy: float
+    accuracy_KC: np.ndarray
+    cross_entropy_KC: np.ndarray
+
+    @property
+    def extra_nats_KC(self) -> np.ndarray:
+        """What each clamp costs per held-out token."""
+        return self.cross_entropy_KC - self.cross_entropy
+
+
 @torch.no_grad()
-def accuracies(
-    lm: LanguageModel, sae: SparseAutoencoder, candidates: Sequence[Candidate], questions: Sequence[Question]
-) -> tuple[float, np.ndarray]:
-    """(accuracy without steering, accuracy K x C under every clamp): the answer of the highest mean log-probability counts."""
+def costs(
+    lm: LanguageModel, sae: SparseAutoencoder, candidates: Sequence[Candidate], questions: Sequence[Question], held_out_BT: Tensor
+) -> Costs:
+    """What every clamp costs. In multiple choice the answer of the highest mean log-probability counts; in held-out blocks every
+    next token that is not special does, after the first."""
+    accuracy, reading = _multiple_choice(lm, questions), _held_out(lm, held_out_BT)
+    found = np.zeros((2, len(CAPABILITY_FACTORS), len(candidates)))
+    with bar("cost of steering", found[0].size, "clamps") as progress:
+        for k, factor in enumerate(CAPABILITY_FACTORS):
+            for c, candidate in enumerate(candidates):
+                push = Push(factor * candidate.maximum, "clamp", candidate.feature)
+                edit = Intervention(sae, [[push]], sae.config["threshold_norm"], device=lm.device)
+                found[:, k, c] = accuracy(edit), reading(edit)
+                progress.update(1)
+    return Costs(accuracy(None), reading(None), *found)
+
+
+def _held_out(lm: LanguageModel, ids_BT: Tensor) -> Callable[[Intervention | None], float]:
+    r_BTD, next_BT = lm.residual(ids_BT), ids_BT[:, 1:]
+    counted_BT = ~torch.isin(next_BT, torch.tensor(sorted(lm.special_ids)))
+
+    def cross_entropy(edit: Intervention | None) -> float:
+        steered_BTD = r_BTD if edit is None else edit(r_BTD, None, 0)
+        total = 0.0
+        for r_TD, ids_T, counted_T in zip(steered_BTD, ids_BT, counted_BT, strict=True):
+            # A block at a time: float32 logits of all of them would be hundreds of megabytes.
+            logits_MV = lm.logits_from(r_TD[None], ids_T[None])[0, :-1].cpu()[counted_T].float()
+            total += float(torch.nn.functional.cross_entropy(logits_MV, ids_T[1:][counted_T], reduction="sum"))
+        return total / int(counted_BT.sum())
+
+    return cross_entropy
+
+
+def _multiple_choice(lm: LanguageModel, questions: Sequence[Question]) -> Callable[[Intervention | None], float]:
     rows = [
         (lm.tokenize(each.ask, bos=True), lm.tokenize(f" {answer}", bos=False)) for each in questions for answer in each.answers
     ]
@@ -50,8 +96,8 @@ def accuracies(
         said_BT[b, len(ask) : len(ask) + len(answer)] = True
     r_BTD = lm.residual(ids_BT)  # padding stands on the right: nothing looks at it
 
-    def accuracy(steered_BTD: Tensor) -> float:
-        logits_BTV = lm.logits_from(steered_BTD, ids_BT)
+    def accuracy(edit: Intervention | None) -> float:
+        logits_BTV = lm.logits_from(r_BTD if edit is None else edit(r_BTD, None, 0), ids_BT)
         own = said_BT[:, 1:].to(logits_BTV.device)
         logits_MV, next_M = logits_BTV[:, :-1][own].float(), ids_BT[:, 1:].to(own.device)[own]
         log_p_M = logits_MV.gather(1, next_M[:, None]).squeeze(1) - logits_MV.logsumexp(1)
@@ -59,15 +105,7 @@ def accuracies(
         mean_B = torch.zeros(len(rows), device=own.device).index_add_(0, row_M, log_p_M) / own.sum(1)
         return float((mean_B.view(-1, n_answers).argmax(1) == 0).float().mean())
 
-    accuracy_KC = np.zeros((len(CAPABILITY_FACTORS), len(candidates)))
-    with bar("cost of steering", accuracy_KC.size, "clamps") as progress:
-        for k, factor in enumerate(CAPABILITY_FACTORS):
-            for c, candidate in enumerate(candidates):
-                push = Push(factor * candidate.maximum, "clamp", candidate.feature)
-                edit = Intervention(sae, [[push]], sae.config["threshold_norm"], device=lm.device)
-                accuracy_KC[k, c] = accuracy(edit(r_BTD, None, 0))
-                progress.update(1)
-    return accuracy(r_BTD), accuracy_KC
+    return accuracy
 
 
 def sweet_spot(plain: float, mean_K: np.ndarray) -> tuple[float, float]:

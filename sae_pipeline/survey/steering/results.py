@@ -25,6 +25,10 @@ from sae_pipeline.survey.steering.scoring import unsteered_rate
 
 ROWS, FIGURE = "steering_methods", "steering_methods"
 THEME_RATIO = 3.0
+NAMES = (  # what the checklist asks of this stage
+    "clamp_over_random", "output_score_selection_gain", "prompt_side_over_response_only", "few_shot_wins", "three_themes_steered",
+    "on_target_share", "repetition_at_100", "monotone_dose_share", "sweet_spot_width",
+)  # fmt: skip
 SCORE = "mean over concepts of the harmonic mean of concept, fluency and relevance"
 
 

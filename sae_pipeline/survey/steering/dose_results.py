@@ -1,0 +1,87 @@
+"""Rows 32 and 33: the features of the comparison at every dose, beside random living ones that are asked for the same words."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor
+
+from sae_pipeline.corpus.reader import CorpusReader
+from sae_pipeline.interpret.bootstrap import paired_difference
+from sae_pipeline.language_model.model import LanguageModel
+from sae_pipeline.sae.autoencoder import SparseAutoencoder
+from sae_pipeline.steering.output_score import Candidate
+from sae_pipeline.study_survey import SteeringComparison
+from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.steering.concepts import committed, read_questions
+from sae_pipeline.survey.steering.dose import CAPABILITY_FACTORS, MAX_DROP, MONOTONE, Costs, costs, monotone, sweet_spot
+from sae_pipeline.survey.steering.methods import Steerable
+
+COSTS = "steering_costs"
+NEAR = 1.0  # the factor at which the cost on held-out text is reported
+
+
+def held_out_blocks(corpus: CorpusReader, settings: SteeringComparison) -> Tensor:
+    """Token blocks of held-out documents, drawn by the section's seed."""
+    held_out = np.flatnonzero(corpus.held_out_B)
+    drawn = np.random.default_rng(settings.seed).permutation(held_out)[: settings.n_cost_blocks]
+    return torch.from_numpy(corpus.token_ids_BT[np.sort(drawn)].astype(np.int64))
+
+
+def measure_doses(
+    lm: LanguageModel, sae: SparseAutoencoder, maximum_F: Tensor, found: Sequence[Steerable], held_out_BT: Tensor,
+    settings: SteeringComparison,
+) -> tuple[list[Measurement], pl.DataFrame]:  # fmt: skip
+    """The measurements, and table `steering_costs`: one row per clamp."""
+    own = [each.choice.selected for each in found]
+    alive = torch.nonzero(maximum_F > 0).squeeze(1)
+    drawn = alive[torch.randperm(len(alive), generator=torch.Generator().manual_seed(settings.seed))[: len(own)]].tolist()
+    random = [Candidate(f, float(maximum_F[f]), each.says) for f, each in zip(drawn, own, strict=False)]
+    ours, theirs = (monotone(lm, sae, candidates) >= MONOTONE for candidates in (own, random))
+    difference, low, high, n = paired_difference(ours, theirs, np.arange(len(ours)), settings.seed)
+    n_each, questions = settings.n_capability_features, read_questions()
+    chosen, beside = (costs(lm, sae, candidates[:n_each], questions, held_out_BT) for candidates in (own, random))
+    shared = {"size": sae.n_features, "files_sha": committed(), "control": "random_feature", "rows": COSTS}
+    measured = [
+        Measurement(
+            "monotone_dose_share", f"share of features whose effect rises with the dose (rank correlation at least {MONOTONE})",
+            float(ours.mean()), n, settings.n_concepts, control_value=float(theirs.mean()), difference=difference,
+            difference_low=low, difference_high=high, **shared,
+        ),
+        _sweet_spot(chosen, beside, shared), _held_out_cost(chosen, beside, settings.seed, shared),
+    ]  # fmt: skip
+    rows = [*_rows(own[:n_each], chosen, "none"), *_rows(random[:n_each], beside, "random_feature")]
+    return measured, pl.DataFrame([{"size": sae.n_features} | row for row in rows])
+
+
+def _sweet_spot(chosen: Costs, beside: Costs, shared: dict) -> Measurement:
+    spot, other = (sweet_spot(each.accuracy, each.accuracy_KC.mean(1)) for each in (chosen, beside))
+    n = chosen.accuracy_KC.shape[1]
+    return Measurement(
+        "sweet_spot_width", f"width of the range of factors that costs at most {MAX_DROP:.0%} of accuracy", spot[1] - spot[0],
+        n, n, control_value=other[1] - other[0], ceiling_metric="accuracy without steering (chance 1/3)", ceiling=chosen.accuracy,
+        ceiling_threshold=0.5, why=f"from {spot[0]:g} to {spot[1]:g} times the maximum", **shared,
+    )  # fmt: skip
+
+
+def _held_out_cost(chosen: Costs, beside: Costs, seed: int, shared: dict) -> Measurement:
+    at = CAPABILITY_FACTORS.index(NEAR)
+    ours, theirs = chosen.extra_nats_KC[at], beside.extra_nats_KC[at]
+    difference, low, high, n = paired_difference(ours, theirs, np.arange(len(ours)), seed)
+    return Measurement(
+        "held_out_cost", f"extra nats per held-out token under a clamp at {NEAR:g} times the maximum", float(ours.mean()), n, n,
+        control_value=float(theirs.mean()), difference=difference, difference_low=low, difference_high=high,
+        why=f"{chosen.cross_entropy:.3f} nats without a clamp", **shared,
+    )  # fmt: skip
+
+
+def _rows(candidates: Sequence[Candidate], found: Costs, control: str) -> list[dict]:
+    return [
+        {
+            "feature": candidate.feature, "control": control, "factor": factor, "accuracy": float(found.accuracy_KC[k, c]),
+            "extra_nats": float(found.extra_nats_KC[k, c]),
+        }
+        for c, candidate in enumerate(candidates)
+        for k, factor in enumerate(CAPABILITY_FACTORS)
+    ]  # fmt: skip
