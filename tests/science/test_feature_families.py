@@ -48,7 +48,8 @@ def family():
 
 
 def test_a_child_points_and_fires_where_its_parent_does(family):
-    links = find_links(*family, RULE)
+    parents, children, fires, child_fires = family
+    links = find_links(parents, children, fires, child_fires, RULE)
     assert sorted(zip(links.parent_L.tolist(), links.child_L.tolist(), strict=True)) == [(0, 0), (0, 1)]
     row = links.child_L.tolist().index(1)
     assert links.parent_given_child_L[row] == pytest.approx(28 / 38) and links.child_given_parent_L[row] == pytest.approx(0.28)
@@ -65,7 +66,7 @@ def test_directions_dealt_out_make_no_families(family):
 
 def test_growth_counts_children_of_the_smallest_size(family):
     parents, children, fires, child_fires = family
-    many = find_links(*family, RULE)
+    many = find_links(parents, children, fires, child_fires, RULE)
     few = find_links(parents, children[:1], fires, child_fires.columns(np.array([0])), RULE)
     none = find_links(parents, children[2:3], fires, child_fires.columns(np.array([2])), RULE)
     (one,) = growth_measured([2, 3, 6], {(2, 3): few, (2, 6): many}, {(2, 3): none, (2, 6): none}, FeatureFamilies())

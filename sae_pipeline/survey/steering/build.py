@@ -96,8 +96,11 @@ def _nothing(work: Path, size: int, n_concepts: int, why: str) -> Outcome:
     """Empty tables, and every measurement as one that could not be taken."""
     for name in (ROWS, COSTS, TEXTS):
         empty(name).write_parquet(work / f"{name}.parquet")
-    shared = {"status": "too_few_examples", "why": why, "files_sha": committed()}
-    write_measurements(work, STAGE, [Measurement(name, "not measured", None, 0, n_concepts, size, **shared) for name in NAMES])
+    sha = committed()
+    write_measurements(work, STAGE, [
+        Measurement(name, "not measured", None, 0, n_concepts, size, status="too_few_examples", why=why, files_sha=sha)
+        for name in NAMES
+    ])  # fmt: skip
     return Outcome({"n_concepts": 0, "n_generated_tokens": 0, "without_feature": why})
 
 
