@@ -4,7 +4,6 @@ A stage that has been built before is expected to take as long as it took then. 
 operations and divided by a rate; the rates are measured on the demo study with two cores and scale with their number.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,46 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from sae_pipeline.activations.shard_bytes import expected_shard_bytes
+from sae_pipeline.plan_seconds import expected_seconds
+from sae_pipeline.plan_work import Shape, n_tokens
 from sae_pipeline.stages import STAGES, study_digest
 from sae_pipeline.store import ArtifactStore
-from sae_pipeline.study import PretrainedSae, Steer, Study
+from sae_pipeline.study import PretrainedSae, Study
 
-# Floating-point operations per second that this code reaches on one core of a server CPU with bfloat16 instructions.
-MODEL_RATE_PER_CORE = 1.65e11
-SAE_RATE_PER_CORE = 1.4e11
-GENERATION_RATE_PER_CORE = 6.0e10  # key-value-cached steps are bound by memory, not arithmetic
-FLOAT32_RATE_PER_CORE = 6.0e10  # short prompts in single precision
-PROMPT_TOKENS = 12  # of a committed prompt
-SAE_TOKEN_CORE_SECONDS = 2.5e-5  # of a training token, whatever the size: reading, sparse gradients, optimizer
-LABEL_CORE_SECONDS = 6e-3  # of a sentence embedding
-SAE_WEIGHT_STEP_SECONDS = 4e-9  # of an optimizer step, per weight
-MAP_SECONDS_PER_FEATURE = 1.5e-3  # UMAP, one thread whatever the machine
-GATHER_BYTES_PER_SECOND = 4e9  # of correlations: rows of neurons summed for every active pair
-DENSE_PRODUCTS = 6  # matrix products of a step that is not sparse
-N_INSTRUCTIONS, THIN_CHOOSE = 2, 4  # of the prompt-only control: templates, texts of each on the choosing half
-READ_BYTES_PER_SECOND = 2e8  # of a pretrained SAE: read, checked, refolded in float64
-CASE_TOKENS, CLAMP_TOKENS = 60_000, 300_000  # read by the case studies; continued from the hook under clamps
 NO_JUDGE = "none: offline methods only, 0 dollars"
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the plan needs to know about a model."""
-
-    d_model: int
-    d_mlp: int
-    n_blocks: int
-    vocab_size: int
-
-    @property
-    def block_parameters(self) -> int:
-        """Parameters of one block (attention without grouping: an upper bound)."""
-        return 4 * self.d_model**2 + 3 * self.d_model * self.d_mlp
-
-    @property
-    def parameters(self) -> int:
-        """Parameters of the whole model."""
-        return self.n_blocks * self.block_parameters + self.vocab_size * self.d_model
 
 
 @dataclass(frozen=True)
@@ -143,118 +109,6 @@ def _judge(store: ArtifactStore, rows: Sequence[Estimate], count_tokens: bool) -
     return show(judge)
 
 
-def expected_seconds(study: Study, shape: Shape, stage: str, size: int | None) -> float:
-    """Expected time of one artefact on this machine's CPU cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    tokens = n_tokens(study)
-    held_out = tokens * study.corpus.held_out
-    to_hook = 2.0 * shape.block_parameters * (study.hook.after_block + 1)
-    whole = 2.0 * shape.parameters
-    encode = 2.0 * shape.d_model * (size or 0)
-    splice = study.metrics.splice_tokens * (whole - to_hook)
-    model_rate, sae_rate = MODEL_RATE_PER_CORE * cores, SAE_RATE_PER_CORE * cores
-    match stage:
-        case "corpus":
-            return 10 + tokens / 1e5
-        case "activations":
-            return 5 + (tokens * to_hook + 3 * splice) / model_rate
-        case "random_model":
-            control = study.random_model
-            trained = control.n_tokens * (1 - study.corpus.held_out) * control.epochs
-            return 6 + control.n_tokens * to_hook / model_rate + trained * SAE_TOKEN_CORE_SECONDS / cores
-        case "sae":
-            if isinstance(study.sae, PretrainedSae):
-                return 2 + 8 * shape.d_model * (size or 0) / READ_BYTES_PER_SECOND
-            products = DENSE_PRODUCTS if study.sae.architecture in ("relu_l1", "gated", "jumprelu") else 1
-            trained = tokens * (1 - study.corpus.held_out) * study.sae.epochs
-            return 2 + trained * (SAE_TOKEN_CORE_SECONDS / cores + products * encode / sae_rate)
-        case "sae_metrics":
-            return 3 + 2 * splice / model_rate + held_out * 2 * encode / sae_rate
-        case "feature_stats":
-            return 5 + tokens * encode / sae_rate
-        case "steering_evals":
-            texts = n_texts(study.steer, study.n_steered(size or 0), size == max(study.sae.sizes))
-            generated = texts * study.steer.max_new_tokens
-            return 10 + generated * whole / (GENERATION_RATE_PER_CORE * cores)
-        case "explanations" | "specificity_scores":
-            return 10
-        case "attribution":
-            settings = study.survey.attribution
-            shifted = settings.max_prompts * (settings.n_ablations + settings.n_strongest + 2 * settings.n_finite_differences)
-            return 30 + shifted * PROMPT_TOKENS * (whole - to_hook) / (FLOAT32_RATE_PER_CORE * cores)
-        case "steering_comparison":
-            compared = study.survey.steering_comparison
-            half, n, n_methods = compared.n_prompts // 2, compared.n_concepts, 9
-            texts = half * n * (n_methods * len(compared.factors) + (n_methods + 2) * compared.samples_per_prompt)
-            return 60 + texts * compared.max_new_tokens * whole / (GENERATION_RATE_PER_CORE * cores)
-        case "concept_search":
-            searched = 2.5 * study.survey.concept_search.n_sample_tokens + 14 * study.survey.concept_search.n_probe_train
-            return 60 + 2 * searched * 2.0 * shape.d_model * max(study.sae.sizes) / sae_rate
-        case "neighbourhoods":
-            n_features = sum(study.sae.sizes)
-            return 10 + n_features * (2.0 * shape.d_model * n_features / sae_rate + MAP_SECONDS_PER_FEATURE)
-        case "invariants":
-            # Blocks run again at the hook (stored examples) and through the whole model three times (clamps, float32).
-            settings, context = study.survey.invariants, study.corpus.context
-            blocks = len(study.sae.sizes) * context
-            run = settings.n_examples * to_hook + 3 * 2 * settings.n_clamped * whole
-            return 20 + blocks * run / model_rate
-        case "feature_families":
-            second = study.sae.sizes[min(1, len(study.sae.sizes) - 1)]
-            epochs = 0 if isinstance(study.sae, PretrainedSae) else min(study.sae.epochs, study.survey.feature_families.epochs)
-            per_token = SAE_TOKEN_CORE_SECONDS / cores + 2.0 * shape.d_model * second / sae_rate
-            return 15 + tokens * (1 - study.corpus.held_out) * epochs * per_token
-        case "neighbourhood_checks":
-            return 10 + 5 * study.survey.neighbourhood_checks.n_anchors * len(study.sae.sizes) * LABEL_CORE_SECONDS / cores
-        case "null_models":
-            settings, smallest = study.survey.null_models, min(study.sae.sizes)
-            trained = 2 * settings.n_seeds * settings.epochs * tokens * (1 - study.corpus.held_out)
-            per_token = SAE_TOKEN_CORE_SECONDS / cores + 2.0 * shape.d_model * smallest / sae_rate
-            return 40 + trained * per_token + settings.n_seeds * settings.synthetic_steps * 0.03 / cores
-        case "scaling_laws":
-            settings, n_rates = study.survey.scaling_laws, len(study.survey.scaling_laws.rates)
-            runs = [(size, steps) for size in settings.sizes for steps in settings.steps]
-            runs += [(settings.sizes[1], settings.steps[-2])] * n_rates * settings.n_rate_budgets
-            runs += [(4 * settings.matched_size, settings.steps[-1])] * len(settings.lambdas)
-            # Small batches: the optimizer's pass over all weights counts as much as the tokens.
-            return 40 + sum(
-                steps * (settings.batch * SAE_TOKEN_CORE_SECONDS / cores + 2 * shape.d_model * size * SAE_WEIGHT_STEP_SECONDS)
-                for size, steps in runs
-            )
-        case "completeness":
-            return 10 + 5e-5 * tokens * len(study.sae.sizes)
-        case "features_vs_neurons":
-            settings = study.survey.features_vs_neurons
-            counted = min(settings.n_tokens, tokens)
-            neurons = shape.d_mlp * (study.hook.after_block + 1)
-            # Each active pair reads the neurons of its token once.
-            active = (getattr(study.sae, "k", None) or 64) * min(1.0, settings.n_features / (size or 1)) + 1
-            gathered = counted * active * neurons * 4 / (GATHER_BYTES_PER_SECOND * cores)
-            return 30 + counted * to_hook / model_rate + gathered + counted * encode / sae_rate
-        case "case_studies":
-            read = CASE_TOKENS + 4 * study.survey.case_studies.syntax_tokens
-            banks = 2 * 2.0 * shape.d_model * max(study.sae.sizes)  # the features and as many random directions
-            return 30 + CASE_TOKENS * to_hook / model_rate + read * banks / sae_rate
-        case "case_clamps":
-            return 20 + CLAMP_TOKENS * (whole - to_hook) / model_rate
-        case _:
-            return 3
-
-
-def n_texts(steer: Steer, n_features: int, is_largest: bool) -> int:
-    """Texts that the steering evals of one size generate, at most: as if the shared controls needed every factor
-    (`sae_pipeline.steering.plan` decides)."""
-    half, n, shared = steer.n_prompts // 2, len(steer.features or ()) or n_features, 2
-    n_factors = len(set(steer.factors))
-    choices = len([factor for factor in set(steer.factors) if factor > 0]) or n_factors
-    thin, added = min(steer.choose_samples, THIN_CHOOSE), 1 if is_largest else 0
-    baseline = half * (2 + steer.samples_per_prompt)
-    choosing = n * (N_INSTRUCTIONS * thin + choices * (steer.choose_samples + added * thin))
-    choosing += choices * (2 * steer.choose_samples + added * thin)
-    reporting = n * (half * (1 + steer.samples_per_prompt + added) + (n_factors - 1) * steer.dose_samples)
-    return baseline + choosing + reporting + choices * half * (steer.samples_per_prompt + added + shared)
-
-
 def expected_bytes(study: Study, shape: Shape, stage: str, size: int | None) -> int:
     """Expected size of one artefact on disk, generous."""
     tokens = n_tokens(study)
@@ -287,11 +141,6 @@ def expected_memory(study: Study, shape: Shape) -> int:
     training = 4 * 4 * 2 * shape.d_model * max(study.sae.sizes)
     batch = study.sae.batch * max(study.sae.sizes) * 4 * 2
     return max(shape.parameters * 4, training + batch) + 1_000_000_000
-
-
-def n_tokens(study: Study) -> int:
-    """The token budget of the corpus."""
-    return sum(source.tokens for source in study.corpus.sources)
 
 
 def show_plan(plan: Plan, console: Console) -> None:

@@ -6,8 +6,7 @@ import shutil
 import pytest
 from rich.console import Console
 
-from sae_pipeline import plan as plan_module
-from sae_pipeline import preflight
+from sae_pipeline import plan_work, preflight
 from sae_pipeline.device import Device
 from sae_pipeline.errors import UserError
 from sae_pipeline.plan import make_plan, show_plan
@@ -94,7 +93,7 @@ def test_device_that_is_not_there(pipeline):
 
 
 def test_more_time_than_allowed_names_the_longest_stage(pipeline, monkeypatch):
-    monkeypatch.setattr(plan_module, "SAE_RATE_PER_CORE", 1.0)
+    monkeypatch.setattr(plan_work, "SAE_RATE_PER_CORE", 1.0)
     error = refused(pipeline, max_minutes=1)
     assert error.where == "--max-minutes" and "longest stage is sae" in error.mend
     checked(pipeline, max_minutes=1e9)
@@ -117,7 +116,7 @@ def test_plan_says_what_the_judge_may_cost(pipeline):
 
 
 def test_the_demo_is_planned_within_its_budget_on_two_cores(monkeypatch, tmp_path):
-    monkeypatch.setattr(plan_module.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(plan_work.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     store = ArtifactStore(load_study("studies/demo.yaml"), tmp_path)
     plan = make_plan(store, everything(store))
     by_stage = {stage: sum(row.seconds for row in plan.rows if row.stage == stage) for stage in STAGES}

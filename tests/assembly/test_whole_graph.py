@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from sae_pipeline.browser.links import page_url
 from sae_pipeline.definitions import build_defs
-from sae_pipeline.plan import n_texts
+from sae_pipeline.plan_seconds import n_texts
 from sae_pipeline.runner import Wanted, run_pipeline
 from sae_pipeline.stages import STAGES, sizes_of
 from sae_pipeline.store import ArtifactStore
