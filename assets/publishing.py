@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import numpy as np
 from pydantic import Field
 
 from assets.verdicts import Verdict
@@ -133,7 +134,7 @@ def publish(
         raise _failure(error) from error
     failed = [name for name, verdict in verdicts.items() if not verdict.passed]
     results = [
-        dg.AssetCheckResult(check_name=name, passed=bool(verdict.passed), metadata=verdict.metadata)
+        dg.AssetCheckResult(check_name=name, passed=bool(verdict.passed), metadata=as_metadata(verdict.metadata))
         for name, verdict in verdicts.items()
     ]
     if built is None or failed:
@@ -167,6 +168,7 @@ def as_metadata(values: Mapping[str, Any]) -> Metadata:
     """Manifest values as Dagster metadata: finite numbers plot against size, structures become JSON."""
     shown: Metadata = {}
     for key, value in values.items():
+        value = value.item() if isinstance(value, np.generic) else value  # Dagster stores plain numbers only
         if value is None or (isinstance(value, float) and not math.isfinite(value)):
             shown[key] = str(value)
         elif isinstance(value, dict | list):

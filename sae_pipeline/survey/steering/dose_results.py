@@ -40,8 +40,10 @@ def measure_doses(
     random = [Candidate(f, float(maximum_F[f]), each.says) for f, each in zip(drawn, own, strict=False)]
     ours, theirs = (monotone(lm, sae, candidates) >= MONOTONE for candidates in (own, random))
     difference, low, high, n = paired_difference(ours, theirs, np.arange(len(ours)), settings.seed)
-    n_each, questions = settings.n_capability_features, read_questions()
-    chosen, beside = (costs(lm, sae, candidates[:n_each], questions, held_out_BT) for candidates in (own, random))
+    # Two concepts may have chosen the same feature; what it costs is measured once.
+    priced = list({each.feature: each for each in own}.values())[: settings.n_capability_features]
+    rivals, questions = random[: len(priced)], read_questions()
+    chosen, beside = (costs(lm, sae, candidates, questions, held_out_BT) for candidates in (priced, rivals))
     shared = {"size": sae.n_features, "files_sha": committed(), "control": "random_feature", "rows": COSTS}
     measured = [
         Measurement(
@@ -51,7 +53,7 @@ def measure_doses(
         ),
         _sweet_spot(chosen, beside, shared), _held_out_cost(chosen, beside, settings.seed, shared),
     ]  # fmt: skip
-    rows = [*_rows(own[:n_each], chosen, "none"), *_rows(random[:n_each], beside, "random_feature")]
+    rows = [*_rows(priced, chosen, "none"), *_rows(rivals, beside, "random_feature")]
     return measured, pl.DataFrame([{"size": sae.n_features} | row for row in rows])
 
 
