@@ -85,4 +85,5 @@ def test_the_bundled_model_goes_through_calibration_and_fails_it(folders, embedd
     (verdict,) = check("judge_calibration", pl.read_parquet(scored / "judge_calibration.parquet")).to_dicts()
     assert verdict["plumbing"] and not verdict["passed"] and verdict["n_labels"] == 4
     calls = check("llm_calls", pl.read_parquet(scored / "llm_calls.parquet"))
-    assert calls["plumbing"].all() and calls["cost_usd"].sum() == 0 and calls["n_tokens_input"].sum() > 5000
+    assert calls["plumbing"].all() and calls["cost_usd"].sum() == 0
+    assert calls.height >= 4 and calls["n_tokens_input"].min() > 0  # what the server had cached is not counted
