@@ -163,12 +163,13 @@ def train_together(trainers: list[Trainer], stream: BatchStream, mixing: Mixing 
                     log.warning("%s", error)
                     active.remove(trainer)
             active = [trainer for trainer in active if not trainer.is_done]
-            if asked.number is not None:
-                for trainer in group:
-                    if trainer in active:
-                        trainer.save(stream)
             bar.set_postfix_str(trainers[0].shown, refresh=False)
             bar.update(batch)
+        if asked.number is not None:
+            # Here and not in the loop: the signal may come while the bar is drawn. Who stands elsewhere in the stream has its own.
+            for trainer in active:
+                if trainer.steps_done == stream.batches_done:
+                    trainer.save(stream)
 
 
 def _move(stream: BatchStream, checkpoint: Checkpoint | None) -> None:

@@ -241,3 +241,25 @@ def test_what_is_out_of_bounds_is_refused_in_words(client: TestClient, path: str
 def test_refusals_are_escaped(client: TestClient):
     answer = client.get("/features", params={"sort": SCRIPT})
     assert answer.status_code == 400 and SCRIPT not in answer.text
+
+
+def test_a_score_of_zero_is_a_score_all_the_way_to_the_page(browsed):
+    """Every window of one explanation scored 0: a mean of 0 from as many windows, not a missing score."""
+    study, root = browsed
+    with TestClient(create_app(study, root), base_url=ORIGIN) as fresh:
+        with fresh.app.state.browser.database.cursor() as cursor:  # pyright: ignore[reportAttributeAccessIssue]
+            found = cursor.rows(
+                "select size, feature, kind, count(score) as n from specificity_scores where control = 'shuffled' and unit ="
+                " 'sae_feature' group by all having max(score) = 0 and count(score) = count(*) order by size, feature limit 1"
+            )
+        (row,) = found
+        address = f"/{row['size']}/{row['feature']}"
+        zeros = [
+            each for each in fresh.get(f"{address}.json").json()["specificity_scores"]
+            if each["control"] == "shuffled" and each["kind"] == row["kind"] and each["score"] == 0
+        ]  # fmt: skip
+        assert len(zeros) == row["n"] > 0
+        page = Page(fresh.get(address).text).text
+    title = "specificity, 0 to 3" + ("" if row["kind"] == "active" else f" ({row['kind'].replace('_', ' ')})")
+    scores = page.split("Scores beside their controls")[1].split("Steering")[0].split(title)[1]
+    assert "0.00" in scores and f"n {row['n']} / {row['n']}" in scores
