@@ -166,7 +166,7 @@ def train_together(trainers: list[Trainer], stream: BatchStream, mixing: Mixing 
             bar.set_postfix_str(trainers[0].shown, refresh=False)
             bar.update(batch)
         if asked.number is not None:
-            # Here and not in the loop: the signal may come while the bar is drawn. Who stands elsewhere in the stream has its own.
+            # Here and not in the loop: the signal may come while the bar is drawn. Who stands elsewhere has a checkpoint.
             for trainer in active:
                 if trainer.steps_done == stream.batches_done:
                     trainer.save(stream)
