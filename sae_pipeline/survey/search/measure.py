@@ -1,6 +1,5 @@
 """The measurements of this stage, each beside random directions (or other words' features) after the same selection."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from sae_pipeline.survey.attribution.statistics import Compared, compared
 from sae_pipeline.survey.measurement import Measurement
-from sae_pipeline.survey.search.families import CARRIED_AUROC, FOUND_AUROC, NOTE, Searched, resampled
+from sae_pipeline.survey.search.families import CARRIED_AUROC, FOUND_AUROC, NOTE, Searched
 from sae_pipeline.survey.search.known_words import SEARCHES, KnownWord, hits
 from sae_pipeline.survey.search.probes import MOST_K, Probed
 
@@ -114,23 +113,11 @@ def _safety(results: Results) -> Measurement:
     null = [each.row(each.best_method(1), results.size, results.seed)["null_auroc"] for each in searched]
     found = sum(row["verdict"] == "found" for row in rows)
     carried = sum(each.probe_auroc >= CARRIED_AUROC for each in searched)
-    low, high = _resampled_count(searched, results.seed)
     return Measurement(
         "safety_families_found", f"safety families with a feature of held-out AUROC {FOUND_AUROC} or more that beats its null",
-        float(found), carried, len(searched), results.size, low, high, f"families in which {DIRECTIONS} reach that AUROC",
-        float(sum(value >= FOUND_AUROC for value in null)), ceiling_metric="safety families that a dense probe tells apart",
+        float(found), carried, len(searched), results.size, control=f"families in which {DIRECTIONS} reach that AUROC",
+       
+        control_value=float(sum(value >= FOUND_AUROC for value in null)), ceiling_metric="safety families that a dense probe tells apart",
         ceiling=float(carried), ceiling_threshold=float(N_SAFETY), files_sha=results.sha, rows="concept_search_results",
         why="; ".join([*(f"{row['concept']}: {row['verdict']}, AUROC {row['auroc']:.2f}" for row in rows), NOTE]),
     )  # fmt: skip
-
-
-def _resampled_count(searched: Sequence[Searched], seed: int) -> tuple[float | None, float | None]:
-    """Interval of the number of families at or above the AUROC, over resamples of their held-out texts."""
-    if not searched:
-        return None, None
-    counts = sum(
-        (resampled(each.held_out_positive_I, [each.value_I[each.best_method(0)][0]], seed)[0] >= FOUND_AUROC).astype(float)
-        for each in searched
-    )
-    low, high = np.percentile(counts, [2.5, 97.5])
-    return float(low), float(high)
