@@ -116,7 +116,6 @@ def _safety(results: Results) -> Measurement:
     return Measurement(
         "safety_families_found", f"safety families with a feature of held-out AUROC {FOUND_AUROC} or more that beats its null",
         float(found), carried, len(searched), results.size, control=f"families in which {DIRECTIONS} reach that AUROC",
-       
         control_value=float(sum(value >= FOUND_AUROC for value in null)),
         ceiling_metric="safety families that a dense probe tells apart",
         ceiling=float(carried), ceiling_threshold=float(N_SAFETY), files_sha=results.sha, rows="concept_search_results",
