@@ -13,7 +13,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     Stage("neighbourhoods", SURVEY, ("sae",), ("sae.sizes", "survey.neighbourhoods"), per_size=False),
     Stage(
         "case_studies", SURVEY, ("corpus", "activations", "sae", "feature_stats"),
-        (*MODEL_IDENTITY, "model.dtype", "hook", "sae.sizes", "survey.case_studies"), per_size=False,
+        (*MODEL_IDENTITY, "model.dtype", "hook", "sae.sizes", "survey.case_studies"), per_size=False, code_version="2",
         files=tuple(f"survey/cases/{name}.yaml" for name in CASE_FILES),
     ),
     Stage(
@@ -28,7 +28,8 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "concept_search", SURVEY, ("corpus", "activations", "sae", "feature_stats"),
-        (*MODEL_IDENTITY, "hook", "corpus.bos", "sae.sizes", "survey.concept_search"), per_size=False, code_version="2",
+        (*MODEL_IDENTITY, "hook", "corpus.bos", "sae.sizes", "survey.concept_search"), per_size=False, code_version="3",
+        files=("survey/completeness/families/*.yaml",),
     ),
     Stage(
         "main_results", SURVEY, ("sae_metrics", "explanations", "specificity_scores", "steering_evals"),
@@ -40,7 +41,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "steering_comparison", SURVEY, ("corpus", "sae", "feature_stats"), ("sae.sizes", "hook", "survey.steering_comparison"),
-        per_size=False, files=("survey/steering/*.yaml", "steering/prompts.yaml"),
+        per_size=False, code_version="2", files=("survey/steering/*.yaml", "steering/prompts.yaml"),
     ),
     Stage(
         "null_models", SURVEY, ("corpus", "activations", "random_model"), ("sae.sizes", "sae.k", "survey.null_models"),

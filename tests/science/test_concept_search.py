@@ -18,7 +18,7 @@ from sae_pipeline.study import FolderModel, Hook
 from sae_pipeline.study_survey_search import ConceptSearch
 from sae_pipeline.survey.search.banks import Bank, direction_bank, feature_bank
 from sae_pipeline.survey.search.build import Sources, build_concept_search
-from sae_pipeline.survey.search.concepts import Concept, concepts_sha, read_concepts, read_words
+from sae_pipeline.survey.search.concepts import Concept, Words, concepts_sha, read_concepts, read_words
 from sae_pipeline.survey.search.contrast_and_sort import Profile, contrastive, sort
 from sae_pipeline.survey.search.families import search
 from sae_pipeline.survey.search.few_features import accuracies
@@ -181,12 +181,20 @@ def test_a_known_word_is_the_feature_of_largest_f1(made, banks, tmp_path: Path, 
     pl.DataFrame(active, schema=["feature", "token_index"], orient="row").write_parquet(tmp_path / "activations_train.parquet")
     n_active = [len(at[0]), len(at[1][::4]), 20 * len(at[2])]  # feature 2 fires nearly everywhere else, too
     pl.DataFrame({"feature": [0, 1, 2], "n_active_train": n_active}).write_parquet(tmp_path / "features.parquet")
-    wanted = words.model_copy(update={"words": single})
+    wanted = Words(templates=words.templates, words=single)
     known = known_words(lm, wanted, corpus, Reader(), tmp_path)  # pyright: ignore[reportArgumentType]
     assert [(each.word, each.feature) for each in known] == [(single[0], 0)] and known[0].f1 == pytest.approx(1.0)
     two = [KnownWord(single[0], 0, 1.0, 30), KnownWord(single[1], 1, 0.9, 30)]
     searched = searched_words(lm, banks[0], two, words.templates, bos=True)
     assert all(set(each.score_F) >= {"single_prompt", "prompt_sets", "geometry"} for each in searched)
+
+
+def test_words_of_the_families_join_once_whatever_their_case():
+    words = read_words(SHIPPED)
+    assert words is not None and words.families
+    assert {"France", "gold", "isinstance"} <= set(words.candidates) and "france" not in words.candidates
+    assert len({word.lower() for word in words.candidates}) == len(words.candidates) > 900
+    assert Words(templates=words.templates, words=["Sea", "sea"]).candidates == ["Sea"]
 
 
 def test_hits_are_counted_against_the_other_words_features():

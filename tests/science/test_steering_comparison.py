@@ -1,5 +1,8 @@
 """The steering comparison: directions and scores on planted cases, and the whole stage on the tiny model."""
 
+from dataclasses import asdict
+from types import SimpleNamespace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -13,15 +16,17 @@ from sae_pipeline.steering.interventions import Intervention, Push
 from sae_pipeline.steering.prompts import load_prompts
 from sae_pipeline.study import FolderModel, Hook
 from sae_pipeline.study_survey import SteeringComparison
+from sae_pipeline.survey.checklist import read_checklist
 from sae_pipeline.survey.steering.build import best_factors, build_steering_comparison
 from sae_pipeline.survey.steering.concepts import read_questions, read_topics
 from sae_pipeline.survey.steering.directions import difference_of_means, first_component, probe
 from sae_pipeline.survey.steering.dose import CAPABILITY_FACTORS, sweet_spot
 from sae_pipeline.survey.steering.dose_results import held_out_blocks
 from sae_pipeline.survey.steering.features import mean_activation
-from sae_pipeline.survey.steering.methods import METHODS, PROMPT_ONLY, RESPONSE_ONLY
-from sae_pipeline.survey.steering.results import NAMES, on_target_share
+from sae_pipeline.survey.steering.methods import FEW_FEATURE, FEW_MEANS, METHODS, PROMPT_ONLY, RESPONSE_ONLY
+from sae_pipeline.survey.steering.results import NAMES, Comparison, on_target_share
 from sae_pipeline.survey.steering.scoring import summary
+from sae_pipeline.survey.verdicts import passes
 from tests.tiny_steering import N_FEATURES, make_artefacts
 
 
@@ -84,6 +89,24 @@ def test_the_factor_of_the_best_harmonic_mean_is_chosen_and_of_equals_the_smalle
     two = rows.filter(pl.col("factor") == 1.0).row(0, named=True)
     assert two["hit_rate"] == pytest.approx(1.5 / 3) and two["fluent_rate"] == pytest.approx(2.5 / 3)
     assert two["score"] == pytest.approx(3 / (2 + 1.2 + 1.2))
+
+
+def test_a_share_of_wins_whose_interval_holds_an_even_match_is_no_win():
+    def few(feature: list[float], means: list[float]):
+        report = pl.concat([
+            pl.DataFrame({"concept": [f"c{i}" for i in range(len(scores))], "control": method, "score": scores})
+            for method, scores in ((FEW_FEATURE, feature), (FEW_MEANS, means))
+        ])  # fmt: skip
+        found = [SimpleNamespace(topic=SimpleNamespace(name=f"c{i}")) for i in range(len(feature))]
+        return Comparison(report, pl.DataFrame(), found, len(found), 1024)._few(seed=0)  # pyright: ignore[reportArgumentType]
+
+    close = few([1.0] * 7 + [0.0] * 5, [0.5] * 12)  # 7 wins of 12
+    assert close.value == pytest.approx(7 / 12) and close.difference == pytest.approx(1 / 12)
+    assert close.difference_low is not None and close.difference_low < 0
+    need = next(need for section in read_checklist() for row in section.rows if row.row == 37 for need in row.needs)
+    assert not passes(need, asdict(close)) and passes(need, asdict(few([1.0] * 12, [0.5] * 12)))
+    even = few([0.5] * 12, [0.5] * 12)
+    assert (even.value, even.difference_low, even.difference_high) == (0.5, 0.0, 0.0) and not passes(need, asdict(even))
 
 
 def test_committed_files_are_sound():

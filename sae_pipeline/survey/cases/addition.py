@@ -1,5 +1,7 @@
 """Functions that add (paper, 'Features representing functions'): is there one feature, directly and through composition?"""
 
+from collections import Counter
+
 import numpy as np
 import torch
 
@@ -36,7 +38,9 @@ def run(world: World) -> Found:
     found.add_detection(CASE, "direct", detection)
     value_I, null_I = reading.features.max_IF[:, detection.unit], reading.null.max_IF[:, detection.null_unit]
     found.add_items(CASE, "call", names, half_I, positive_I, value_I, null_I)
-    executed = executed_share(world, names, results)
+    said = digits_said(world, names)
+    executed = float(np.mean([digit == int(str(result)[0]) for digit, result in zip(said, results, strict=True)]))
+    favourite, n_times = Counter(said).most_common(1)[0]
     probe = probe_auroc(reading.x_ID, positive_I, choose_I, report_I)
     for name, at_I in (("addition_function_auroc", report_I), ("addition_function_auroc_composed", report_I & ~direct_I)):
         kept = [group for group, keep in zip(groups, at_I, strict=True) if keep]
@@ -48,19 +52,20 @@ def run(world: World) -> Found:
                 difference.low, difference.high,
                 ceiling_metric="share of calls after which the likeliest digit is the result", ceiling=executed,
                 ceiling_threshold=EXECUTES,
-                why=f"a dense probe reaches {probe:.2f}", files_sha=digest("functions"), rows="case_items", figure=FIGURE,
+                why=f"a dense probe reaches {probe:.2f}; the likeliest digit is {favourite} after {n_times} of {len(said)} calls",
+                files_sha=digest("functions"), rows="case_items", figure=FIGURE,
             )
         )  # fmt: skip
     return found
 
 
 @torch.no_grad()
-def executed_share(world: World, texts: list[str], results: list[int]) -> float:
-    """Share of the calls after which the result is the likeliest digit; whether a digit is likely at all is not asked."""
+def digits_said(world: World, texts: list[str]) -> list[int]:
+    """The likeliest digit after each text; whether a digit is likely at all is not asked."""
     digits = [world.lm.tokenize(digit, bos=False)[0] for digit in "0123456789"]
-    hits = []
-    for text, result in zip(texts, results, strict=True):
+    found = []
+    for text in texts:
         ids = with_bos(world.lm, world.lm.tokenize(text, bos=False))
         logits_TV = world.lm.model(input_ids=torch.tensor([ids], device=world.lm.device), use_cache=False).logits[0]
-        hits.append(int(logits_TV[-1, digits].argmax()) == int(str(result)[0]))
-    return float(np.mean(hits))
+        found.append(int(logits_TV[-1, digits].argmax()))
+    return found

@@ -64,7 +64,7 @@ def build_concept_search(sources: Sources, settings: ConceptSearch, bos: bool, w
     told = _told_apart(banks, reader, sources.corpus, sample_N, pairs, settings)
     few = {k: np.array([accuracies(each, k, seed) for each in searched]) for k in KS}
     results = Results(
-        size, searched, known, len(words.words) if words else 0, probed, told[0], told[1], few, seed, concepts_sha(folder)
+        size, searched, known, len(words.candidates) if words else 0, probed, told[0], told[1], few, seed, concepts_sha(folder)
     )
     found = measurements(results)
     write_measurements(work, "concept_search", found)

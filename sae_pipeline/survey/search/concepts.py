@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sae_pipeline.errors import UserError
+from sae_pipeline.survey.completeness.mentions import read_concepts as read_family_words
 from sae_pipeline.survey.measurement import files_digest
 
 WORDS = "words.yaml"
@@ -68,6 +69,17 @@ class Words(BaseModel):
 
     templates: Templates
     words: list[str]
+    families: bool = False
+    """Whether the words of completeness's families are looked for too."""
+
+    @cached_property
+    def candidates(self) -> list[str]:
+        """Every word once, whatever its case, as it is written first."""
+        of_families = [each.word for each in read_family_words()[0]] if self.families else []
+        first: dict[str, str] = {}
+        for word in [*self.words, *of_families]:
+            first.setdefault(word.lower(), word)
+        return list(first.values())
 
 
 def read_concepts(folder: Path) -> list[Concept]:
@@ -87,8 +99,10 @@ def read_words(folder: Path) -> Words | None:
 
 
 def concepts_sha(folder: Path) -> str:
-    """Digest of every file."""
-    return files_digest(*sorted(folder.glob("*.yaml")))
+    """Digest of every file, and of the families' files where they are asked for."""
+    words = read_words(folder)
+    families = read_family_words()[1] if words is not None and words.families else []
+    return files_digest(*sorted(folder.glob("*.yaml")), *families)
 
 
 def _read(file: Path, kind):

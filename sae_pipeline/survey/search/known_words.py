@@ -1,7 +1,8 @@
 """Words whose feature is known, and whether each way of searching names it among its first ten (row 57).
 
 Known: the feature of largest F1 on the word's training tokens, if that is at least .6. No method sees that rule, and the rule
-sees none of the templates. Only words of a single token (with the space before it) take part.
+sees none of the templates. Only words of a single token (with the space before it) take part, each as it is written or with a
+capital, whichever the training text has more often.
 """
 
 from dataclasses import dataclass, field
@@ -42,9 +43,10 @@ class KnownWord:
 def known_words(
     lm: LanguageModel, words: Words, corpus: CorpusReader, reader: ActivationReader, feature_stats: Path
 ) -> list[KnownWord]:
-    """Words with a feature of their own, in the order of the file."""
-    token_of = {word: lm.tokenize(f" {word}", bos=False) for word in words.words}
-    single = {word: ids[0] for word, ids in token_of.items() if len(ids) == 1}
+    """Words with a feature of their own, in the order of the files."""
+    forms = dict.fromkeys(form for word in words.candidates for form in (word, word.capitalize()))
+    token_of = {form: lm.tokenize(f" {form}", bos=False) for form in forms}
+    single = {form: ids[0] for form, ids in token_of.items() if len(ids) == 1}
     train_N = reader.token_index("train").numpy()
     id_N = corpus.token_ids_BT.reshape(-1)[train_N]
     wanted = np.isin(id_N, list(single.values()))
@@ -60,11 +62,15 @@ def known_words(
         (2 * pl.col("len") / (pl.col("n_active_train") + pl.col("token_id").replace_strict(n_of))).alias("f1")
     )
     best = {row[0]: row[1:] for row in scored.sort("f1", "feature").select("token_id", "feature", "f1").iter_rows()}
+    commonest: dict[str, str] = {}
+    for form in sorted(single, key=lambda form: n_of.get(single[form], 0)):
+        commonest[form.lower()] = form
     return [
-        KnownWord(word, best[token_id][0], best[token_id][1], n_of[token_id])
-        for word, token_id in single.items()
-        if token_id in best and best[token_id][1] >= MIN_F1 and n_of[token_id] >= MIN_TOKENS
-    ]
+        KnownWord(form, best[token_id][0], best[token_id][1], n_of[token_id])
+        for form, token_id in single.items()
+        if commonest[form.lower()] == form
+        and token_id in best and best[token_id][1] >= MIN_F1 and n_of[token_id] >= MIN_TOKENS
+    ]  # fmt: skip
 
 
 def searched_words(lm: LanguageModel, bank: Bank, known: list[KnownWord], templates: Templates, bos: bool) -> list[KnownWord]:

@@ -67,13 +67,14 @@ class Comparison:
         ]  # fmt: skip
 
     def _few(self, seed: int) -> Measurement:
-        """Row 37: both from the same two examples. A win counts 1, a tie one half."""
+        """Row 37: both from the same two examples. A win counts 1, a tie one half. The interval decides, not the share alone."""
         ours, theirs = self.score(FEW_FEATURE), self.score(FEW_MEANS)
         win_I = (ours > theirs) + 0.5 * (ours == theirs)
         _, low, high, n = paired_difference(win_I, np.zeros(len(win_I)), np.arange(len(win_I)), seed)
         return self._one(
             "few_shot_wins", "share of concepts on which the feature beats the difference of means of two examples",
             float(win_I.mean()), n, low=low, high=high, control="an even match", control_value=0.5,
+            difference=float(win_I.mean()) - 0.5, difference_low=low - 0.5, difference_high=high - 0.5,
         )  # fmt: skip
 
     def _themes(self) -> Measurement:
