@@ -12,6 +12,16 @@ from sae_pipeline.report.pages import environment
 
 PAGE = "survey.html"
 VERDICTS = "select * from survey_verdicts order by row"
+N_FAMILIES = 10
+# Of families of equal size those whose parent fires most often.
+FAMILIES = f"""
+    select * from feature_family_members
+    where parent in (
+        select parent from feature_family_members group by parent, n_children, parent_density
+        order by n_children desc, parent_density desc, parent limit {N_FAMILIES}
+    )
+    order by n_children desc, parent_density desc, parent, child_size, cosine desc
+"""
 COUNTS = "select verdict, count(*) as n from survey_verdicts group by verdict order by n desc"
 
 
@@ -27,9 +37,18 @@ def survey_page(connection: duckdb.DuckDBPyConnection, root: Path, study_name: s
     return environment("sae_pipeline.report").get_template("survey.html").render(
         study_name=study_name, sections=sections, counts=rows(connection, COUNTS), n_rows=len(found),
         n_with_control=sum(row["value"] is not None and row["control_value"] is not None for row in found),
+        families=list(families(connection).values()),
         n_as_expected=sum(row["verdict"] == row["expected"] for row in found),
         figures={name: images for name, stage in figures.items() if (images := embedded(root, stage, name))},
     )  # fmt: skip
+
+
+def families(connection: duckdb.DuckDBPyConnection) -> dict[int, list[dict[str, Any]]]:
+    """{feature of the smallest SAE: its children in the larger ones}, of the ten largest families."""
+    found: dict[int, list[dict[str, Any]]] = {}
+    for row in rows(connection, FAMILIES):
+        found.setdefault(row["parent"], []).append(row)
+    return found
 
 
 def embedded(root: Path, stage: str, figure: str) -> dict[str, str]:

@@ -28,15 +28,9 @@ QUERIES: dict[str, Query] = {
     ),
     "families": Query(
         "Which features of the smallest SAE split into most, and into what?",
-        "SELECT links.parent_size, links.parent, any_value(own.text) AS meaning, links.child_size, count(*) AS n_children,\n"
-        "    list(child.text ORDER BY links.cosine DESC)[1:6] AS nearest_children\n"
-        "FROM feature_links links\n"
-        "LEFT JOIN explanations own ON own.size = links.parent_size AND own.feature = links.parent\n"
-        "    AND own.unit = 'sae_feature' AND own.method = 'token-stats'\n"
-        "LEFT JOIN explanations child ON child.size = links.child_size AND child.feature = links.child\n"
-        "    AND child.unit = 'sae_feature' AND child.method = 'token-stats'\n"
-        "WHERE links.parent_size = (SELECT min(parent_size) FROM feature_links)\n"
-        "GROUP BY links.parent_size, links.parent, links.child_size ORDER BY n_children DESC, links.parent LIMIT $n",
+        "SELECT parent_size, parent, any_value(parent_label) AS stands_for, any_value(n_children) AS n_children,\n"
+        "    list(child_label ORDER BY cosine DESC)[1:6] AS nearest_children\n"
+        "FROM feature_family_members GROUP BY parent_size, parent ORDER BY n_children DESC, parent LIMIT $n",
         {"n": 10},
     ),
     "feature": Query(

@@ -123,6 +123,26 @@ VIEWS: dict[str, View] = {
         order by passes and coalesce(fluency >= 0.5, true) desc, passes desc, difference desc nulls last, size, feature
         """,
     ),
+    "feature_family_members": View(
+        "Families: every feature of the smallest SAE that splits, with its children in each larger one and what both stand for; "
+        "largest families first.",
+        """
+        with labels as (
+            select size, feature, min_by(text, method || coalesce(model, '')) as label from explanations
+            where unit = 'sae_feature' and control = 'none' and status = 'ok' and not plumbing group by size, feature
+        )
+        select parent_size, parent, parents.label as parent_label, one.density as parent_density, child_size, child,
+            children.label as child_label, other.density as child_density, cosine, parent_given_child, child_given_parent,
+            count(*) over (partition by parent) as n_children
+        from feature_links
+            join features one on one.size = parent_size and one.feature = parent
+            join features other on other.size = child_size and other.feature = child
+            left join labels parents on parents.size = parent_size and parents.feature = parent
+            left join labels children on children.size = child_size and children.feature = child
+        where parent_size = (select min(parent_size) from feature_links)
+        order by n_children desc, parent, child_size, cosine desc, child
+        """,
+    ),
     "leaderboard": View(
         "One row per size (and scoring method): reconstruction, spliced loss, living features, median rule F1 and mean "
         "specificity of right and shuffled explanations, and how many of the steered features pass.",

@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from sae_pipeline.browser.app import create_app
-from sae_pipeline.report.survey import survey_page
+from sae_pipeline.report.survey import families, survey_page
 from sae_pipeline.survey.build_verdicts import build_verdicts
 from sae_pipeline.survey.checklist import read_checklist
 from sae_pipeline.survey.measurement import Measurement, write_measurements
@@ -92,6 +92,21 @@ def test_the_file_holds_all_rows_and_its_figures_and_asks_for_nothing(surveyed):
     assert "<script" not in page and "http" not in page.replace("http-equiv", "")
     n = verdicts.filter(pl.col("verdict") == "reproduced").height
     assert f"{n} reproduced" in page and "existence" not in page and "says nothing about danger" in page
+
+
+def test_families_are_written_out_with_what_parents_and_children_stand_for(surveyed):
+    _, folder, _ = surveyed
+    with duckdb.connect(str(folder / "analysis.duckdb"), read_only=True) as connection:
+        page = survey_page(connection, folder, "browsed")
+        links = connection.sql("select parent, list(child order by child) from feature_links group by parent").fetchall()
+        found = families(connection)
+        (label,) = connection.sql(
+            "select text from explanations where size = 64 and feature = 2 and control = 'none'"
+        ).fetchall()[0]
+    assert {parent: sorted(row["child"] for row in rows) for parent, rows in found.items()} == dict(links) == {0: [0, 2], 1: [1]}
+    assert list(found) == [0, 1] and {row["n_children"] for row in found[0]} == {2}  # the larger family first
+    assert found[0][-1]["child_label"] == label
+    assert page is not None and page.count("&#8627;") + page.count("↳") == 3 and 'href="#families"' in page
 
 
 def test_without_verdicts_the_page_says_how_to_make_them(client):
