@@ -56,6 +56,17 @@ def main() -> None:
         page.get_by_role("button", name="Read it").click()
         page.locator(".read summary").nth(3).click()
         save(page, "text")
+        page.goto("/attribute")
+        page.get_by_role("button", name="Attribute", exact=True).click()
+        page.get_by_role("heading", name="Tokens and features").wait_for(timeout=60_000)
+        page.locator("button.cell").first.click()
+        page.get_by_text("the feature's effect is").wait_for(timeout=60_000)
+        save(page, "attribute", height=1000)
+        page.goto("/survey")
+        if page.locator("#row-1").count():
+            save(page, "survey", height=900)
+        else:
+            print("no picture of the survey: run `make survey` first")
         browser.close()
 
 
