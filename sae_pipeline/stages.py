@@ -60,7 +60,7 @@ STAGES: dict[str, Stage] = {
             ),
             per_size=False,
         ),
-        Stage("sae_metrics", "sae", ("corpus", "activations", "sae"), ("metrics",)),
+        Stage("sae_metrics", "sae", ("corpus", "activations", "sae"), ("metrics",), code_version="2"),
         Stage("feature_stats", "features", ("corpus", "activations", "sae"), ("features",), code_version="2"),
         Stage(
             "explanations",

@@ -33,7 +33,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "main_results", SURVEY, ("sae_metrics", "explanations", "specificity_scores", "steering_evals"),
-        ("sae.sizes", *MODEL_IDENTITY), per_size=False, files=("survey/limitations.yaml",),
+        ("sae.sizes", *MODEL_IDENTITY), per_size=False, code_version="2", files=("survey/limitations.yaml",),
     ),
     Stage(
         "invariants", SURVEY, ("corpus", "activations", "sae", "feature_stats"), ("sae.sizes", "survey.invariants"),

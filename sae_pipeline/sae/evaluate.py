@@ -12,6 +12,7 @@ import polars as pl
 
 from sae_pipeline import progress
 from sae_pipeline.activations.reader import KEEP
+from sae_pipeline.sae.documents import DocumentSums, held_out_means
 from sae_pipeline.sae.metrics import Activity, Reconstruction
 from sae_pipeline.sae.splice import splice
 from sae_pipeline.store import Outcome
@@ -28,8 +29,10 @@ BATCH_TOKENS = 4096
 def build_sae_metrics(
     corpus: "CorpusReader", activations: "ActivationReader", sae: "SparseAutoencoder", language_model: "LanguageModel", work: Path
 ) -> Outcome:
-    """Write `sae_metrics.parquet` (one row) and `sae_metrics_by_source.parquet` into `work`."""
-    reconstruction, activity, by_source = measure_held_out(corpus, activations, sae)
+    """Write `sae_metrics.parquet` (one row) and its parts `sae_metrics_by_source.parquet`, `_by_document.parquet` into `work`."""
+    source_O = np.asarray(corpus.source_of_doc)
+    documents = DocumentSums(held_out_means(corpus, activations, sae, BATCH_TOKENS), source_O)
+    reconstruction, activity, by_source = measure_held_out(corpus, activations, sae, documents)
     everything = Reconstruction(sae.d_model)
     everything.merge(reconstruction)
     everything.merge(measure_masked(activations, sae))
@@ -56,17 +59,19 @@ def build_sae_metrics(
     }
     pl.DataFrame([row], schema_overrides=integers | decimals).write_parquet(work / "sae_metrics.parquet")
     pl.DataFrame(sources, schema_overrides={"size": pl.Int32}).write_parquet(work / "sae_metrics_by_source.parquet")
+    documents.table(sae.n_features, spliced.tokens).write_parquet(work / "sae_metrics_by_document.parquet")
     return Outcome(metadata=row)
 
 
 def measure_held_out(
-    corpus: "CorpusReader", activations: "ActivationReader", sae: "SparseAutoencoder"
+    corpus: "CorpusReader", activations: "ActivationReader", sae: "SparseAutoencoder", documents: DocumentSums | None = None
 ) -> tuple[Reconstruction, Activity, dict[str, tuple[Reconstruction, Activity]]]:
-    """(reconstruction, activity, the same by source) over all unmasked held-out tokens, in one pass."""
+    """(reconstruction, activity, the same by source) over all unmasked held-out tokens, in one pass that `documents` joins."""
     parts: dict[str, tuple[Reconstruction, Activity]] = defaultdict(
         lambda: (Reconstruction(sae.d_model), Activity(sae.n_features))
     )
-    source_N = corpus.source_of_doc[corpus.doc_ids_BT.reshape(-1)]
+    document_N = corpus.doc_ids_BT.reshape(-1)
+    source_N = corpus.source_of_doc[document_N]
     for index_N, r_ND in progress.track(
         activations.stream("held_out", BATCH_TOKENS), f"held-out tokens/{sae.n_features}",
         total=-(-len(activations.token_index("held_out")) // BATCH_TOKENS), unit="batches",
@@ -74,12 +79,16 @@ def measure_held_out(
         codes = sae.encode_sparse(r_ND)
         x_ND, x_hat_ND = sae.scaled(r_ND), sae.scaled(sae.decode_sparse(codes))
         token_P = codes.token.cpu().numpy()
+        n_active_N = np.bincount(token_P, minlength=len(r_ND))
         here_N = source_N[index_N.numpy()]
         for source in np.unique(here_N):
             of_source_N = here_N == source
             part, active = parts[str(source)]
             part.add(x_ND[of_source_N], x_hat_ND[of_source_N])
             active.add(int(of_source_N.sum()), codes.feature[of_source_N[token_P]])
+            if documents is not None:
+                given = (x_ND[of_source_N], x_hat_ND[of_source_N], n_active_N[of_source_N])
+                documents.add(document_N[index_N.numpy()[of_source_N]], str(source), *given)
     reconstruction, activity = Reconstruction(sae.d_model), Activity(sae.n_features)
     for _, (part, active) in sorted(parts.items()):
         reconstruction.merge(part)

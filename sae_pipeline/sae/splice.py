@@ -30,7 +30,7 @@ LOGIT_ROWS = 128  # float32 logits at a time: 25 MB at a vocabulary of 49,000, w
 
 @dataclass(frozen=True)
 class SpliceResult:
-    """Means over the sample, nats per token."""
+    """Means over the sample, nats per token. `tokens`: document and cross-entropies of every one of them."""
 
     n_tokens: int
     ce_clean: float
@@ -38,6 +38,7 @@ class SpliceResult:
     ce_zero: float
     ce_mean: float
     kl: float
+    tokens: pl.DataFrame
 
     def columns(self) -> dict[str, float | int | None]:
         """Columns of `sae_metrics`."""
@@ -76,10 +77,11 @@ def splice(
             rows = slice(start, start + LOGIT_ROWS)
             spliced.append(next_token_cross_entropy(spliced_NV[rows], target_N[rows]).double().cpu())
             kl.append(kl_divergence(clean_NV[rows], spliced_NV[rows]).double().cpu())
-    mean = baselines.select(pl.col("ce_clean", "ce_zero", "ce_mean").cast(pl.Float64).mean()).row(0, named=True)
-    return SpliceResult(
-        n_tokens=len(index_S), ce_spliced=float(torch.cat(spliced).mean()), kl=float(torch.cat(kl).mean()), **mean
+    tokens = baselines.select(pl.col("ce_clean", "ce_zero", "ce_mean").cast(pl.Float64)).with_columns(
+        ce_spliced=torch.cat(spliced).numpy(), doc_id=corpus.doc_ids_BT.reshape(-1)[index_S.numpy()]
     )
+    mean = tokens.drop("doc_id").mean().row(0, named=True)
+    return SpliceResult(n_tokens=len(index_S), kl=float(torch.cat(kl).mean()), tokens=tokens, **mean)
 
 
 def _activations(activations: "ActivationReader", block_B: Tensor) -> Tensor:

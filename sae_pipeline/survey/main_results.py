@@ -1,27 +1,49 @@
 """The stage `main_results`: what the main run's tables already say about the paper's claims, as measurements of the survey."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from sae_pipeline.interpret.bootstrap import unpaired_difference
+from sae_pipeline.sae.metrics import ce_recovered
 from sae_pipeline.store import Outcome
 from sae_pipeline.survey.limitations import limitations
 from sae_pipeline.survey.measurement import Measurement, write_measurements
+from sae_pipeline.survey.resampling import bootstrap, mean_interval
 
 STAGE = "main_results"
 CHAT, PROSE = "dialogues", "world_factbook"
 OTHER_UNITS = {"neurons": "mlp_neuron", "random_directions": "random_direction", "random_model": "random_model"}
 Folders = dict[int, Path]
+Sums = dict[str, float]
+SEED = 0
+SUMS = ("n_tokens", "n_active", "error", "variation", "ce_clean", "ce_spliced", "ce_zero", "ce_mean")
+
+
+def _recovered(ablated: str) -> Callable[[Sums], float]:
+    def ratio(total: Sums) -> float:
+        found = ce_recovered(total["ce_clean"], total["ce_spliced"], total[ablated])
+        return float("nan") if found is None else found
+
+    return ratio
+
+
+RATIOS: dict[str, Callable[[Sums], float]] = {
+    "explained_variance": lambda total: 1 - total["error"] / total["variation"],
+    "l0": lambda total: total["n_active"] / total["n_tokens"],
+    "ce_recovered_zero": _recovered("ce_zero"),
+    "ce_recovered_mean": _recovered("ce_mean"),
+}
 
 
 def build_main_results(folders: dict[str, Folders], takes_images: bool, work: Path) -> Outcome:
     """Write `measurements.parquet` into `work`. `folders`: {stage: {size: folder of the artefact}}."""
+    documents = _read(folders["sae_metrics"], "sae_metrics_by_document")
     found = [
-        *_metrics(_read(folders["sae_metrics"], "sae_metrics")),
-        *_chat(_read(folders["sae_metrics"], "sae_metrics_by_source")),
+        *_metrics(_read(folders["sae_metrics"], "sae_metrics"), documents),
+        *_chat(_read(folders["sae_metrics"], "sae_metrics_by_source"), documents),
         *_specificity(_read(folders["specificity_scores"], "specificity_scores")),
         *_explanations(_read(folders["explanations"], "explanation_scores")),
         *_steering(_read(folders["steering_evals"], "steering_features")),
@@ -36,35 +58,61 @@ def _read(folders: Folders, table: str) -> pl.DataFrame:
     return pl.concat([pl.read_parquet(folder / f"{table}.parquet") for folder in folders.values()])
 
 
-def _metrics(metrics: pl.DataFrame) -> Iterator[Measurement]:
+def _metrics(metrics: pl.DataFrame, documents: pl.DataFrame) -> Iterator[Measurement]:
+    """Intervals by document; of the share of dead features by feature."""
     texts = {
         "explained_variance": "explained variance of held-out tokens", "l0": "active features per held-out token",
         "dead_fraction": "share of features without activation on held-out tokens",
         "ce_recovered_zero": "share of cross-entropy recovered against zero ablation",
         "ce_recovered_mean": "share of cross-entropy recovered against mean ablation",
     }  # fmt: skip
-    for row in metrics.iter_rows(named=True):
+    for row in metrics.sort("size").iter_rows(named=True):
+        part = documents.filter(pl.col("size") == row["size"]).sort("doc_id")
+        dead_F = np.arange(row["n_features"]) < round(row["dead_fraction"] * row["n_features"])
         for name, metric in texts.items():
             n = row["n_tokens_spliced" if name.startswith("ce_") else "n_tokens_held_out"]
             there = row[name] is not None
+            interval = mean_interval(dead_F, SEED) if name == "dead_fraction" else document_interval(part, RATIOS[name])
+            low, high = interval if there else (None, None)
             yield Measurement(
-                name, metric, row[name], n if there else 0, n, row["size"], rows="sae_metrics",
+                name, metric, row[name], n if there else 0, n, row["size"], low, high, rows="sae_metrics",
                 status="ok" if there else "too_few_examples", why=None if there else "the main run could not compute it",
             )  # fmt: skip
 
 
-def _chat(by_source: pl.DataFrame) -> Iterator[Measurement]:
+def document_interval(documents: pl.DataFrame, metric: Callable[[Sums], float]) -> tuple[float | None, float | None]:
+    """95 % interval of a metric of column totals, documents resampled whole. Means that variances refer to stay as they are."""
+    sums_O = {name: documents[name].fill_null(0).to_numpy() for name in SUMS}
+    return bootstrap(
+        lambda drawn: metric({name: float(values[drawn].sum()) for name, values in sums_O.items()}), len(documents), SEED
+    )
+
+
+def _chat(by_source: pl.DataFrame, documents: pl.DataFrame) -> Iterator[Measurement]:
     """Only where the corpus has both."""
     for (size,), part in by_source.group_by(["size"], maintain_order=True):
         values = dict(part.select("source", "explained_variance").iter_rows())
         n = int(part.filter(pl.col("source").is_in([CHAT, PROSE]))["n_tokens"].sum())
         metric = "explained variance of chat minus that of prose"
         both = CHAT in values and PROSE in values
+        low, high = _difference_interval(documents.filter(pl.col("size") == size)) if both else (None, None)
         yield Measurement(
             "chat_minus_prose_explained_variance", metric, values[CHAT] - values[PROSE] if both else None, n if both else 0, n,
-            int(str(size)), status="ok" if both else "not_testable", rows="sae_metrics_by_source",
+            int(str(size)), low, high, status="ok" if both else "not_testable", rows="sae_metrics_by_source",
             why=None if both else f"the corpus has no sources named {CHAT} and {PROSE}",
         )  # fmt: skip
+
+
+def _difference_interval(documents: pl.DataFrame) -> tuple[float | None, float | None]:
+    part = documents.filter(pl.col("source").is_in([CHAT, PROSE])).sort("doc_id")
+    error_O, variation_O = part["error"].to_numpy(), part["variation_of_source"].to_numpy()
+    chat_O = (part["source"] == CHAT).to_numpy()
+
+    def difference(drawn: np.ndarray) -> float:
+        left = [error_O[at].sum() / max(variation_O[at].sum(), 1e-300) for at in (drawn[chat_O[drawn]], drawn[~chat_O[drawn]])]
+        return float(left[1] - left[0])
+
+    return bootstrap(difference, len(part), SEED)
 
 
 def _specificity(scores: pl.DataFrame) -> Iterator[Measurement]:

@@ -58,6 +58,28 @@ SAE_TABLES = (
         file="sae_metrics/<size>/sae_metrics_by_source.parquet", key=("size", "source"),
     ),
     table(
+        "sae_metrics_by_document",
+        "Sums over the held-out tokens of one document, scaled space; the metrics are ratios of their totals.",
+        {
+            "size": size(),
+            "doc_id": column(pl.Int32, "Document", pa.Check.ge(0)),
+            "source": column(pl.String, "Name of the corpus source"),
+            "n_tokens": count("Unmasked held-out tokens"),
+            "n_active": count("Active features, summed over tokens"),
+            "error": column(pl.Float64, "Squared errors of the reconstruction", pa.Check.ge(0)),
+            "variation": column(pl.Float64, "Squared distances from the mean of all held-out tokens", pa.Check.ge(0)),
+            "variation_of_source": column(
+                pl.Float64, "Squared distances from the mean of the source's held-out tokens", pa.Check.ge(0)
+            ),
+            "n_tokens_spliced": count("Tokens of the cross-entropy sample"),
+            "ce_clean": column(pl.Float64, "Their cross-entropy under the untouched model, nats, summed", nullable=True),
+            "ce_spliced": column(pl.Float64, "The same with the SAE's reconstruction spliced in", nullable=True),
+            "ce_zero": column(pl.Float64, "The same with the activation set to zero", nullable=True),
+            "ce_mean": column(pl.Float64, "The same with the activation set to its mean", nullable=True),
+        },
+        file="sae_metrics/<size>/sae_metrics_by_document.parquet", key=("size", "doc_id"),
+    ),
+    table(
         "training_history",
         "One logged step of the training of an SAE.",
         {

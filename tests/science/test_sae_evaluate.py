@@ -38,12 +38,14 @@ def world(tiny_study, tmp_path_factory):
         lm=lm, corpus=corpus, activations=activations, sae=sae,
         row=pl.read_parquet(folders["metrics"] / "sae_metrics.parquet"),
         by_source=pl.read_parquet(folders["metrics"] / "sae_metrics_by_source.parquet"),
+        by_document=pl.read_parquet(folders["metrics"] / "sae_metrics_by_document.parquet"),
     )  # fmt: skip
 
 
 def test_tables_keep_their_schemas(world):
     check("sae_metrics", world.row)
     check("sae_metrics_by_source", world.by_source)
+    check("sae_metrics_by_document", world.by_document)
 
 
 def test_reconstruction_metrics_equal_numpy(world):
@@ -69,6 +71,23 @@ def test_reconstruction_metrics_equal_numpy(world):
         assert part["n_tokens"] == of.sum()
         assert part["l0"] == pytest.approx((f_NF[of] > 0).sum(1).mean())
         assert part["explained_variance"] == pytest.approx(explained(of), abs=1e-5)
+
+
+def test_the_metrics_are_ratios_of_the_documents_sums(world):
+    row, part = world.row.row(0, named=True), world.by_document
+    total = part.drop("doc_id", "source").sum().row(0, named=True)
+    index_N = world.activations.token_index("held_out").numpy()
+    assert part["doc_id"].to_list() == sorted(set(world.corpus.doc_ids_BT.reshape(-1)[index_N].tolist()))
+    assert total["n_tokens"] == row["n_tokens_held_out"] and total["n_tokens_spliced"] == row["n_tokens_spliced"]
+    assert 1 - total["error"] / total["variation"] == pytest.approx(row["explained_variance"], abs=1e-9)
+    assert total["n_active"] / total["n_tokens"] == pytest.approx(row["l0"])
+    for name in ("ce_clean", "ce_spliced", "ce_zero", "ce_mean"):
+        assert total[name] / total["n_tokens_spliced"] == pytest.approx(row[name])
+    for source in world.by_source.iter_rows(named=True):
+        mine = part.filter(pl.col("source") == source["source"])
+        assert 1 - mine["error"].sum() / mine["variation_of_source"].sum() == pytest.approx(
+            source["explained_variance"], abs=1e-9
+        )
 
 
 def test_unmasked_form_counts_every_held_out_token(world):
