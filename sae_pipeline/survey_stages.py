@@ -51,6 +51,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     Stage(
         "features_vs_neurons", SURVEY, ("corpus", "activations", "sae", "feature_stats", "explanations", "specificity_scores"),
         ("score.seed", "score.n_features", "score.features", "score.chosen", "survey.features_vs_neurons"),
+        code_version="2",
     ),
     Stage(
         "feature_families", SURVEY, ("activations", "sae", "feature_stats"), ("sae", "survey.feature_families"), per_size=False
@@ -68,6 +69,6 @@ SURVEY_STAGES: tuple[Stage, ...] = (
     *MEASURING_STAGES,
     Stage(
         "survey_verdicts", SURVEY, tuple(stage.name for stage in MEASURING_STAGES), (), per_size=False,
-        files=("survey/checklist.yaml",),
+        files=("survey/checklist.yaml",), code_version="2",
     ),
 )  # fmt: skip

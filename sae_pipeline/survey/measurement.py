@@ -58,7 +58,9 @@ def write_measurements(work: Path, stage: str, measurements: Iterable[Measuremen
 def _judged(one: Measurement) -> Measurement:
     if one.difference is None and one.value is not None and one.control_value is not None:
         one = replace(one, difference=one.value - one.control_value)
-    if one.ceiling is not None and one.ceiling_threshold is not None and one.ceiling < one.ceiling_threshold:
+    # What a case has judged already, and its stage writes again, keeps its reason as it is.
+    below = one.ceiling is not None and one.ceiling_threshold is not None and one.ceiling < one.ceiling_threshold
+    if below and one.status != "not_testable":
         why = f"{one.ceiling_metric} is {one.ceiling:.3g}, below {one.ceiling_threshold:.3g}"
         one = replace(one, status="not_testable", why=f"{why}; {one.why}" if one.why else why)
     return one

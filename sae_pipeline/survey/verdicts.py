@@ -78,6 +78,17 @@ def _beats_control(criterion: str, one: dict[str, Any]) -> bool:
     return difference is None or side * difference > 0
 
 
+def _met(need: Need, one: dict[str, Any]) -> str:
+    """Whether the whole interval meets the threshold, or the value alone: thresholds of values do not ask for intervals."""
+    name, threshold = need.criterion
+    end = one[{"at_most": "high", "beats_control_by": "difference_low"}.get(name, "low")]
+    # Tests of an interval's end have nothing to add; neither has a value without an interval.
+    if name in ("low_above", "difference_low_above") or end is None:
+        return "met"
+    within = end <= threshold if name == "at_most" else end >= threshold
+    return "met" if within else f"met by the value alone (interval {'to' if name == 'at_most' else 'from'} {end:.3g})"
+
+
 def _threshold(need: Need, one: dict[str, Any]) -> str:
     name, x = need.criterion
     text = CRITERIA[name].format(metric=one["metric"], control=one["control"] or "its control", x=x)
@@ -89,7 +100,7 @@ def _said(need: Need, one: dict[str, Any], passed: bool) -> str:
     value = "not measured" if one["value"] is None else f"{one['value']:.4g}"
     if need.criterion[0] in ("beats_control_by", "difference_low_above") and one["control_value"] is not None:
         value += f" against {one['control_value']:.4g}"
-    outcome = NOT_TESTABLE if one["status"] != "ok" else "met" if passed else "missed"
+    outcome = NOT_TESTABLE if one["status"] != "ok" else _met(need, one) if passed else "missed"
     if outcome == "missed" and need.control == "to_beat" and not _beats_control(need.criterion[0], one):
         outcome = f"missed (control {one['control_value']:.4g})" if one["control_value"] is not None else outcome
     return f"{need.measurement}{at} {value}: {outcome}"

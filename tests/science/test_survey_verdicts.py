@@ -65,6 +65,32 @@ def test_a_threshold_that_its_control_passes_as_well_is_missed(tmp_path, criteri
     assert row["verdict"] == expected
 
 
+@pytest.mark.parametrize(
+    ("criterion", "fields", "said"),
+    [
+        ({"at_least": 0.9}, {"low": 0.95, "high": 1.1}, "it 1: met"),
+        ({"at_least": 0.9}, {"low": 0.7, "high": 1.3}, "it 1: met by the value alone (interval from 0.7)"),
+        ({"at_most": 1.5}, {"low": 0.7, "high": 1.4}, "it 1: met"),
+        ({"at_most": 1.5}, {"low": 0.7, "high": 1.9}, "it 1: met by the value alone (interval to 1.9)"),
+        ({"beats_control_by": 0.2}, {"difference_low": 0.1, "difference_high": 0.9}, "value alone (interval from 0.1)"),
+        ({"beats_control_by": 0.2}, {"difference_low": 0.3, "difference_high": 0.9}, ": met"),
+        ({"low_above": 0.5}, {"low": 0.6, "high": 2}, "it 1: met"),
+        ({"at_least": 1.1}, {"low": 0.7, "high": 1.3}, "it 1: missed"),
+    ],
+)
+def test_a_value_whose_interval_reaches_beyond_the_threshold_is_said_to_pass_alone(tmp_path, criterion, fields, said):
+    beside = {"control": "random", "control_value": 0.5, "difference": 0.5} if "beats_control_by" in criterion else {}
+    row = verdict(tmp_path, [{"measurement": "it", **criterion}], one(**fields, **beside))
+    assert row["tests"].endswith(said)
+
+
+def test_what_was_judged_once_keeps_its_reason(tmp_path):
+    low = one(5.0, ceiling_metric="accuracy", ceiling=0.4, ceiling_threshold=0.6, why="as drawn")
+    (first,) = write_measurements(tmp_path, "a_stage", [low]).drop("stage").iter_rows(named=True)
+    again = write_measurements(tmp_path, "a_stage", [Measurement(**first)])
+    assert again["why"].to_list() == ["accuracy is 0.4, below 0.6; as drawn"] and again["status"].to_list() == ["not_testable"]
+
+
 def test_every_test_must_pass_and_all_are_said(tmp_path):
     second = Measurement("other", "another metric", 0.2, 5, 5)
     needs = [{"measurement": "it", "at_least": 0.5}, {"measurement": "other", "at_least": 0.5}]
