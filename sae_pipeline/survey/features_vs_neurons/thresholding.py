@@ -44,10 +44,11 @@ def specificity_gain(
     sae: SparseAutoencoder, train_ND: Tensor, held_out_ND: Tensor, maximum_F: Tensor, scores: pl.DataFrame,
     intervals: pl.DataFrame, size: int, seed: int,
 ) -> Measurement:  # fmt: skip
-    """Mean specificity of a feature's activations with the threshold, minus without it; the control drops as many at random, mean over draws.
+    """Mean specificity of a feature's activations with the threshold, minus without it.
 
-    `scores`: active held-out windows (feature, interval, activation, score), drawn uniformly inside intervals; `intervals`: how
-    many held-out activations each interval has. A window stands for that many of them.
+    The control drops as many at random, mean over draws. `scores`: active held-out windows (feature, interval, activation,
+    score), drawn uniformly inside intervals; `intervals`: how many held-out activations each interval has. A window stands for
+    that many of them.
     """
     share = largest_share(sae, train_ND, maximum_F)
     rise = error_rise(sae, sae.encode_sparse(held_out_ND), held_out_ND, maximum_F, share)
@@ -82,8 +83,8 @@ def specificity_gain(
     difference = bootstrap(lambda drawn: float((gain - control)[drawn].mean()), len(gain), seed)
     return Measurement(
         "specificity_gain_at_5_percent_error", metric, float(gain.mean()), len(gain), n_attempted, size, low=low, high=high,
-        control=f"as many activations dropped at random (mean of {N_DRAWS} draws)", control_value=float(control.mean()), difference_low=difference[0],
-        difference_high=difference[1], rows="specificity_scores",
+        control=f"as many activations dropped at random (mean of {N_DRAWS} draws)", control_value=float(control.mean()),
+        difference_low=difference[0], difference_high=difference[1], rows="specificity_scores",
         why=f"threshold chosen on train tokens; on held-out tokens the squared error rises by {rise:.1%}",
     )  # fmt: skip
 
