@@ -33,7 +33,7 @@ class Results:
 
 def measurements(results: Results) -> list[Measurement]:
     """All of them."""
-    return [*_words(results), *_told_apart(results), *_few(results), *_sparse(results), _safety(results)]
+    return [*_words(results), *_told_apart(results), *_few(results), *_sparse(results), safety(results)]
 
 
 def _measurement(
@@ -107,17 +107,23 @@ def _sparse(results: Results) -> list[Measurement]:
     return rows
 
 
-def _safety(results: Results) -> Measurement:
+def safety(results: Results) -> Measurement:
+    """Row 61: families with a feature, beside those that random directions tell apart as well."""
     searched = [each for each in results.searched if each.concept.safety]
     rows = [each.row(each.best_method(0), results.size, results.seed) for each in searched]
     null = [each.row(each.best_method(1), results.size, results.seed)["null_auroc"] for each in searched]
     found = sum(row["verdict"] == "found" for row in rows)
     carried = sum(each.probe_auroc >= CARRIED_AUROC for each in searched)
+    could = found + len(searched) - carried
+    # What the model does not carry excuses a miss only where it could have made the difference.
+    excused = len(searched) < N_SAFETY or found < N_SAFETY <= could
+    ceiling = (float(carried), float(N_SAFETY)) if excused else (None, None)
+    told = f"a dense probe tells {carried} of {len(searched)} apart"
     return Measurement(
         "safety_families_found", f"safety families with a feature of held-out AUROC {FOUND_AUROC} or more that beats its null",
         float(found), carried, len(searched), results.size, control=f"families in which {DIRECTIONS} reach that AUROC",
         control_value=float(sum(value >= FOUND_AUROC for value in null)),
-        ceiling_metric="safety families that a dense probe tells apart",
-        ceiling=float(carried), ceiling_threshold=float(N_SAFETY), files_sha=results.sha, rows="concept_search_results",
-        why="; ".join([*(f"{row['concept']}: {row['verdict']}, AUROC {row['auroc']:.2f}" for row in rows), NOTE]),
+        ceiling_metric="safety families that a dense probe tells apart" if excused else None,
+        ceiling=ceiling[0], ceiling_threshold=ceiling[1], files_sha=results.sha, rows="concept_search_results",
+        why="; ".join([told, *(f"{row['concept']}: {row['verdict']}, AUROC {row['auroc']:.2f}" for row in rows), NOTE]),
     )  # fmt: skip

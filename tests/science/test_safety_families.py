@@ -1,0 +1,47 @@
+"""Row 61: what the model does not carry excuses a miss only where it could have made the difference."""
+
+import numpy as np
+import pytest
+
+from sae_pipeline.survey.search.concepts import Concept, Texts
+from sae_pipeline.survey.search.families import Searched
+from sae_pipeline.survey.search.measure import Results, safety
+
+
+@pytest.mark.parametrize(
+    ("probes", "n_found", "testable"),
+    [
+        ([0.9] * 5, 0, True),
+        ([0.9] * 4 + [0.5], 0, True),  # the fifth could not make five of none
+        ([0.9] * 4 + [0.5], 4, False),  # it could
+        ([0.9] * 4, 4, False),  # only four were looked for
+        ([0.9] * 5, 5, True),
+    ],
+)
+def test_a_family_that_is_not_carried_excuses_a_miss_only_where_it_decides(probes, n_found, testable):
+    truth_I = np.arange(20) < 10
+    right, noise = truth_I + np.linspace(0, 0.5, 20), np.random.default_rng(0).permutation(20).astype(float)
+
+    def family(place: int, probe_auroc: float) -> Searched:
+        values = (right if place < n_found else noise, noise)
+        held = Texts(positives=["a"] * 10, negatives=["b"] * 10)
+        each = Concept(
+            name=str(place),
+            family="f",
+            safety=True,
+            label="a",
+            other="b",
+            positives=["a", "b"],
+            negatives=["c", "d"],
+            held_out=held,
+        )
+        nothing = np.zeros((0, 1))
+        return Searched(
+            each, {"geometry": (0, 0)}, {"geometry": (1.0, 1.0)}, {"geometry": values}, probe_auroc, nothing, nothing, nothing
+        )
+
+    searched = [family(place, probe_auroc) for place, probe_auroc in enumerate(probes)]
+    measured = safety(Results(64, searched, [], 0, [], [], [], {}, 0, "sha"))
+    assert measured.value == n_found and (measured.ceiling is None) == testable
+    if not testable:
+        assert measured.ceiling_threshold == 5 and measured.ceiling is not None and measured.ceiling < 5
