@@ -38,9 +38,9 @@ def survey_seconds(work: Work, stage: str) -> float:
             run = settings.n_examples * work.to_hook + 3 * 2 * settings.n_clamped * work.whole
             return 20 + blocks * run / work.model_rate
         case "feature_families":
-            second = study.sae.sizes[min(1, len(study.sae.sizes) - 1)]
+            larger = study.sae.sizes[1:] or study.sae.sizes
             epochs = 0 if isinstance(study.sae, PretrainedSae) else min(study.sae.epochs, survey.feature_families.epochs)
-            per_token = SAE_TOKEN_CORE_SECONDS / work.cores + work.encode(second) / work.sae_rate
+            per_token = sum(SAE_TOKEN_CORE_SECONDS / work.cores + work.encode(size) / work.sae_rate for size in larger)
             return 15 + work.train_tokens * epochs * per_token
         case "neighbourhood_checks":
             return 10 + 5 * survey.neighbourhood_checks.n_anchors * len(study.sae.sizes) * LABEL_CORE_SECONDS / work.cores

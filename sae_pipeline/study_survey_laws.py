@@ -58,14 +58,14 @@ class ScalingLaws(Section):
 
 
 class FeatureFamilies(Section):
-    """Links between features of several sizes, and recurrence in a second seed of the second size."""
+    """Links between features of several sizes, and recurrence in a second seed of every size but the smallest."""
 
     min_cosine: float = Field(default=0.5, gt=0, le=1, description="of the decoder rows of parent and child")
     min_parent_given_child: float = Field(default=0.7, gt=0, le=1, description="of the child's activations with its parent's")
     min_activations: int = Field(default=10, ge=1, description="held-out activations that a child needs to be judged")
     max_known_cosine: float = Field(default=0.3, gt=0, lt=1, description="to every smaller feature, below which one is new")
     recurs_cosine: float = Field(default=0.7, gt=0, le=1, description="to its mutual nearest in the other seed")
-    epochs: float = Field(default=3, gt=0, description="passes of the second seed's training, at most the study's own")
+    epochs: float = Field(default=3, gt=0, description="passes of a second seed's training, at most the study's own")
     seed: int = Field(default=0, description="of every random choice of this section but the second seed")
 
 

@@ -54,7 +54,8 @@ MEASURING_STAGES: tuple[Stage, ...] = (
         code_version="2",
     ),
     Stage(
-        "feature_families", SURVEY, ("activations", "sae", "feature_stats"), ("sae", "survey.feature_families"), per_size=False
+        "feature_families", SURVEY, ("activations", "sae", "feature_stats"), ("sae", "survey.feature_families"), per_size=False,
+        code_version="2",
     ),
     Stage(
         "neighbourhood_checks", SURVEY, ("neighbourhoods", "sae", "explanations"),

@@ -32,12 +32,16 @@ def draw_families(links: Mapping[tuple[int, int], "Links"], sizes: Sequence[int]
         if len(sizes) > 1:
             legend(left, theme, loc="upper right", title="in the SAE of")
         bins = np.linspace(0, 1, 41).tolist()
-        for column, color, label in (
-            ("second_seed_cosine", theme.main, "second seed"), ("chance_cosine", theme.controls[0], "chance"),
-        ):  # fmt: skip
-            right.hist(recurrence[column].to_numpy(), bins=bins, color=color, alpha=0.6, label=label)
+        for (size,), part in recurrence.group_by("size", maintain_order=True):
+            right.hist(
+                part["second_seed_cosine"].to_numpy(), bins=bins, color=colors[int(str(size))], alpha=0.6, density=True,
+                label=f"second seed, {size:,}",
+            )  # fmt: skip
+        right.hist(
+            recurrence["chance_cosine"].to_numpy(), bins=bins, color=theme.controls[0], alpha=0.6, density=True, label="chance"
+        )
         right.set_xlabel("cosine to the nearest feature")
-        set_title(right, "features by how near a second seed comes", theme)
+        set_title(right, "density of features by how near a second seed comes", theme)
         legend(right, theme, loc="upper left")
         drawn[f"{FIGURE}.{theme.name}.png"] = to_png(figure)
     return drawn

@@ -53,30 +53,32 @@ def build_feature_families(
     tables = [_link_rows(parent, child, found) for (parent, child), found in links.items()]
     conform("feature_links", pl.concat([empty("feature_links"), *tables])).write_parquet(work / LINKS)
 
-    size = sizes[min(1, len(sizes) - 1)]
-    recurrence = empty("feature_recurrence")
+    larger = sizes[1:] or sizes
+    parts = [empty("feature_recurrence")]
     if isinstance(sae, Sae):
-        second_FD = _second_seed(activations, sae, size, settings, work, device)
-        alive_F = fires[size].count_U > 0
-        recurrence = conform("feature_recurrence", _recurrence(rows, size, second_FD, alive_F, settings))
+        for size in larger:
+            second_FD = _second_seed(activations, sae, size, settings, work, device)
+            parts.append(_recurrence(rows, size, second_FD, fires[size].count_U > 0, settings))
+    recurrence = conform("feature_recurrence", pl.concat(parts, how="diagonal_relaxed"))
     recurrence.write_parquet(work / RECURRENCE)
     for name, png in draw_families(links, sizes, recurrence).items():
         (work / name).write_bytes(png)
     measurements = [
         *growth_measured(sizes, links, chance, settings),
-        *seeds_measured(recurrence, size, settings),
+        *(one for size in larger for one in seeds_measured(recurrence.filter(pl.col("size") == size), size, settings)),
     ]
     write_measurements(work, "feature_families", measurements)
     if (work / SECOND).exists():
         shutil.rmtree(work / SECOND)
     counts = {f"n_links {parent} to {child}": len(found.child_L) for (parent, child), found in links.items()}
-    return Outcome({each.measurement: each.value for each in measurements} | counts)
+    shown = {f"{each.measurement}{'' if each.size is None else f'/{each.size}'}": each.value for each in measurements}
+    return Outcome(shown | counts)
 
 
 def _second_seed(activations: Path, sae: Sae, size: int, settings: FeatureFamilies, work: Path, device: str) -> np.ndarray:
     """Decoder rows of the same SAE from another seed, F x D."""
-    folder = work / SECOND
-    folder.mkdir(exist_ok=True)
+    folder = work / SECOND / str(size)
+    folder.mkdir(parents=True, exist_ok=True)
     if not (folder / CONFIG).is_file():
         changed = {"seed": sae.seed + 1, "epochs": min(sae.epochs, settings.epochs), "learning_rate": sae.learning_rate_of(size)}
         build_sae(ActivationReader.open(activations), sae.model_copy(update=changed), size, folder, None, device)

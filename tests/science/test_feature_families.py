@@ -165,8 +165,10 @@ def test_a_study_s_families_are_recomputed_and_a_wrong_link_is_seen(surveyed, tm
     assert not links_recomputed(tmp_path, saes, stats).passed
     recurs = pl.read_parquet(folder / "feature_recurrence.parquet")
     assert set(recurs["size"]) == {64} and not (folder / "second_seed").exists()
-    names = set(pl.read_parquet(folder / "measurements.parquet")["measurement"])
-    assert names == {"children_per_parent_growth", "novel_features_recurring", "cross_seed_share"}
+    measured = pl.read_parquet(folder / "measurements.parquet")
+    assert set(measured["measurement"]) == {"children_per_parent_growth", "novel_features_recurring", "cross_seed_share"}
+    of_seeds = measured.filter(pl.col("measurement").is_in(["novel_features_recurring", "cross_seed_share"]))
+    assert of_seeds["size"].to_list() == [64, 64]  # every size but the smallest
 
 
 def test_a_study_s_strangers_are_no_neighbours(surveyed, tmp_path):
