@@ -8,6 +8,7 @@ Shape legend: C candidates, K factors, B rows of a batch, T positions, D model w
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +31,23 @@ class Candidate:
     feature: int
     maximum: float
     says: Sequence[int]
+
+    def push(self, factor: float) -> Push:
+        """The feature clamped to `factor` x its training maximum."""
+        return Push(factor * self.maximum, "clamp", self.feature)
+
+
+class Scored(Protocol):
+    """What can be scored: a candidate, or anything else that is pushed and should say something."""
+
+    @property
+    def says(self) -> Sequence[int]:
+        """Tokens that say its concept."""
+        ...
+
+    def push(self, factor: float) -> Push:
+        """What is done to the residual."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -59,7 +77,7 @@ def coarse_scores(lm: LanguageModel, sae: SparseAutoencoder, candidates: Sequenc
     return rise_KC[0].tolist()
 
 
-def fine_scores(lm: LanguageModel, sae: SparseAutoencoder, candidates: Sequence[Candidate]) -> list[float]:
+def fine_scores(lm: LanguageModel, sae: SparseAutoencoder, candidates: Sequence[Scored]) -> list[float]:
     """The score that decides, -1..1: whole texts as an answer in a chat, at the best factor that leaves the language alone.
 
     A factor counts while the texts themselves cost at most `MAX_EXTRA_NATS` more per token than without steering; 0 when none
@@ -76,11 +94,12 @@ def fine_scores(lm: LanguageModel, sae: SparseAutoencoder, candidates: Sequence[
 def rises(
     lm: LanguageModel,
     sae: SparseAutoencoder,
-    candidates: Sequence[Candidate],
+    candidates: Sequence[Scored],
     readings: Sequence[Reading],
     factors: Sequence[float],
 ) -> tuple[Tensor, Tensor]:
-    """What clamping each candidate to `factor` x its training maximum does along the texts, mean over positions, then texts.
+    """What each candidate's push (of a feature: a clamp to `factor` x its training maximum) does along the texts, mean over
+    positions, then texts.
 
     (rise of the next-token probability of the tokens that say its concept, rise of the cross-entropy of the texts in nats per
     token), both K x C on the CPU.
@@ -110,7 +129,7 @@ def rises(
         for k, factor in enumerate(factors):
             for start in range(0, len(candidates), batch_rows):
                 batch = range(start, min(start + batch_rows, len(candidates)))
-                rows = [[Push(factor * candidates[c].maximum, "clamp", candidates[c].feature)] for c in batch]
+                rows = [[candidates[c].push(factor)] for c in batch]
                 edit = Intervention(sae, rows, sae.config["threshold_norm"], device=lm.device)
                 steered_BTV, total_BT = logits(edit(r_1TD.expand(len(rows), -1, -1), None, 0))
                 for c, steered in zip(batch, zip(steered_BTV, total_BT, strict=True), strict=True):

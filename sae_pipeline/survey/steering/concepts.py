@@ -1,4 +1,4 @@
-"""The concepts, the neutral sentences and the multiple-choice questions of the comparison, read from their committed files."""
+"""Concepts, neutral sentences, multiple-choice questions and openings of the comparison, read from their committed files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from sae_pipeline.steering.concepts import Concept
 from sae_pipeline.steering.prompts import stem
 from sae_pipeline.survey.measurement import files_digest
 
-CONCEPTS, CAPABILITY = (Path(__file__).with_name(name) for name in ("concepts.yaml", "capability.yaml"))
+CONCEPTS, CAPABILITY, OPENINGS = (Path(__file__).with_name(f"{name}.yaml") for name in ("concepts", "capability", "openings"))
 N_FEW = 2  # examples of the few-shot methods (paper, appendix: one or two)
 
 
@@ -54,6 +54,12 @@ def read_questions() -> list[Question]:
     return [Question(each["ask"], tuple(each["answers"])) for each in raw["questions"]]
 
 
+def read_openings() -> tuple[str, list[str]]:
+    """(user turn, beginnings of its answer) along which doses are read."""
+    raw = yaml.safe_load(OPENINGS.read_text(encoding="utf-8"))
+    return raw["turn"], raw["texts"]
+
+
 def committed() -> str:
-    """Digest of both files."""
-    return files_digest(CONCEPTS, CAPABILITY)
+    """Digest of all three files."""
+    return files_digest(CONCEPTS, CAPABILITY, OPENINGS)

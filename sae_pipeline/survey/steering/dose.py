@@ -16,8 +16,7 @@ from sae_pipeline.progress import bar
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.steering.interventions import Intervention, Push
 from sae_pipeline.steering.output_score import Candidate, Reading, rises
-from sae_pipeline.steering.prompts import output_score_texts, output_score_turn
-from sae_pipeline.survey.steering.concepts import Question
+from sae_pipeline.survey.steering.concepts import Question, read_openings
 
 DOSE_FACTORS = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0)
 CAPABILITY_FACTORS = (-5.0, -2.0, -1.0, -0.5, 0.5, 1.0, 2.0, 5.0)
@@ -26,9 +25,12 @@ MAX_DROP = 0.02  # of accuracy, inside the sweet spot (row 33)
 
 
 def monotone(lm: LanguageModel, sae: SparseAutoencoder, candidates: Sequence[Candidate]) -> np.ndarray:
-    """Spearman's correlation, per candidate, of factor and rise of the probability to say its concept. C values."""
-    turn = lm.chat(output_score_turn())
-    readings = [Reading(turn, lm.tokenize(text, bos=False)) for text in output_score_texts()]
+    """Spearman's correlation, per candidate, of factor and rise of the probability to say its concept. C values.
+
+    Read along texts of their own: those of the output score have chosen the candidates.
+    """
+    turn, texts = read_openings()
+    readings = [Reading(lm.chat(turn), lm.tokenize(text, bos=False)) for text in texts]
     rise_KC, _ = rises(lm, sae, candidates, readings, DOSE_FACTORS)
     # A concept that never becomes likelier at any dose has constant ranks and no correlation: that is no dose response.
     return np.nan_to_num([spearmanr(DOSE_FACTORS, rise_K.numpy())[0] for rise_K in rise_KC.T])

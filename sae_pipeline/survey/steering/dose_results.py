@@ -1,4 +1,7 @@
-"""Rows 32 and 33: the features of the comparison at every dose, beside random living ones that are asked for the same words."""
+"""Rows 32 and 33: the features of the comparison at every dose, beside random living ones that are asked for the same words.
+
+Each of these is the best by output score of as many random ones as the feature had candidates.
+"""
 
 from collections.abc import Sequence
 
@@ -16,9 +19,11 @@ from sae_pipeline.study_survey import SteeringComparison
 from sae_pipeline.survey.measurement import Measurement
 from sae_pipeline.survey.steering.concepts import committed, read_questions
 from sae_pipeline.survey.steering.dose import CAPABILITY_FACTORS, MAX_DROP, MONOTONE, Costs, costs, monotone, sweet_spot
+from sae_pipeline.survey.steering.features import N_CANDIDATES, best_of_groups
 from sae_pipeline.survey.steering.methods import Steerable
 
 COSTS = "steering_costs"
+RIVALS = "the best of as many random living features by the same output score"
 NEAR = 1.0  # the factor at which the cost on held-out text is reported
 
 
@@ -29,22 +34,31 @@ def held_out_blocks(corpus: CorpusReader, settings: SteeringComparison) -> Tenso
     return torch.from_numpy(corpus.token_ids_BT[np.sort(drawn)].astype(np.int64))
 
 
+def random_groups(maximum_F: Tensor, own: Sequence[Candidate], seed: int) -> list[list[Candidate]]:
+    """For every candidate a group of random living features that are asked for its words; no feature is in two groups."""
+    alive = torch.nonzero(maximum_F > 0).squeeze(1)
+    drawn = alive[torch.randperm(len(alive), generator=torch.Generator().manual_seed(seed))]
+    groups = drawn.split(max(1, min(N_CANDIDATES, len(alive) // len(own))))
+    return [
+        [Candidate(feature, float(maximum_F[feature]), each.says) for feature in group.tolist()]
+        for group, each in zip(groups, own, strict=False)
+    ]
+
+
 def measure_doses(
     lm: LanguageModel, sae: SparseAutoencoder, maximum_F: Tensor, found: Sequence[Steerable], held_out_BT: Tensor,
     settings: SteeringComparison,
 ) -> tuple[list[Measurement], pl.DataFrame]:  # fmt: skip
     """The measurements, and table `steering_costs`: one row per clamp."""
     own = [each.choice.selected for each in found]
-    alive = torch.nonzero(maximum_F > 0).squeeze(1)
-    drawn = alive[torch.randperm(len(alive), generator=torch.Generator().manual_seed(settings.seed))[: len(own)]].tolist()
-    random = [Candidate(f, float(maximum_F[f]), each.says) for f, each in zip(drawn, own, strict=False)]
+    random = best_of_groups(lm, sae, random_groups(maximum_F, own, settings.seed))
     ours, theirs = (monotone(lm, sae, candidates) >= MONOTONE for candidates in (own, random))
     difference, low, high, n = paired_difference(ours, theirs, np.arange(len(ours)), settings.seed)
     # Two concepts may have chosen the same feature; what it costs is measured once.
     priced = list({each.feature: each for each in own}.values())[: settings.n_capability_features]
     rivals, questions = random[: len(priced)], read_questions()
     chosen, beside = (costs(lm, sae, candidates, questions, held_out_BT) for candidates in (priced, rivals))
-    shared = {"size": sae.n_features, "files_sha": committed(), "control": "random_feature", "rows": COSTS}
+    shared = {"size": sae.n_features, "files_sha": committed(), "control": RIVALS, "rows": COSTS}
     measured = [
         Measurement(
             "monotone_dose_share", f"share of features whose effect rises with the dose (rank correlation at least {MONOTONE})",

@@ -1,5 +1,7 @@
 """Which feature stands for a concept: candidates by where they fire, the choice among them by what they make the model say.
 
+Random directions, as many as there are features, go through both steps, too: the control is the best among nothing.
+
 Shape legend: N tokens, D model width, F features.
 """
 
@@ -12,6 +14,7 @@ from torch import Tensor
 from sae_pipeline.language_model.model import LanguageModel
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.steering.concepts import Concept
+from sae_pipeline.steering.interventions import Push
 from sae_pipeline.steering.output_score import Candidate, fine_scores, says
 
 N_CANDIDATES = 16
@@ -25,6 +28,44 @@ class Choice:
     unselected: Candidate
     output_score: float
     unselected_output_score: float
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A direction that is pushed as far as a feature is: `strength` x factor, in scaled units. `says`: see `Candidate`."""
+
+    direction_D: Tensor
+    strength: float
+    says: Sequence[int]
+
+    def push(self, factor: float) -> Push:
+        """The direction added."""
+        return Push(factor * self.strength, "add", direction_D=self.direction_D)
+
+
+def choose_direction(
+    lm: LanguageModel, sae: SparseAutoencoder, bank_FD: Tensor, like: Candidate, r_PD: Tensor, r_QD: Tensor
+) -> Tensor:
+    """The one of the directions `bank_FD` that the steps of `choose_feature` come to, pushed as hard as the feature `like`."""
+    claim_F = bank_FD @ (r_PD.mean(0) - r_QD.mean(0))
+    best_C = claim_F.topk(min(N_CANDIDATES, len(bank_FD))).indices
+    scores = fine_scores(lm, sae, [Direction(bank_FD[c], like.maximum, like.says) for c in best_C.tolist()])
+    return bank_FD[best_C[_first_best(scores)]]
+
+
+def best_of_groups(lm: LanguageModel, sae: SparseAutoencoder, groups: Sequence[Sequence[Candidate]]) -> list[Candidate]:
+    """Of each group the candidate of the best output score."""
+    scores = fine_scores(lm, sae, [candidate for group in groups for candidate in group])
+    best, first = [], 0
+    for group in groups:
+        best.append(group[_first_best(scores[first : first + len(group)])])
+        first += len(group)
+    return best
+
+
+def _first_best(scores: Sequence[float]) -> int:
+    """Place of the highest score; of equal ones the first."""
+    return max(range(len(scores)), key=lambda i: (scores[i], -i))
 
 
 def mean_activation(sae: SparseAutoencoder, r_ND: Tensor) -> Tensor:
@@ -54,5 +95,5 @@ def choose_feature(
     if not candidates:
         return None
     scores = fine_scores(lm, sae, candidates)
-    best = max(range(len(candidates)), key=lambda i: (scores[i], -i))
+    best = _first_best(scores)
     return Choice(candidates[best], candidates[0], scores[best], scores[0])

@@ -18,7 +18,7 @@ from sae_pipeline.steering.output_score import Candidate
 from sae_pipeline.steering.prompts import instructions
 from sae_pipeline.survey.steering.concepts import N_FEW, Topic
 from sae_pipeline.survey.steering.directions import difference_of_means, first_component, probe, token_residuals
-from sae_pipeline.survey.steering.features import Choice, choose_feature
+from sae_pipeline.survey.steering.features import Choice, choose_direction, choose_feature
 
 BASELINE, PROMPT_ONLY, RESPONSE_ONLY = "baseline", "prompt_only", "sae_clamp_response_only"
 CLAMP, RANDOM, FEW_FEATURE, FEW_MEANS = "sae_clamp", "random_direction", "sae_clamp_two_examples", "means_two_examples"
@@ -62,7 +62,7 @@ def make_steerable(
     threshold_norm = sae.config["threshold_norm"]
     r_QD = token_residuals(lm, neutral, threshold_norm)
     few_QD = token_residuals(lm, neutral[:N_FEW], threshold_norm)
-    random_KD = random_directions(len(topics), lm.d_model, torch.Generator().manual_seed(seed))
+    bank_FD = random_directions(sae.n_features, lm.d_model, torch.Generator().manual_seed(seed))
     found, missing = [], []
     for place, topic in enumerate(topics):
         r_PD = token_residuals(lm, topic.texts, threshold_norm)
@@ -74,7 +74,8 @@ def make_steerable(
             continue
         directions = {
             "difference_of_means": difference_of_means(r_PD, r_QD), "probe": probe(r_PD, r_QD),
-            "pca": first_component(r_PD, r_QD), RANDOM: random_KD[place], FEW_MEANS: difference_of_means(few_PD, few_QD),
+            "pca": first_component(r_PD, r_QD), FEW_MEANS: difference_of_means(few_PD, few_QD),
+            RANDOM: choose_direction(lm, sae, bank_FD, choice.selected, r_PD, r_QD),
         }  # fmt: skip
         found.append(Steerable(place, topic, choice, few, directions))
     return found, missing
