@@ -22,6 +22,12 @@ FAMILIES = f"""
     )
     order by n_children desc, parent_density desc, parent, child_size, cosine desc
 """
+# What no verdict shows: nulls that tie or win among them.
+OTHERS = """
+    select m.* from survey_measurements m
+    anti join survey_verdicts v on m.stage = v.stage and m.measurement = v.measurement and m.size is not distinct from v.size
+    order by m.stage, m.measurement, m.size
+"""
 COUNTS = "select verdict, count(*) as n from survey_verdicts group by verdict order by n desc"
 
 
@@ -37,7 +43,7 @@ def survey_page(connection: duckdb.DuckDBPyConnection, root: Path, study_name: s
     return environment("sae_pipeline.report").get_template("survey.html").render(
         study_name=study_name, sections=sections, counts=rows(connection, COUNTS), n_rows=len(found),
         n_with_control=sum(row["value"] is not None and row["control_value"] is not None for row in found),
-        families=list(families(connection).values()),
+        families=list(families(connection).values()), others=rows(connection, OTHERS),
         n_as_expected=sum(row["verdict"] == row["expected"] for row in found),
         figures={name: images for name, stage in figures.items() if (images := embedded(root, stage, name))},
     )  # fmt: skip

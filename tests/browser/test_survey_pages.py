@@ -16,6 +16,7 @@ from tests.browser.conftest import ORIGIN
 from tests.browser.world import make_world
 from tests.synthetic_analysis import SCRIPT
 
+WINS = "a_null_that_wins"  # no row of the checklist asks for it
 PNG = b"\x89PNG not really"
 
 
@@ -30,7 +31,7 @@ def measured(work: Path) -> None:
                 difference_low=0.1, difference_high=0.15, rows="survey_measurements", figure="methods",
             )
             for name in names
-        ],
+        ] + [Measurement(WINS, SCRIPT, 0.38, 39, 40, size=64, control="principal_components", control_value=0.48)],
     )  # fmt: skip
     build_verdicts([work], work)
 
@@ -92,6 +93,17 @@ def test_the_file_holds_all_rows_and_its_figures_and_asks_for_nothing(surveyed):
     assert "<script" not in page and "http" not in page.replace("http-equiv", "")
     n = verdicts.filter(pl.col("verdict") == "reproduced").height
     assert f"{n} reproduced" in page and "existence" not in page and "says nothing about danger" in page
+
+
+def test_what_no_verdict_shows_stands_beside_the_checklist(surveyed):
+    _, folder, verdicts = surveyed
+    with duckdb.connect(str(folder / "analysis.duckdb"), read_only=True) as connection:
+        page = survey_page(connection, folder, "browsed")
+        (n,) = connection.sql("select count(*) from survey_measurements").fetchall()[0]
+    assert page is not None
+    others = page[page.index('id="others"') : page.index('id="figures"')]
+    assert "a null that wins" in others and "0.48 principal components" in others and "-0.1" in others and "39 / 40" in others
+    assert others.count("<tr>") == 1 + n - verdicts["measurement"].n_unique() and SCRIPT not in others
 
 
 def test_families_are_written_out_with_what_parents_and_children_stand_for(surveyed):
