@@ -4,24 +4,16 @@ Screenshots stay in build/screenshots for whoever wants to look.
 """
 
 import re
-import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
-import uvicorn
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 from starlette.applications import Starlette
 
-from sae_pipeline.browser.app import create_app
-from sae_pipeline.browser.server import listen
-from sae_pipeline.study import Study
+from tests.browser.chromium.visit import Visit
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
 SHOTS = Path("build/screenshots")
 PAGES = {
     "start": "/", "features": "/features?sort=density&order=down", "feature": "/32/1", "dead": "/32/5", "hostile": "/32/3",
@@ -30,63 +22,6 @@ PAGES = {
 }  # fmt: skip
 
 DARK = ("start", "features", "feature", "context", "compare", "steer", "text", "around")
-
-
-@pytest.fixture(scope="module")
-def app(browsed: tuple[Study, Path]) -> Starlette:
-    study, root = browsed
-    return create_app(study, root)
-
-
-@pytest.fixture(scope="module")
-def address(app: Starlette) -> Iterator[str]:
-    """A real server on loopback."""
-    listener = listen("127.0.0.1", 38301)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(10)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.fail("The browser tests need Chromium: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-class Visit:
-    """A page that remembers what went wrong on it."""
-
-    def __init__(self, browser: Browser, address: str, **options) -> None:
-        self.context = browser.new_context(viewport={"width": 1200, "height": 900}, base_url=address, **options)
-        self.page: Page = self.context.new_page()
-        self.complaints: list[str] = []
-        self.elsewhere: list[str] = []
-        self.page.on(
-            "console", lambda message: self.complaints.append(message.text) if message.type in ("error", "warning") else None
-        )
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.context.on("request", lambda request: self._note(request.url))
-
-    def _note(self, url: str) -> None:
-        if urlsplit(url).hostname != "127.0.0.1":
-            self.elsewhere.append(url)
-
-
-@pytest.fixture
-def visit(chromium: Browser, address: str) -> Iterator[Visit]:
-    visit = Visit(chromium, address)
-    yield visit
-    visit.context.close()
-    assert visit.elsewhere == []
-    assert visit.complaints == []
 
 
 @pytest.mark.parametrize(("name", "look"), [*((name, "light") for name in PAGES), *((name, "dark") for name in DARK)])
@@ -264,58 +199,6 @@ def test_everything_but_the_stream_works_without_script(chromium: Browser, addre
     expect(page.get_by_role("heading", level=1)).to_have_text("Saved run")
     visit.context.close()
     assert visit.elsewhere == [] and visit.complaints == []
-
-
-def on_screen(page: Page, key: str) -> tuple[float, float]:
-    """Where the map shows a feature when all of it is in view: everything fits into 92 % of the canvas, around its middle."""
-    points = page.request.get("/map/points.json").json()
-    names = [f"{size}/{feature}" for size, feature in zip(points["size"], points["feature"], strict=True)]
-    at, box = names.index(key), page.locator("#map canvas").bounding_box()
-    assert box is not None
-    middle, extent = {}, {}
-    for axis in "xy":
-        low, high = min(points[axis]), max(points[axis])
-        middle[axis], extent[axis] = (low + high) / 2, high - low
-    scale = 0.92 * min((box["width"] - 2) / extent["x"], (box["height"] - 2) / extent["y"])
-    x = box["x"] + box["width"] / 2 + (points["x"][at] - middle["x"]) * scale
-    return x, box["y"] + box["height"] / 2 + (points["y"][at] - middle["y"]) * scale
-
-
-def test_the_map_is_hovered_zoomed_recoloured_and_clicked(visit: Visit):
-    page = visit.page
-    page.goto("/map")
-    expect(page.locator("#in-view li")).to_have_count(10)
-    legend = page.get_by_role("group", name="Groups shown on the map")
-    expect(legend).to_contain_text("64 (64)")
-    page.mouse.move(*on_screen(page, "32/1"))
-    expect(page.locator(".map-hint")).to_contain_text("32/1 Fires on")
-    page.get_by_label("Coloured by").select_option("density")
-    expect(legend).to_contain_text("dead (2)")
-    assert "colour=density" in page.url
-    before = page.locator("#in-view li").all_inner_texts()
-    x, y = on_screen(page, "32/1")
-    page.mouse.move(x, y)
-    page.mouse.wheel(0, -1200)
-    expect(page.locator("#in-view li").first).not_to_have_text(before[0])
-    page.mouse.click(x, y)  # zooming keeps what is under the pointer where it is
-    expect(page.get_by_role("heading", level=1)).to_have_text("32/1")
-
-
-def test_the_map_opens_around_a_feature_and_works_by_keyboard(visit: Visit):
-    page = visit.page
-    page.goto("/32/2")
-    page.get_by_role("link", name="Its neighbourhood on the map").click()
-    expect(page.get_by_role("heading", name="Around 32/2")).to_be_visible()
-    expect(page.locator("#in-view li").first).to_be_visible()
-    before = page.locator("#in-view li").all_inner_texts()
-    page.locator("#map canvas").focus()
-    for key in ("-", "-", "ArrowRight", "ArrowRight", "ArrowDown"):
-        page.keyboard.press(key)
-    expect(page.locator("#in-view ul")).not_to_have_text("".join(before))
-    page.get_by_role("button", name="All").click()
-    page.get_by_label("Around feature").fill("64/7")
-    page.get_by_role("button", name="Show").click()
-    expect(page.get_by_role("heading", name="Around 64/7")).to_be_visible()
 
 
 def test_the_keyboard_reaches_the_content_first(visit: Visit):
