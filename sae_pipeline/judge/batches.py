@@ -145,21 +145,20 @@ class BatchJudge:
             self._submissions.note(submission_id, "created", batch.id)
             self.n_sent += len(taken)
         except Exception as error:
-            self._not_created(submission_id, failure_of(error))
+            self._not_created(submission_id, failure_of(error, self._key))
         return left - {entry.request_sha for entry in taken}
 
     def _not_created(self, submission_id: int, failure: Failure) -> None:
-        detail = self._key.redact(failure.detail)
         if failure.verdict == "retry" and failure.http_status != 429:
             # The batch may exist all the same: `_adopt` finds out before anything is submitted again.
             time.sleep(self._limits.wait(1, failure.retry_after, self._jitter.random()))
             return
-        self._submissions.never_created(submission_id, detail, failure.http_status)
+        self._submissions.never_created(submission_id, failure.detail, failure.http_status)
         if failure.verdict == "retry":
             time.sleep(self._limits.wait(1, failure.retry_after, self._jitter.random()))
             return
         raise UserError(
-            "judge (anthropic-batch)", detail, "Mend the key, the model, the judge's settings or the account."
+            "judge (anthropic-batch)", failure.detail, "Mend the key, the model, the judge's settings or the account."
         ) from None
 
     def _adopt(self, client: Any, submission: Submission) -> bool:
@@ -209,10 +208,10 @@ class BatchJudge:
         model = locate(answer.replace(":", "."))
         if usage is None or model is None:
             return Outcome("error", worst_nano, "a result without a message", raw=self._key.redact(repr(result))[:2000])
-        reading = read_message(result.message, model, self.settings.capabilities.structured)  # pyright: ignore[reportArgumentType]
+        reading = read_message(result.message, model, self.settings.capabilities.structured, self._key)  # pyright: ignore[reportArgumentType]
         return Outcome(
-            reading.status, self.price.cost_nano(usage, batch=True), self._key.redact(reading.detail), answers=True,
-            category=reading.category, http_status=200, raw=self._key.redact(reading.text),
+            reading.status, self.price.cost_nano(usage, batch=True), reading.detail, answers=True,
+            category=reading.category, http_status=200, raw=reading.text,
             parsed=reading.value.model_dump_json() if reading.value is not None else None, usage=usage,
         )  # fmt: skip
 
@@ -234,11 +233,10 @@ class BatchJudge:
             try:
                 return call()
             except Exception as error:
-                failure = failure_of(error)
+                failure = failure_of(error, self._key)
             n_failed += 1
             if failure.verdict != "retry" or n_failed >= self._limits.max_attempts:
-                detail = self._key.redact(failure.detail)
-                raise UserError("judge (anthropic-batch)", detail, "Run again: submitted batches are not lost.") from None
+                raise UserError("judge (anthropic-batch)", failure.detail, "Run again: submitted batches are not lost.") from None
             time.sleep(self._limits.wait(n_failed, failure.retry_after, self._jitter.random()))
 
     def _reply(self, sha: str, request: Request, over_budget: bool) -> Reply:

@@ -79,8 +79,8 @@ class ServerCounter:
                     counted = await asyncio.gather(*(one(body) for body in bodies))
             except Exception as error:
                 # A 200 that is no count is a `str` or a broken body: then this is no server that counts.
-                failure = None if isinstance(error, AttributeError) else failure_of(error)
-                detail = self._key.redact(failure.detail) if failure else "not an answer of a Messages API"
+                failure = None if isinstance(error, AttributeError) else failure_of(error, self._key)
+                detail = failure.detail if failure else "not an answer of a Messages API"
                 if failure and failure.http_status in (401, 403):
                     raise UserError(
                         "judge", f"the key is refused ({detail})", "Mend the key, or plan with --no-count-tokens."

@@ -194,19 +194,18 @@ class InteractiveJudge:
                 outcome = Outcome("error", worst_nano, failure.detail, http_status=200, raw=shown)
             else:
                 self._any_answer, self._n_given_up = True, 0
-                reading = read_message(message, request.answer, self.settings.capabilities.structured)
+                reading = read_message(message, request.answer, self.settings.capabilities.structured, self._key)
                 retryable = (
                     reading.status == "invalid" and not self.settings.capabilities.structured and n_failed + 1 < MAX_INVALID
                 )
                 value = reading.value
                 outcome = Outcome(
-                    reading.status, self.price.cost_nano(usage), self._key.redact(reading.detail), answers=not retryable,
-                    category=reading.category, http_status=200, raw=self._key.redact(reading.text),
+                    reading.status, self.price.cost_nano(usage), reading.detail, answers=not retryable,
+                    category=reading.category, http_status=200, raw=reading.text,
                     parsed=value.model_dump_json() if value is not None else None, usage=usage,
                 )  # fmt: skip
         except Exception as error:
-            failure = failure_of(error)
-            failure = replace(failure, detail=self._key.redact(failure.detail))
+            failure = failure_of(error, self._key)
             outcome = Outcome("error", worst_nano if failure.billed else 0, failure.detail, http_status=failure.http_status)
         finally:
             # Also when this task is cancelled: then the answer may still be made, and is counted at its worst case.

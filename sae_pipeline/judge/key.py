@@ -28,14 +28,17 @@ class Key:
         return self._secret
 
     def redact(self, text: str) -> str:
-        """`text` with every occurrence of the secret replaced: servers and proxies may echo a request's headers."""
+        """`text` with every occurrence of the secret replaced: servers and proxies may echo a request's headers.
+
+        Redact first and cut afterwards: of a secret that a cut has split, the first part would stay.
+        """
         return text.replace(self._secret, "[key]")
 
 
 def find_key(key_file: str | None, environment: Mapping[str, str] | None = None) -> Key | None:
     """The key from `key_file` (its first line) or from the environment; None when there is neither.
 
-    Raises `UserError` for a key file that is missing, empty or readable by others.
+    Raises `UserError` for a key file that is missing, empty or readable by others, and for a key that no header can carry.
     """
     if key_file is not None:
         path = Path(key_file).expanduser()
@@ -46,6 +49,13 @@ def find_key(key_file: str | None, environment: Mapping[str, str] | None = None)
         lines = path.read_text(encoding="utf-8").split()
         if not lines:
             raise UserError("judge.key_file", f"{path} is empty", "Write the key into it.")
-        return Key(lines[0])
+        return _key(lines[0], "judge.key_file")
     secret = (os.environ if environment is None else environment).get(VARIABLE, "").strip()
-    return Key(secret) if secret else None
+    return _key(secret, VARIABLE) if secret else None
+
+
+def _key(secret: str, where: str) -> Key:
+    # Of a header that cannot be sent, the client's error shows the bytes, escaped: no search for the key would find it there.
+    if not secret.isascii() or not secret.isprintable() or " " in secret:
+        raise UserError(where, "the key has characters that no HTTP header can carry", "Copy it again, on one line.")
+    return Key(secret)

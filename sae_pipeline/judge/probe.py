@@ -50,7 +50,7 @@ def probe(base_url: str, model: str, key: Key) -> Found:
             is_small = not _n_parameters(client, model) >= MIN_PARAMETERS
     except Exception as error:
         raise UserError(
-            "judge.base_url", f"{base_url} does not answer ({failure_of(error).detail})",
+            "judge.base_url", f"{base_url} does not answer ({failure_of(error, key).detail})",
             "Start a server that speaks the Messages API (`sae-pipeline serve-local`), or correct the address.",
         ) from None  # fmt: skip
     if usage_of(message) is None:

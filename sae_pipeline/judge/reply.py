@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
+from sae_pipeline.judge.key import Key
+
 # Counts beyond this are no token counts: a broken server must not be able to empty or to overflow the books.
 MAX_TOKENS_COUNTED = 10**9
 Status = Literal["ok", "refusal", "truncated", "invalid", "error", "budget", "not_run"]
@@ -74,12 +76,16 @@ def usage_of(message: Any) -> Usage | None:
     return Usage(*counted)
 
 
-def read_message(message: Any, answer: type[BaseModel], structured: bool) -> Reading:
-    """Read a message that has passed `usage_of`. Endpoints without structured output may wrap the object in a code fence."""
+def read_message(message: Any, answer: type[BaseModel], structured: bool, key: Key) -> Reading:
+    """Read a message that has passed `usage_of`. Endpoints without structured output may wrap the object in a code fence.
+
+    A key that the answer echoes is replaced before anything is parsed: values go into tables and onto pages.
+    """
     # A thinking block may come first, so text is gathered by type and never by position.
-    text = "".join(block.text or "" for block in message.content if block.type == "text")
+    text = key.redact("".join(block.text or "" for block in message.content if block.type == "text"))
     if message.stop_reason == "refusal":
-        category = message.stop_details.category if message.stop_details else None
+        named = message.stop_details.category if message.stop_details else None
+        category = key.redact(str(named)) if named else None
         return Reading("refusal", text, category=category, detail=f"refused ({category or 'no category'})")
     if message.stop_reason in ("max_tokens", "model_context_window_exceeded"):
         return Reading("truncated", text, detail=f"stopped by {message.stop_reason}")

@@ -8,7 +8,10 @@ import json
 from dataclasses import dataclass
 from typing import Literal
 
+from sae_pipeline.judge.key import Key
+
 Verdict = Literal["retry", "request", "all"]
+MAX_DETAIL = 500  # characters of what a server or a proxy says
 
 
 @dataclass(frozen=True)
@@ -42,29 +45,33 @@ class Failure:
     retry_after: float | None = None
 
 
-def failure_of(error: Exception) -> Failure:
-    """Classify what a call raised. An exception that no fault of the network or the server explains is raised again."""
+def failure_of(error: Exception, key: Key) -> Failure:
+    """Classify what a call raised, `key` kept out of it. What no fault of the network or the server explains is raised again."""
     import anthropic
     import httpx2
 
     if isinstance(error, anthropic.APIStatusError):
-        return _status_failure(error)
+        return _status_failure(error, key)
     if isinstance(error, anthropic.APIConnectionError | httpx2.HTTPError | TimeoutError):
         cause = error.__cause__ if isinstance(error, anthropic.APIConnectionError) else error
         # Only a connection that never stood is certain to have cost nothing.
         never_sent = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
         name = type(cause or error).__name__
-        return Failure("retry", billed=not never_sent, detail=f"{name}: {cause or error}"[:500])
+        return Failure("retry", billed=not never_sent, detail=_shown(f"{name}: {cause or error}", key))
     # RecursionError: JSON nested without end.
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError | anthropic.APIResponseValidationError):
-        return Failure("retry", billed=True, detail=f"200 with an unreadable body: {error}"[:500], http_status=200)
+        return Failure("retry", billed=True, detail=_shown(f"200 with an unreadable body: {error}", key), http_status=200)
     raise error
 
 
-def _status_failure(error) -> Failure:
+def _shown(text: str, key: Key) -> str:
+    return key.redact(text)[:MAX_DETAIL]
+
+
+def _status_failure(error, key: Key) -> Failure:
     status = error.status_code
     headers = error.response.headers
-    detail = f"HTTP {status}: {error.message}"[:500]
+    detail = _shown(f"HTTP {status}: {error.message}", key)
     if status in (401, 402, 403, 404) or error.error_code == "enforced_spend_limit_reached":
         return Failure("all", billed=False, detail=detail, http_status=status)
     again = status in (408, 409, 429) or status >= 500
