@@ -1,6 +1,7 @@
 """SIGKILL in the middle of a run, then another run: nothing that was answered is asked again, nothing is paid twice."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -25,9 +26,14 @@ def results(path: str) -> bool:
 
 
 def killed_at(api, tmp_path: Path, backend: str, hook: str, where, count: int) -> None:
-    """Run the client and kill it when `hook` sees the `count`-th request that `where` accepts."""
+    """Run the client and kill it when `hook` sees the `count`-th request that `where` accepts; or let it die where it is told."""
     seen = 0
-    client = subprocess.Popen([sys.executable, "-m", "tests.judge.client", backend, api.url, str(tmp_path), str(N)])
+    command = [sys.executable, "-m", "tests.judge.client", backend, api.url, str(tmp_path), str(N)]
+    if hook == "itself":
+        client = subprocess.run(command, env=os.environ | {"DIE_AT": where}, timeout=60, check=False)
+        assert client.returncode == -signal.SIGKILL
+        return
+    client = subprocess.Popen(command)
 
     def kill(method: str, path: str) -> None:
         nonlocal seen
@@ -42,27 +48,38 @@ def killed_at(api, tmp_path: Path, backend: str, hook: str, where, count: int) -
 
 
 POINTS = [
+    ("anthropic", "itself", "first connection", 1),
     ("anthropic", "on_arrival", lambda m, p: (m, p) == MESSAGES, 1),
     ("anthropic", "on_arrival", lambda m, p: (m, p) == MESSAGES, 5),
     ("anthropic", "on_done", lambda m, p: (m, p) == MESSAGES, 7),
     ("anthropic", "on_done", lambda m, p: (m, p) == MESSAGES, N),
+    # The intent is on disk and nothing was sent; sent and not made; made and not confirmed.
+    ("anthropic-batch", "itself", "first connection", 1),
     ("anthropic-batch", "on_arrival", lambda m, p: (m, p) == BATCHES, 1),
     ("anthropic-batch", "on_done", lambda m, p: (m, p) == BATCHES, 1),
     ("anthropic-batch", "on_arrival", lambda m, p: m == "GET" and not results(p), 1),
     ("anthropic-batch", "on_done", lambda m, p: m == "GET" and not results(p), 2),
     ("anthropic-batch", "on_arrival", lambda m, p: results(p), 1),
     ("anthropic-batch", "on_done", lambda m, p: results(p), 1),
+    # Three of the answers are written, the transaction is not at its end.
+    ("anthropic-batch", "itself", "third outcome", 1),
 ]
-QUICK_POINTS = (2, 5, 9)
+QUICK_POINTS = (3, 7, 12)
 
 
 @pytest.mark.parametrize(
-    "point", [pytest.param(n, marks=() if n in QUICK_POINTS else pytest.mark.long) for n in range(len(POINTS))]
-)  # fmt: skip
+    "point",
+    [pytest.param(n, id=f"quick-{n}") for n in QUICK_POINTS]
+    + [pytest.param(n, marks=pytest.mark.long) for n in range(len(POINTS))],
+)
 def test_killed_and_run_again(api, tmp_path, point):
     backend, hook, where, count = POINTS[point]
     killed_at(api, tmp_path, backend, hook, where, count)
     before = read_calls(tmp_path)
+    if where == "first connection":
+        assert before.height > 0 and not api.log
+    if where == "third outcome":
+        assert set(before["status"]) == {"not_run"}
     answered = set(before.filter(status="ok")["request_sha"])
     in_flight = set(before.filter(status="not_run")["request_sha"])
     assert len(answered) + len(in_flight) <= N
