@@ -1,20 +1,26 @@
 """Corpus text as a judge sees it: escaped, and with the marked tokens between « and ».
 
 Corpus text is untrusted. `<`, `>`, `&` and the markers themselves are escaped, so that a document can neither close the element
-that quotes it nor fake a highlight; instructions stand in the system prompt only.
+that quotes it nor fake a highlight; instructions stand in the system prompt only. Characters that no reader sees (controls, text
+direction, zero width, tags) are spelled out: what the judge reads is what a person sees in the ledger.
 """
 
+import re
 from collections.abc import Collection
 
 from sae_pipeline.interpret.tokens import TokenTable
 
 OPEN, CLOSE = "«", "»"
 _ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", OPEN: "&laquo;", CLOSE: "&raquo;", "\r": " ", "\n": "↵"})
+# Joiners (U+200C, U+200D) and soft hyphens stay: Persian, Hindi and emoji are written with them.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
 
 
 def escape(text: str) -> str:
     """`text` as harmless content of an element."""
-    return text.translate(_ESCAPES)
+    return _UNSEEN.sub(lambda unseen: f"\\u{{{ord(unseen[0]):x}}}", text.translate(_ESCAPES))
 
 
 def marked(tokens: TokenTable, first: int, last: int, marks: Collection[int] = ()) -> str:
