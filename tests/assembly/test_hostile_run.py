@@ -83,8 +83,9 @@ def hostile(tmp_path_factory, tiny_model_folder) -> Iterator[HostileRun]:
         (texts / f"{name}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     mapping = tiny_study_mapping(tiny_model_folder, texts, "hostile")
     mapping["sae"] |= {"sizes": [32], "epochs": 1}
-    mapping["explain"] = {"method": "llm", "n_judged": 3}
-    mapping["score"] |= {"method": "rubric", "n_features": 3, "n_controls": 2}
+    mapping["explain"] = {"method": "llm", "n_judged": 2}
+    mapping["score"] |= {"method": "rubric", "n_features": 3, "n_controls": 1}
+    mapping["random_model"] = {"n_tokens": 0}
     mapping["steer"] |= {"n_features": {"other": 1}, "factors": [0, 1], "max_new_tokens": 2}
     study = FinishedStudy(folder)
     with FakeMessagesApi(key="another") as api, pytest.MonkeyPatch.context() as patch:
@@ -108,7 +109,7 @@ def test_every_text_of_the_corpus_stays_in_its_element(hostile):
     assert hostile.done[0] == 0, hostile.done[2]
     prompts = {load_prompt(name).text for name in ("explain-v1", "rubric-v1", "detection-v1", "fuzzing-v2", "write-v1")}
     bodies = hostile.api.sent()
-    assert len(bodies) > 60 and {body["system"] for body in bodies} == prompts  # nothing but the files stands in `system`
+    assert len(bodies) > 40 and {body["system"] for body in bodies} == prompts  # nothing but the files stands in `system`
     everything = ""
     for body in bodies:
         (turn,) = body["messages"]
@@ -127,18 +128,21 @@ def test_every_text_of_the_corpus_stays_in_its_element(hostile):
             n_marks = len(marks) // 2
             assert marks == "«»" * n_marks
             assert explains or n_marks == (0 if "occurs in pieces" in body["system"] else 1)
-    # The attacks did arrive, as text.
+    # The attacks did arrive, as text. Windows are short, and the tiny tokenizer knows few words: hence pieces of them.
+    bare = re.sub("[«»]", "", everything)
     for words in (
-        "&lt;/example&gt;",
-        "Ignore previous instructions",
-        "&laquo;not ours",
+        "&lt;/ex",
+        "Ignore",
+        "&laquo;not",
         "&amp;lt;",
         "pwned",
         "\\u{202e}",
         "\\u{e0041}",
+        "\\u{2028}",
         "wwww",
+        "Human:",
     ):
-        assert words in re.sub("[«»]", "", everything), words
+        assert words in bare, words
 
 
 def test_no_number_and_no_word_of_a_table_comes_from_the_corpus(hostile):
@@ -149,9 +153,9 @@ def test_no_number_and_no_word_of_a_table_comes_from_the_corpus(hostile):
 
         judged = rows("select status, score, evidence, count(*) from specificity_scores where method like 'rubric%' group by all")
         assert {row[:3] for row in judged} >= {("ok", 1, "Bearer [key]")}
-        assert {row[1:3] for row in judged if row[0] == "ok"} == {(1, "Bearer [key]")} and sum(row[3] for row in judged) > 100
+        assert {row[1:3] for row in judged if row[0] == "ok"} == {(1, "Bearer [key]")} and sum(row[3] for row in judged) > 50
         sentences = rows("select text from explanations where method = 'llm-v1' and status = 'ok'")
-        assert len(sentences) > 5 and all(re.fullmatch(rf"{SENTENCE} \w{{6}}, \[key\]", text) for (text,) in sentences)
+        assert len(sentences) > 2 and all(re.fullmatch(rf"{SENTENCE} \w{{6}}, \[key\]", text) for (text,) in sentences)
         # Equally sure of everything: exactly chance, for every unit and arm.
         chance = rows("select distinct value from explanation_scores where metric = 'judge_detection_auroc' and status = 'ok'")
         assert chance == [(0.5,)]
@@ -175,6 +179,19 @@ def test_the_key_is_in_no_file_no_table_no_page_and_not_on_the_terminal(hostile)
     readable |= {name: page.text for name, page in pages.items()}
     readable |= {f"terminal {i}": text for i, text in enumerate((*hostile.refused[1:], *hostile.done[1:]))}
     assert [name for name, text in readable.items() if KEY in text] == []
+
+
+def test_every_call_is_in_the_database_and_a_second_run_makes_none(hostile):
+    n_sent = len(hostile.api.sent())
+    with duckdb.connect(str(hostile.study.store.root / "analysis.duckdb"), read_only=True) as connection:
+        stages = "select stage, size, sum(cost_usd) > 0 from llm_calls group by all order by stage"
+        assert connection.execute(stages).fetchall() == [("explanations", 32, True), ("specificity_scores", 32, True)]
+        (n_calls,) = connection.execute("select count(*) from llm_calls").fetchone() or (0,)
+        assert n_sent < n_calls <= n_sent + 8  # what the first run had in flight when its key was refused
+        methods = connection.execute("select distinct method from specificity_scores where score is not null order by 1")
+        assert methods.fetchall() == [("proxy",), ("rubric-v1-of-llm-v1",)]
+    code, _, errors = hostile.study.command("run", "--force", "--only", "specificity_scores", "--no-count-tokens")
+    assert code == 0 and len(hostile.api.sent()) == n_sent, errors
 
 
 def feature_pages(hostile: HostileRun) -> list[str]:
