@@ -2,7 +2,7 @@
 
 The loopback server counts by WordPiece, which is neither bytes nor the study's tokenizer. How long answers are is nothing that
 the plan assumes: sentences are offline explanations of the study, evidence is what the offline proxy wrote and what stands around
-the marked tokens, new texts are lines of its corpus. Planned three times: before any call, after a small run, after the whole one.
+the marked tokens, new texts are lines of its corpus. Planned before any call, after a small run and after the whole one.
 """
 
 import argparse
