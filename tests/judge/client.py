@@ -12,7 +12,7 @@ from pathlib import Path
 from sae_pipeline.judge.batches import BatchJudge
 from sae_pipeline.judge.interactive import InteractiveJudge
 from sae_pipeline.judge.key import Key
-from sae_pipeline.judge.ledger import Caps, Ledger
+from sae_pipeline.judge.ledger import Caps, Ledger, Outcome
 from sae_pipeline.judge.prices import price_of
 from sae_pipeline.judge.request import Settings
 from tests.judge.conftest import HOSTED, MODEL, QUICK, question
@@ -40,9 +40,9 @@ def die_at(where: str) -> None:
         return
     n_written, write = 0, Ledger.close_within
 
-    def counted(ledger: Ledger, *outcome) -> None:
+    def counted(self: Ledger, attempt_id: int, outcome: Outcome) -> None:
         nonlocal n_written
-        write(ledger, *outcome)
+        write(self, attempt_id, outcome)
         n_written += 1
         if n_written == 3:
             die()
