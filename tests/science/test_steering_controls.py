@@ -10,7 +10,7 @@ from sae_pipeline.steering.prompts import load_prompts, output_score_texts, outp
 from sae_pipeline.study import FolderModel, Hook
 from sae_pipeline.survey.steering.concepts import read_openings, read_topics
 from sae_pipeline.survey.steering.dose_results import random_groups
-from sae_pipeline.survey.steering.features import N_CANDIDATES, best_of_groups, choose_direction
+from sae_pipeline.survey.steering.features import N_CANDIDATES, best_of_groups, choose_direction, choose_feature
 from tests.tiny_steering import make_artefacts
 
 STRENGTH = 3.0
@@ -52,6 +52,17 @@ def test_rivals_are_the_best_of_groups_that_share_no_feature(made):
     assert [len(group) for group in groups] == [min(N_CANDIDATES, (sae.n_features - 1) // 2)] * 2
     with_planted = [[Candidate(feature, 0.5, said) for feature in (5, 6, 7)], [Candidate(7, 0.5, said), Candidate(9, 0.5, said)]]
     assert [each.feature for each in best_of_groups(lm, sae, with_planted)] == [7, 7]
+
+
+def test_a_score_that_is_known_is_not_computed_again(made, monkeypatch):
+    lm, sae = made.lm, SparseAutoencoder.load(made.sae)
+    r_ND = torch.randn(40, sae.d_model, generator=torch.Generator().manual_seed(2))
+    maximum_F, concept = torch.ones(sae.n_features), read_topics(1)[0][0].concept
+    known: dict[int, float] = {}
+    first = choose_feature(lm, sae, maximum_F, concept, 4 * r_ND[:20], r_ND[20:], known)
+    assert first is not None and known[first.selected.feature] == first.output_score == max(known.values())
+    monkeypatch.setattr("sae_pipeline.survey.steering.features.fine_scores", None)
+    assert choose_feature(lm, sae, maximum_F, concept, 4 * r_ND[:20], r_ND[20:], known) == first
 
 
 def test_doses_are_read_along_texts_that_chose_nothing_and_name_no_concept():

@@ -77,11 +77,13 @@ def mean_activation(sae: SparseAutoencoder, r_ND: Tensor) -> Tensor:
 
 
 def choose_feature(
-    lm: LanguageModel, sae: SparseAutoencoder, maximum_F: Tensor, concept: Concept, r_PD: Tensor, r_QD: Tensor
-) -> Choice | None:
+    lm: LanguageModel, sae: SparseAutoencoder, maximum_F: Tensor, concept: Concept, r_PD: Tensor, r_QD: Tensor,
+    known: dict[int, float],
+) -> Choice | None:  # fmt: skip
     """None when no feature fires more on the concept's tokens than on the neutral ones.
 
     `maximum_F`: training maxima. A feature's claim is the difference of its mean activations, in units of its maximum.
+    `known`: output scores of features for this concept; those that are missing are computed and added.
     """
     claim_F = (mean_activation(sae, r_PD) - mean_activation(sae, r_QD)) / maximum_F.clamp(min=1e-6)
     claim_F[maximum_F <= 0] = 0
@@ -94,6 +96,9 @@ def choose_feature(
     ]
     if not candidates:
         return None
-    scores = fine_scores(lm, sae, candidates)
+    missing = [candidate for candidate in candidates if candidate.feature not in known]
+    if missing:
+        known.update(zip((candidate.feature for candidate in missing), fine_scores(lm, sae, missing), strict=True))
+    scores = [known[candidate.feature] for candidate in candidates]
     best = _first_best(scores)
     return Choice(candidates[best], candidates[0], scores[best], scores[0])

@@ -67,8 +67,9 @@ def make_steerable(
     for place, topic in enumerate(topics):
         r_PD = token_residuals(lm, topic.texts, threshold_norm)
         few_PD = token_residuals(lm, topic.texts[:N_FEW], threshold_norm)
-        choice = choose_feature(lm, sae, maximum_F, topic.concept, r_PD, r_QD)
-        few = choose_feature(lm, sae, maximum_F, topic.concept, few_PD, few_QD)
+        known: dict[int, float] = {}
+        choice = choose_feature(lm, sae, maximum_F, topic.concept, r_PD, r_QD, known)
+        few = choose_feature(lm, sae, maximum_F, topic.concept, few_PD, few_QD, known)
         if choice is None or few is None:
             missing.append(topic.name)
             continue
