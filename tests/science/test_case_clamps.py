@@ -11,7 +11,6 @@ from sae_pipeline.language_model.load import load_language_model
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.study import FolderModel, Hook
 from sae_pipeline.study_survey import CaseStudies
-from sae_pipeline.survey.cases import build
 from sae_pipeline.survey.cases.bank import Banks
 from sae_pipeline.survey.cases.build import build_case_studies
 from sae_pipeline.survey.cases.case import Found, World
@@ -20,6 +19,7 @@ from sae_pipeline.survey.cases.clamping import Clamper, Dose, Prompt
 from sae_pipeline.survey.cases.code_clamps import mended
 from sae_pipeline.survey.cases.code_texts import Pair
 from sae_pipeline.survey.cases.doses import best_dose, choose_dose, compared, rival_groups
+from sae_pipeline.survey.cases.parts import PARTS
 from sae_pipeline.survey.cases.pronouns import slopes
 from sae_pipeline.survey.cases.yes_bias import attribution, balanced_accuracy
 from sae_pipeline.survey.measurement import Measurement
@@ -195,7 +195,7 @@ def test_finished_cases_are_not_run_again(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         build_case_studies(world, tmp_path, cases)  # pyright: ignore[reportArgumentType]
     outcome = build_case_studies(world, tmp_path, cases)  # pyright: ignore[reportArgumentType]
-    assert ran == ["first", "second", "second"] and not (tmp_path / build.PARTS).exists()
+    assert ran == ["first", "second", "second"] and not (tmp_path / PARTS).exists()
     assert outcome.metadata["n_measurements"] == 2 and outcome.metadata["n_not_testable"] == 1
     assert pl.read_parquet(tmp_path / "case_features.parquet")["unit"].to_list() == [3, 4]
     assert pl.read_parquet(tmp_path / "case_items.parquet").height == 1

@@ -54,6 +54,11 @@ class Found:
     items: list[dict] = field(default_factory=list)
     chosen: list[dict] = field(default_factory=list)
 
+    @property
+    def rows(self) -> dict[str, list[dict]]:
+        """By table."""
+        return {"case_items": self.items, "case_features": self.chosen}
+
     def add_items(
         self, case: str, part: str, names: Iterable[str], halves: Iterable[str], positive: Iterable[bool],
         values: Iterable[float], controls: Iterable[float],

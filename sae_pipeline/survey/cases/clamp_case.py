@@ -50,6 +50,11 @@ class Clamped:
     doses: list[dict] = field(default_factory=list)
     generations: list[dict] = field(default_factory=list)
 
+    @property
+    def rows(self) -> dict[str, list[dict]]:
+        """By table."""
+        return {"case_doses": self.doses, "case_generations": self.generations}
+
     def add(
         self, found: ClampWorld, case: str, name: str, metric: str, prompts: Sequence[Prompt], chosen: Chosen,
         **others: Any,
