@@ -181,7 +181,7 @@ def test_the_key_is_in_no_file_no_table_no_page_and_not_on_the_terminal(hostile)
     assert [name for name, text in readable.items() if KEY in text] == []
 
 
-def test_every_call_is_in_the_database_and_a_second_run_makes_none(hostile):
+def test_every_call_is_in_the_database(hostile):
     n_sent = len(hostile.api.sent())
     with duckdb.connect(str(hostile.study.store.root / "analysis.duckdb"), read_only=True) as connection:
         stages = "select stage, size, sum(cost_usd) > 0 from llm_calls group by all order by stage"
@@ -190,6 +190,11 @@ def test_every_call_is_in_the_database_and_a_second_run_makes_none(hostile):
         assert n_sent < n_calls <= n_sent + 8  # what the first run had in flight when its key was refused
         methods = connection.execute("select distinct method from specificity_scores where score is not null order by 1")
         assert methods.fetchall() == [("proxy",), ("rubric-v1-of-llm-v1",)]
+
+
+@pytest.mark.long
+def test_forced_to_do_it_again_the_graph_asks_nothing(hostile):
+    n_sent = len(hostile.api.sent())
     code, _, errors = hostile.study.command("run", "--force", "--only", "specificity_scores", "--no-count-tokens")
     assert code == 0 and len(hostile.api.sent()) == n_sent, errors
 
