@@ -61,7 +61,7 @@ STAGES: dict[str, Stage] = {
             per_size=False,
         ),
         Stage("sae_metrics", "sae", ("corpus", "activations", "sae"), ("metrics",), code_version="2"),
-        Stage("feature_stats", "features", ("corpus", "activations", "sae"), ("features",), code_version="2"),
+        Stage("feature_stats", "features", ("corpus", "activations", "sae"), ("features",), code_version="3"),
         Stage(
             "explanations",
             "interpretation",

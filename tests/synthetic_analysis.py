@@ -82,6 +82,10 @@ def synthetic_tables(seed: int = 0) -> dict[str, pl.DataFrame]:
         {"size": size, "feature": i, "split": split, "interval": interval, "n": int(rng.integers(1, 60))}
         for size in SIZES for i in range(size) if i != 5 for split in ("train", "held_out") for interval in range(1, 11)
     ])  # fmt: skip
+    tables["feature_correlations"] = pl.DataFrame([
+        {"size": size, "feature": i, "unit": unit, "unit_id": i % 4, "r": 0.4, "r_held_out": None if i == 6 else 0.3}
+        for size in SIZES for i in range(size) if i != 5 for unit in ("mlp_neuron", "residual_dimension")
+    ])  # fmt: skip
     tables["feature_examples"] = pl.DataFrame([
         row for size in SIZES for i in range(size) if i != 5 for row in _examples(size, i, rng)
     ])  # fmt: skip

@@ -17,6 +17,7 @@ from torch import Tensor
 from sae_pipeline.activations.reader import ActivationReader
 from sae_pipeline.features.runs import Runs
 from sae_pipeline.features.sparse import N_UNITS_KEY, SparseActivations
+from sae_pipeline.features.strongest_units import StrongestUnits
 from sae_pipeline.progress import bar
 from sae_pipeline.tables.columns import SPLITS
 
@@ -40,19 +41,23 @@ def cache_file(folder: Path, split: str) -> Path:
     return folder / f"activations_{split}.parquet"
 
 
-def encode(sae: SparseEncoder, activations: ActivationReader, folder: Path, what: str) -> tuple[dict[str, Runs], dict[str, int]]:
-    """Encode all unmasked tokens once; (sorted runs in `folder`, number of tokens) by split."""
+def encode(
+    sae: SparseEncoder, activations: ActivationReader, folder: Path, strongest: StrongestUnits, what: str
+) -> tuple[dict[str, Runs], dict[str, int]]:
+    """Encode all unmasked tokens once; (sorted runs in `folder`, number of tokens) by split. `strongest` sees every token."""
     n_tokens = {split: len(activations.token_index(split)) for split in SPLITS}
     runs = {split: Runs(folder / split, sae.n_features) for split in SPLITS}
     with bar(f"{what}: encode", sum(n_tokens.values()), "tokens") as progress:
         for split in SPLITS:
-            for token_index_N, r_ND in activations.stream(split, BATCH_TOKENS):
+            for token_index_N, r_ND, neurons_NM in activations.stream(split, BATCH_TOKENS, neurons=True):
                 with torch.inference_mode():
                     codes = sae.encode_sparse(r_ND)
+                    strongest.add(codes.offsets, codes.feature, codes.value, r_ND, neurons_NM)
                 token_Z = np.repeat(token_index_N.numpy(), np.diff(codes.offsets.cpu().numpy()))
                 runs[split].add(codes.feature.cpu().numpy(), token_Z, codes.value.float().cpu().numpy())
                 progress.update(len(token_index_N))
             runs[split].finish()
+            strongest.close(split)
     return runs, n_tokens
 
 

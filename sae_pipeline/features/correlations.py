@@ -1,7 +1,8 @@
 """Pearson correlations of sparse features with dense units (neurons, residual dimensions), from sums of one pass.
 
 Paper, 'Features vs. neurons': the correlation of a feature with every neuron of the layers before it, and the best of them.
-The sums of two passes add up to those of both, so shards and processes may each keep their own.
+The sums of two passes add up to those of both, so shards and processes may each keep their own. Used by the statistics pass
+(`strongest_units`) and, with the model running, by the survey's `features_vs_neurons`.
 
 Shapes: N tokens of a batch, F features, M units, U features active in a batch, Z active (feature, token) pairs of a batch,
 K units kept.
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
+
+ROWS_AT_ONCE = 512  # widened to float64: what a cache holds; a wider array is fresh memory each time, ten times as slow
 
 
 @dataclass
@@ -50,14 +53,17 @@ class Correlations:
         self.n_tokens += len(u_NM)
         self.f_F.index_add_(0, feature_Z, value_Z.double())
         self.f2_F.index_add_(0, feature_Z, value_Z.double().square())
-        self.u_M += u_NM.sum(0, dtype=torch.float64)
-        self.u2_M += u_NM.square().sum(0, dtype=torch.float64)
+        for part_NM in u_NM.split(ROWS_AT_ONCE):
+            wide_NM = part_NM.double()
+            self.u_M += wide_NM.sum(0)
+            self.u2_M += wide_NM.square_().sum(0)
         if len(feature_Z):
             feature_U, count_U = torch.unique_consecutive(feature_Z, return_counts=True)
             sums_UM = functional.embedding_bag(
                 row_Z, u_NM, count_U.cumsum(0) - count_U, mode="sum", per_sample_weights=value_Z
             )  # gathers and sums rows without making the Z x M array
-            self.fu_FM.index_add_(0, feature_U, sums_UM.double())
+            for part_U, part_UM in zip(feature_U.split(ROWS_AT_ONCE), sums_UM.split(ROWS_AT_ONCE), strict=True):
+                self.fu_FM.index_add_(0, part_U, part_UM.double())
 
     def merge(self, other: "Correlations") -> "Correlations":
         """The sums over the tokens of both. `ValueError` when they were shifted differently."""
@@ -69,20 +75,27 @@ class Correlations:
 
     def pearson(self, first: int = 0, last: int | None = None) -> Tensor:
         """r of the features first .. last - 1 with every unit, float64; 0 where either never varies."""
-        n, rows = max(self.n_tokens, 1), slice(first, last)
-        f_F = self.f_F[rows]
-        covariance_FM = self.fu_FM[rows] - f_F[:, None] * (self.u_M / n)
-        spread_F = (self.f2_F[rows] - f_F.square() / n).clamp(min=0).sqrt()
-        spread_M = (self.u2_M - self.u_M.square() / n).clamp(min=0).sqrt()
-        product_FM = spread_F[:, None] * spread_M
-        return torch.where(product_FM > 0, covariance_FM / product_FM, 0).clamp(-1, 1)
+        column = (slice(first, last), None)
+        return self._r(self.f_F[column], self.f2_F[column], self.u_M, self.u2_M, self.fu_FM[first:last])
 
-    def best(self, n: int = 1, features_at_once: int = 1024) -> tuple[Tensor, Tensor]:
-        """(units F x K int64, their r F x K float64): the `n` units with the largest |r| of each feature, the largest first."""
-        units, values = [], []
+    def best(self, n: int = 1, features_at_once: int = 1024, units: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """(units F x K int64, their r F x K float64): the `n` of `units` with the largest |r| of each feature, largest first."""
+        found, values = [], []
+        among = torch.arange(len(self.shift_M), device=self.shift_M.device)[units]
         for first in range(0, len(self.f_F), features_at_once):
-            r_FM = self.pearson(first, first + features_at_once)
-            unit_FK = r_FM.abs().topk(min(n, r_FM.shape[1]), dim=1).indices
-            units.append(unit_FK)
-            values.append(r_FM.gather(1, unit_FK))
-        return torch.cat(units), torch.cat(values)
+            r_FM = self.pearson(first, first + features_at_once)[:, units]
+            column_FK = r_FM.abs().topk(min(n, r_FM.shape[1]), dim=1).indices
+            found.append(among[column_FK])
+            values.append(r_FM.gather(1, column_FK))
+        return torch.cat(found), torch.cat(values)
+
+    def of(self, unit_F: Tensor) -> Tensor:
+        """r of every feature with one given unit each, F float64."""
+        fu_F = self.fu_FM.gather(1, unit_F[:, None])[:, 0]
+        return self._r(self.f_F, self.f2_F, self.u_M[unit_F], self.u2_M[unit_F], fu_F)
+
+    def _r(self, f: Tensor, f2: Tensor, u: Tensor, u2: Tensor, fu: Tensor) -> Tensor:
+        n = max(self.n_tokens, 1)
+        covariance, spread_f, spread_u = fu - f * (u / n), f2 - f.square() / n, u2 - u.square() / n
+        product = spread_f.clamp(min=0).sqrt() * spread_u.clamp(min=0).sqrt()
+        return torch.where(product > 0, covariance / product, 0).clamp(-1, 1)

@@ -19,6 +19,7 @@ from sae_pipeline.features.examples import Tokens, example_rows, with_token_text
 from sae_pipeline.features.logits import logit_rows
 from sae_pipeline.features.runs import Runs
 from sae_pipeline.features.statistics import feature_rows, interval_rows, intervals_by_split
+from sae_pipeline.features.strongest_units import StrongestUnits
 from sae_pipeline.progress import bar
 from sae_pipeline.store import Outcome
 from sae_pipeline.study import Features
@@ -36,7 +37,8 @@ def write_feature_stats(
     corpus: CorpusReader, activations: ActivationReader, sae: EncoderWithDecoder, unembedding_DV: Tensor, settings: Features,
     size: int, work: Path, chunk_rows: int = CHUNK_ROWS,
 ) -> Outcome:  # fmt: skip
-    """Write `activations_<split>`, `features`, `feature_intervals`, `feature_examples` and `feature_logits` into `work`.
+    """Write `activations_<split>`, `features`, `feature_intervals`, `feature_examples`, `feature_logits` and
+    `feature_correlations` into `work`.
 
     Peak memory is set by constants (a run and a chunk of activations) plus some bytes per feature and per corpus token, not by
     tokens x features. `chunk_rows` bounds memory and changes no result. A pass that was killed starts from zero: it is short, and
@@ -45,7 +47,10 @@ def write_feature_stats(
     for left_over in work.iterdir():
         shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
     what = f"feature_stats {size}"
-    runs, n_tokens = encode(sae, activations, work / "runs", what)
+    strongest = StrongestUnits(sae.n_features, activations.d_model, activations.neuron_ids)
+    runs, n_tokens = encode(sae, activations, work / "runs", strongest, what)
+    correlations = strongest.table(size)
+    correlations.write_parquet(work / "feature_correlations.parquet")
     features = _write_statistics(corpus, runs, work, settings, size, n_tokens, chunk_rows, what)
     shutil.rmtree(work / "runs")
     with bar(f"{what}: logit effects", sae.n_features, "features") as progress:

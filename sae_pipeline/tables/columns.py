@@ -14,6 +14,7 @@ import polars as pl
 SPLITS = ("train", "held_out")
 MASK_REASONS = ("keep", "position_0", "special", "padding", "massive")
 UNITS = ("sae_feature", "random_direction", "mlp_neuron", "random_model_feature")
+DENSE_UNITS = ("residual_dimension", "mlp_neuron")  # that features are correlated with
 CONTROLS = ("none", "baseline", "shuffled", "random_feature", "random_direction", "mlp_neuron", "random_model", "prompt_only")
 STATUSES = ("ok", "refusal", "truncated", "invalid", "error", "budget", "not_run", "too_few_examples")
 EXPLANATION_KINDS = ("token", "phrase", "topic", "syntax", "position", "other")

@@ -4,6 +4,7 @@ import pandera.polars as pa
 import polars as pl
 
 from sae_pipeline.tables.columns import (
+    DENSE_UNITS,
     EXAMPLE_KINDS,
     N_INTERVALS,
     SPLITS,
@@ -90,6 +91,22 @@ FEATURE_TABLES = (
             "effect": column(pl.Float32, "Unit decoder row times the token's unembedding column (final norm's gain folded in)"),
         },
         file="feature_stats/<size>/feature_logits.parquet", key=("size", "feature", "sign", "rank"),
+    ),
+    table(
+        "feature_correlations",
+        "The residual dimension, and the stored MLP neuron of the hook's block, that a feature follows most. Unmasked tokens.",
+        {
+            "size": size(),
+            "feature": feature(),
+            "unit": column(pl.String, "Among which units the strongest was sought", one_of(DENSE_UNITS)),
+            "unit_id": column(pl.Int32, "The strongest: dimension at the hook, or entry of down_proj's input", pa.Check.ge(0)),
+            "r": column(pl.Float64, "Pearson correlation on training tokens, by which it was chosen", pa.Check.in_range(-1, 1)),
+            "r_held_out": column(
+                pl.Float64, "With the same unit on held-out tokens; null: never active there", pa.Check.in_range(-1, 1),
+                nullable=True,
+            ),
+        },
+        file="feature_stats/<size>/feature_correlations.parquet", key=("size", "feature", "unit"),
     ),
     table(
         "feature_activations",

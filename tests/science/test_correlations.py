@@ -68,6 +68,15 @@ def test_best_finds_the_planted_units(dense):
     assert bool((r_FK[:, 0].abs() >= r_FK[:, 1].abs()).all())
 
 
+def test_best_among_some_units_and_r_with_given_ones(dense):
+    f_NF, u_NM = dense
+    made = _correlations(f_NF, u_NM, torch.from_numpy(u_NM[:100].mean(0)))
+    unit_FK, r_FK = made.best(units=slice(2, 5), features_at_once=5)
+    r_FM = made.pearson()
+    assert unit_FK[:, 0].tolist() == (r_FM[:, 2:5].abs().argmax(1) + 2).tolist()
+    torch.testing.assert_close(made.of(unit_FK[:, 0]), r_FK[:, 0], rtol=0, atol=0)
+
+
 def test_tokens_without_activity_count():
     u_NM = torch.tensor([[1.0], [0.0], [0.0], [1.0]])
     made = Correlations.empty(1, torch.zeros(1))

@@ -32,19 +32,22 @@ class Corpus:
 
 
 class Activations:
+    d_model, neuron_ids = D, [4, 9, 31]
+
     def __init__(self):
         generator = torch.Generator().manual_seed(1)
         self.r_ND = torch.randn(N_BLOCKS * CONTEXT, D, generator=generator)
         position = torch.arange(N_BLOCKS * CONTEXT) % CONTEXT
         self.masked_N = (position == 0) | (torch.rand(N_BLOCKS * CONTEXT, generator=generator) < 0.05)
         self.held_out_N = torch.arange(N_BLOCKS * CONTEXT) // CONTEXT % 3 == 1
+        self.neurons_NM = 50 + torch.randn(N_BLOCKS * CONTEXT, 3, generator=generator)
 
     def token_index(self, split):
         return ((self.held_out_N == (split == "held_out")) & ~self.masked_N).nonzero().squeeze(1)
 
-    def stream(self, split, batch_tokens):
+    def stream(self, split, batch_tokens, neurons):
         for index_N in self.token_index(split).split(37):
-            yield index_N, self.r_ND[index_N]
+            yield index_N, self.r_ND[index_N], self.neurons_NM[index_N]
 
 
 class Sae:
@@ -60,6 +63,7 @@ class Sae:
         dense[:, 8] += 0.5
         dense[~activations.held_out_N, 9] = 0
         dense[:, 10] = (dense[:, 10] * 4).round() / 4  # ties
+        dense[:, 11] = (51 - activations.neurons_NM[:, 1]).clamp_min(0)  # follows neuron 9, upside down
         self.dense_NF, self._r_ND = dense, activations.r_ND
 
     def encode_sparse(self, r_ND):
@@ -98,9 +102,30 @@ def brute_interval(value, maximum):
 
 def test_nothing_but_the_tables_is_left(case):
     assert sorted(path.name for path in case.work.iterdir()) == [
-        "activations_held_out.parquet", "activations_train.parquet", "feature_examples.parquet", "feature_intervals.parquet",
-        "feature_logits.parquet", "features.parquet",
+        "activations_held_out.parquet", "activations_train.parquet", "feature_correlations.parquet", "feature_examples.parquet",
+        "feature_intervals.parquet", "feature_logits.parquet", "features.parquet",
     ]  # fmt: skip
+
+
+def test_the_strongest_units_are_those_of_the_dense_arrays(case):
+    """Chosen on training tokens by numpy's |r|, looked at on held-out ones; features that never fire in training have no row."""
+    rows = read(case, "feature_correlations")
+    kept = ~case.activations.masked_N.numpy()
+    r_by_split: dict[str, np.ndarray] = {}
+    for split in ("train", "held_out"):
+        chosen_N = (case.split_N == split) & kept
+        columns = np.concatenate([case.activations.r_ND, case.activations.neurons_NM, case.dense_NF], axis=1)[chosen_N]
+        with np.errstate(invalid="ignore"):
+            r_by_split[split] = np.asarray(np.corrcoef(columns.astype(np.float64).T))[D + 3 :, : D + 3]
+    assert rows["feature"].unique().sort().to_list() == np.flatnonzero(case.maximum_F > 0).tolist()
+    for row in rows.iter_rows(named=True):
+        columns, ids = {"residual_dimension": (slice(D), range(D)), "mlp_neuron": (slice(D, D + 3), [4, 9, 31])}[row["unit"]]
+        r_M, held_out_M = (r_by_split[split][row["feature"], columns] for split in ("train", "held_out"))
+        best = np.abs(r_M).argmax()
+        assert row["unit_id"] == ids[best] and row["r"] == pytest.approx(r_M[best], abs=1e-6)
+        assert row["r_held_out"] == pytest.approx(held_out_M[best], abs=1e-6)
+    planted = rows.row(by_predicate=(pl.col("feature") == 11) & (pl.col("unit") == "mlp_neuron"), named=True)
+    assert planted["unit_id"] == 9 and planted["r"] < -0.9 and planted["r_held_out"] < -0.9
 
 
 @pytest.mark.parametrize("split", ["train", "held_out"])
@@ -245,7 +270,7 @@ def test_an_sae_that_never_fires_has_dead_features_and_no_examples(tmp_path, cas
     sae = Silent(case.activations)
     outcome = write_feature_stats(case.corpus, case.activations, sae, case.unembedding_DV, SETTINGS, 64, tmp_path)  # pyright: ignore[reportArgumentType]
     assert outcome.metadata["n_alive"] == outcome.metadata["n_examples"] == 0
-    for name, n_rows in (("features", F), ("feature_intervals", 0), ("feature_examples", 0)):
+    for name, n_rows in (("features", F), ("feature_intervals", 0), ("feature_examples", 0), ("feature_correlations", 0)):
         assert len(check(name, pl.read_parquet(tmp_path / f"{name}.parquet"))) == n_rows
     assert SparseActivations.open(tmp_path / "activations_train.parquet").n_units == F
 
@@ -276,8 +301,8 @@ def test_memory_follows_the_chunk_and_not_tokens_times_features(tmp_path):
     corpus.token_ids_BT = np.tile(corpus.token_ids_BT, (9, 1))
     corpus.doc_ids_BT = np.tile(corpus.doc_ids_BT, (9, 1))
     activations.token_index = lambda split: torch.arange(2000) + 2000 * (split == "held_out")
-    activations.stream = lambda split, batch_tokens: (
-        (i, torch.zeros(len(i), D)) for i in activations.token_index(split).split(100)
+    activations.stream = lambda split, batch_tokens, neurons: (
+        (i, torch.zeros(len(i), D), torch.zeros(len(i), 3)) for i in activations.token_index(split).split(100)
     )
     tracemalloc.start()
     write_feature_stats(corpus, activations, Wide(), torch.zeros(D, 8), SETTINGS, 64, Path(tmp_path))  # pyright: ignore[reportArgumentType]

@@ -154,16 +154,7 @@ def correlation_rows(halves: dict[str, Half], widths: list[int], features: np.nd
         "size": np.full(len(unit_F), size), "unit": np.where(is_feature, "sae_feature", "random_direction"), "unit_id": unit_id,
         "feature": pl.Series(unit_id).to_frame().select(pl.when(pl.Series(is_feature)).then(pl.first())).to_series(),
         "layer": layer_F, "neuron": unit_F - first_L[layer_F], "r": r_F, "r_train": r_train_F.cpu().numpy(),
-        "r_held_out": r_of(held_out.neurons, train_unit_F).cpu().numpy(), "dimension": dimension_F, "r_dimension": r_dimension_F,
+        "r_held_out": held_out.neurons.of(train_unit_F).cpu().numpy(), "dimension": dimension_F, "r_dimension": r_dimension_F,
         "n_tokens": np.full(len(unit_F), neurons.n_tokens),
     })  # fmt: skip
     return conform("neuron_correlations", rows.filter(pl.Series((neurons.f_F > 0).cpu().numpy())))
-
-
-def r_of(correlations: Correlations, unit_F: Tensor, at_once: int = 1024) -> Tensor:
-    """r of every feature with one given unit each."""
-    parts = [
-        correlations.pearson(first, first + at_once).gather(1, unit_F[first : first + at_once, None])[:, 0]
-        for first in range(0, len(unit_F), at_once)
-    ]
-    return torch.cat(parts)
