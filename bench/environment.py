@@ -37,6 +37,7 @@ WANTED = {
             "sae-dashboard==0.8.0", "sae-lens==6.54.12", "orjson==3.13.0", "blobfile==3.3.0", "simple_parsing==0.1.9",
             "asyncer==0.0.18", "faiss-cpu==1.15.1", "sentence-transformers==5.7.0", "numpy==1.26.4", "pyarrow==21.0.0",
             "polars==2.1.0", "pandera[polars]==0.35.0", "pydantic==2.14.3", "pyyaml==6.0.3",
+            "duckdb==2.0.0",
         ),
         alone=("eai-delphi==0.1.3",),
     ),

@@ -25,7 +25,7 @@ PASS_BATCHES = 128
 N_TOP, N_PER_INTERVAL, N_SPLITS = 20, 5, 5
 
 
-class _Latents:
+class Latents:
     """Codes of every batch, made once."""
 
     def __init__(self, spec: Spec, x_ND: np.ndarray) -> None:
@@ -45,7 +45,7 @@ class OurStatistics:
         from sae_pipeline.study import Features
 
         kept = keep_freed_memory()
-        self._latents, self._shape = _Latents(spec, x_ND), spec.shape
+        self._latents, self._shape = Latents(spec, x_ND), spec.shape
         self._files = bool((spec.options or {}).get("files", False))
         self._settings = Features(n_top=N_TOP, n_per_interval=N_PER_INTERVAL)
         draw, n_tokens = np.random.default_rng(0), PASS_BATCHES * spec.shape.batch
@@ -123,7 +123,7 @@ class DelphiCache:
     def __init__(self, spec: Spec, x_ND: np.ndarray) -> None:
         from importlib.metadata import version
 
-        latents = _Latents(spec, x_ND)
+        latents = Latents(spec, x_ND)
         self._n_features, self._files = spec.shape.n_features, bool((spec.options or {}).get("files", False))
         self._rows = spec.shape.batch // CONTEXT
         self._dense: list[Tensor] = []

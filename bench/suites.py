@@ -10,7 +10,7 @@ FP32, BF16 = "float32", "bfloat16"
 # Rules of peers that our own trainer does not have (`bench.matched`).
 UNIT_ROWS: dict[str, Any] = {"unit_rows": True}
 FVU: dict[str, Any] = {"loss": "fvu", "clips": False}
-CHECK = "weighted sum of the statistics"
+CHECK, READ_BACK, FOUND = "weighted sum of the statistics", "sum of magnitudes read back", "sum of the strongest"
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Suite:
 
     def with_rooflines(self) -> tuple[Spec, ...]:
         """Its contenders, and the machine's own limits at this shape in the same rounds: products in both dtypes, a copy."""
-        if self.parity_steps or self.guard == CHECK:  # no training step, so the encoder is no limit of theirs
+        if self.parity_steps or self.guard in (CHECK, READ_BACK, FOUND):  # no training step, so the encoder is no limit of theirs
             return self.specs
         shape = self.specs[0].shape
         limits = (Spec("encode only", shape, BF16), Spec("encode only", shape), Spec("copy", shape))
@@ -209,6 +209,30 @@ def dashboards() -> Suite:
     return Suite("B15-dashboards", title, (ours, peer), pairs, n_steps=8, guard=CHECK)
 
 
+def store(way: str) -> Suite:
+    """B13. `way`: write or read."""
+    shape, options = SHAPES["S4"], {"way": way}
+    ours, raw, arrow, saved = (
+        Spec(contender, shape, options=options) for contender in ("our shards", "raw file", "Arrow data set", "torch.save")
+    )
+    pairs = (
+        Pair("a plain file of the same values (share of its speed)", raw.label, ours.label, 0.8),
+        Pair("the Arrow data set of SAELens's cache", arrow.label, ours.label, 3),
+        Pair("torch.save and torch.load", saved.label, ours.label, 0),
+    )
+    title = f"Activations on disk, {way}"
+    return Suite(f"B13-store-{way}", title, (ours, raw, arrow, saved), pairs, n_steps=64, guard=READ_BACK)
+
+
+def query() -> Suite:
+    """B16."""
+    shape = SHAPES["statistics"]
+    ours, delphi = (Spec(contender, shape, environment="dashboards") for contender in ("our sorted file", "delphi splits"))
+    pairs = (Pair("delphi's splits, loaded and sorted", delphi.label, ours.label, 3),)
+    title = "The 20 strongest activations of all 16,384 features"
+    return Suite("B16-query", title, (ours, delphi), pairs, n_steps=PASS_BATCHES, guard=FOUND)
+
+
 def parity(name: str, architecture: str, peers: dict[str, dict[str, Any]]) -> Suite:
     """Equal weights in, equal errors out, over 200 steps on planted data: our step under each peer's rules (`bench.matched`) must
     stay within 1 % of that peer's; as it comes, it is shown beside them."""
@@ -243,7 +267,10 @@ def all_suites() -> list[Suite]:
         six(8192, 3),
         harvest(),
         shuffle(262_144, "B12-shuffle-262k"),
+        store("write"),
+        store("read"),
         statistics(),
+        query(),
         dashboards(),
         parity("parity-topk", "topk", {"SAELens": {}, "dictionary_learning": UNIT_ROWS, "sparsify": UNIT_ROWS | FVU}),
         parity("parity-batch-topk", "batch_topk", {"SAELens": {}, "dictionary_learning": UNIT_ROWS}),

@@ -57,9 +57,11 @@ def find(name: str) -> Any:
     from bench.matched import MATCHED
     from bench.passes import PASSES
     from bench.peers import PEERS
+    from bench.queries import QUERIES
     from bench.shuffles import SHUFFLES
+    from bench.stores import STORES
 
-    return (PEERS | SHUFFLES | HARVESTS | MATCHED | PASSES | DASHBOARDS)[name]
+    return (PEERS | SHUFFLES | HARVESTS | MATCHED | PASSES | DASHBOARDS | STORES | QUERIES)[name]
 
 
 def wait(device: str) -> None:

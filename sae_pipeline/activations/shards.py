@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from sae_pipeline.activations.shard_file import write_shard
 from sae_pipeline.corpus.reader import CorpusReader
 from sae_pipeline.device import halving
 from sae_pipeline.errors import UserError
@@ -103,10 +103,7 @@ def harvest(
             if not stored:
                 tensors = {name: tensor for name, tensor in tensors.items() if name not in ("activations_BTD", "neurons_BTM")}
             done += plan.n_blocks * corpus.context
-            plan.path.parent.mkdir(parents=True, exist_ok=True)
-            partial = plan.path.with_suffix(".partial")
-            save_file(tensors, partial, metadata=plan.metadata)
-            partial.rename(plan.path)  # from here on the shard exists, and is whole
+            write_shard(plan.path, tensors, plan.metadata)
     return len(missing)
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bench import passes, report, rounds
+from bench import passes, queries, report, rounds, stores
 from bench.__main__ import main
 from bench.gpu_suites import gpu_suites
 from bench.setting import SHAPES, Spec, data_file
@@ -71,3 +71,33 @@ def test_our_statistics_are_those_of_the_dense_latents(tmp_path, monkeypatch):
     top_F = np.sort(by_document, axis=0)[::-1][: passes.N_TOP].sum(0)
     expected = passes.checksum((dense_NF > 0).sum(0), dense_NF.max(0), top_F)
     assert contender.mse(x_ND) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["our shards", "raw file", "torch.save"])
+def test_stores_give_back_what_they_were_given(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(stores.tempfile, "tempdir", str(tmp_path))
+    shape = SHAPES["T"]
+    x_ND = np.load(data_file(tmp_path, shape))
+    for way in ("write", "read"):
+        store = stores.STORES[name](Spec(name, shape, options={"way": way}), x_ND)
+        expected = stores.N_SHARDS * np.abs(x_ND, dtype=np.float64).sum()
+        for _ in range(2 * len(x_ND) // shape.batch * stores.N_SHARDS):
+            store.step(x_ND)
+        assert store.mse(x_ND) == pytest.approx(expected, rel=1e-9)
+        assert np.array_equal(
+            np.concatenate([batch_ND.numpy() for batch_ND in store.batches()]), np.tile(x_ND, (stores.N_SHARDS, 1))
+        )
+
+
+def test_the_query_finds_the_strongest_of_every_feature(tmp_path, monkeypatch):
+    monkeypatch.setattr(queries.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(queries, "PASS_BATCHES", 12)
+    shape = SHAPES["T"]
+    spec, x_ND = Spec("our sorted file", shape), np.load(data_file(tmp_path, shape))
+    by_feature: dict[int, list[float]] = {}
+    for feature_NK, value_NK in queries._batches(spec, x_ND):
+        for feature, value in zip(feature_NK.ravel().tolist(), value_NK.ravel().tolist(), strict=True):
+            by_feature.setdefault(feature, []).append(value)
+    expected = sum(sum(sorted(values)[-queries.N_TOP :]) for values in by_feature.values())
+    found = queries.OurQuery(spec, x_ND)
+    assert found.mse(x_ND) == pytest.approx(expected, rel=1e-6) and found.config["non_zeros"] == 12 * shape.batch * shape.k
