@@ -81,10 +81,12 @@ class OurQuery(_Query):
         import duckdb
 
         with duckdb.connect(config={"threads": 1}) as connection:
-            rows = connection.sql(
+            found = connection.sql(
                 f"select feature, arg_max(token_index, value, {N_TOP}) as tokens, max(value, {N_TOP}) as strongest "
                 f"from '{self._folder / 'activations.parquet'}' group by feature"
-            ).to_arrow_table()
+            )
+            assert found  # None is of statements that return nothing
+            rows = found.to_arrow_table()
         return float(np.sum(rows["strongest"].combine_chunks().flatten().to_numpy(), dtype=np.float64))
 
 
