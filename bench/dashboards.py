@@ -103,15 +103,17 @@ class _First:
 class _Reader:
     """What the pass asks of `ActivationReader`: every token is a training token."""
 
+    neuron_ids = []
+
     def __init__(self, x_ND: Tensor) -> None:
-        self._x_ND = x_ND
+        self._x_ND, self.d_model = x_ND, x_ND.shape[1]
 
     def token_index(self, split: str) -> Tensor:
         return torch.arange(len(self._x_ND) if split == "train" else 0)
 
-    def stream(self, split: str, batch_tokens: int):
+    def stream(self, split: str, batch_tokens: int, neurons: bool):
         for index_N in self.token_index(split).split(batch_tokens):
-            yield index_N, self._x_ND[index_N]
+            yield index_N, self._x_ND[index_N], self._x_ND[index_N, :0]
 
 
 class SaeDashboard:
