@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -103,7 +103,7 @@ class _First:
 class _Reader:
     """What the pass asks of `ActivationReader`: every token is a training token."""
 
-    neuron_ids = []
+    neuron_ids: ClassVar[list[int]] = []
 
     def __init__(self, x_ND: Tensor) -> None:
         self._x_ND, self.d_model = x_ND, x_ND.shape[1]
