@@ -23,7 +23,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "attribution", SURVEY, ("sae", "feature_stats"),
-        (*MODEL_IDENTITY, "hook", "corpus.bos", "sae.sizes", "survey.attribution"), per_size=False, code_version="2",
+        (*MODEL_IDENTITY, "hook", "corpus.bos", "sae.sizes", "survey.attribution"), per_size=False, code_version="3",
         files=tuple(f"survey/attribution/{name}.yaml" for name in ("prompts", "words", "requests")),
     ),
     Stage(
@@ -41,7 +41,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "steering_comparison", SURVEY, ("corpus", "sae", "feature_stats"), ("sae.sizes", "hook", "survey.steering_comparison"),
-        per_size=False, code_version="3", files=("survey/steering/*.yaml", "steering/prompts.yaml"),
+        per_size=False, code_version="4", files=("survey/steering/*.yaml", "steering/prompts.yaml"),
     ),
     Stage(
         "null_models", SURVEY, ("corpus", "activations", "random_model"), ("sae.sizes", "sae.k", "survey.null_models"),

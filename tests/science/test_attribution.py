@@ -166,6 +166,11 @@ def test_middles_are_compared_with_those_of_the_other_facts(tmp_path: Path):
     pairs = pl.DataFrame({"prompt_id": [0, 1, 1], "feature": [0, 0, 1], "ablation": [1.0, 2.0, None]})
     found, rivals = middles(pairs, prompts, topics)
     assert found.tolist() == [1.0, 0.0] and rivals.tolist() == [0.0, 1.0]
+    # The same country stands in another fact with other words: each keeps its own, and neither is the other's rival.
+    also = [*prompts, Prompt(2, "two_hop", "", "", "", ("japan", "france"))]
+    more = pl.concat([pairs, pl.DataFrame({"prompt_id": [2], "feature": [0], "ablation": [1.0]})])
+    found, rivals = middles(more, also, topics)
+    assert found.tolist() == [1.0, 0.0, 1.0] and rivals.tolist() == [0.5, 1.0, 1.0]
 
 
 def test_pairs_are_drawn_evenly_and_the_strongest_are_always_switched_off(made, sae):

@@ -24,7 +24,7 @@ from sae_pipeline.survey.steering.dose import CAPABILITY_FACTORS, sweet_spot
 from sae_pipeline.survey.steering.dose_results import held_out_blocks
 from sae_pipeline.survey.steering.features import mean_activation
 from sae_pipeline.survey.steering.methods import FEW_FEATURE, FEW_MEANS, METHODS, PROMPT_ONLY, RESPONSE_ONLY
-from sae_pipeline.survey.steering.results import NAMES, Comparison, on_target_share
+from sae_pipeline.survey.steering.results import NAMES, Comparison, on_target
 from sae_pipeline.survey.steering.scoring import summary
 from sae_pipeline.survey.verdicts import passes
 from tests.tiny_steering import N_FEATURES, make_artefacts
@@ -58,11 +58,11 @@ def test_mean_activation_is_that_of_the_dense_codes(tiny_artefacts):
 
 
 def test_on_target_share_of_pure_and_of_spread_effects():
-    assert on_target_share(np.eye(5)) == 1.0
-    assert on_target_share(np.zeros((5, 5))) == 0.0
-    assert on_target_share(np.ones((5, 5))) == 0.0  # everything rises: nothing is on target
+    assert on_target(np.eye(5)).tolist() == [1.0] * 5
+    assert on_target(np.zeros((5, 5))).tolist() == [0.0] * 5
+    assert on_target(np.ones((5, 5))).tolist() == [0.0] * 5  # everything rises: nothing is on target
     half = np.diag([1.0, 1.0, 0.0, 0.0])
-    assert on_target_share(half) == 0.5
+    assert on_target(half).mean() == 0.5
 
 
 def test_sweet_spot_ends_at_the_first_factor_that_costs_too_much():

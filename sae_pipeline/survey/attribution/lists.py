@@ -28,15 +28,16 @@ def share_about(pairs: pl.DataFrame, about: frozenset[int]) -> tuple[float, floa
 def middles(pairs: pl.DataFrame, prompts: Sequence[Prompt], topics: Topics) -> tuple[np.ndarray, np.ndarray]:
     """(whether a feature of the middle is among the ten largest effects, share of other middles of which one is), by prompt.
 
-    `pairs`: of the solved two-step prompts; `prompts`: those prompts in order of id. Rivals are the middles of the others.
+    `pairs`: of the solved two-step prompts; `prompts`: those prompts in order of id. Rivals are the middles of the others, but
+    not those that go by the same first word: France is the middle of its capital and of its language.
     """
-    features = {prompt.middle[0]: topics.about(prompt.middle) for prompt in prompts}
+    features = {prompt.middle: topics.about(prompt.middle) for prompt in prompts}
     found, rivals = [], []
     for prompt in prompts:
         rows = pairs.filter((pl.col("prompt_id") == prompt.prompt_id) & pl.col("ablation").is_not_null())
         top = set(rows.sort("ablation", descending=True).head(TOP)["feature"].to_list())
         hit = {middle: float(bool(top & about)) for middle, about in features.items()}
-        found.append(hit[prompt.middle[0]])
-        others = [value for middle, value in hit.items() if middle != prompt.middle[0]]
+        found.append(hit[prompt.middle])
+        others = [value for middle, value in hit.items() if middle[0] != prompt.middle[0]]
         rivals.append(float(np.mean(others)) if others else 0.0)
     return np.array(found), np.array(rivals)

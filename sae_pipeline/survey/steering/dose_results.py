@@ -17,6 +17,7 @@ from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.steering.output_score import Candidate
 from sae_pipeline.study_survey import SteeringComparison
 from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.resampling import bootstrap, mean_interval
 from sae_pipeline.survey.steering.concepts import committed, read_questions
 from sae_pipeline.survey.steering.dose import CAPABILITY_FACTORS, MAX_DROP, MONOTONE, Costs, costs, monotone, sweet_spot
 from sae_pipeline.survey.steering.features import N_CANDIDATES, best_of_groups
@@ -54,6 +55,7 @@ def measure_doses(
     random = best_of_groups(lm, sae, random_groups(maximum_F, own, settings.seed))
     ours, theirs = (monotone(lm, sae, candidates) >= MONOTONE for candidates in (own, random))
     difference, low, high, n = paired_difference(ours, theirs, np.arange(len(ours)), settings.seed)
+    own_low, own_high = mean_interval(ours, settings.seed)
     # Two concepts may have chosen the same feature; what it costs is measured once.
     priced = list({each.feature: each for each in own}.values())[: settings.n_capability_features]
     rivals, questions = random[: len(priced)], read_questions()
@@ -62,22 +64,28 @@ def measure_doses(
     measured = [
         Measurement(
             "monotone_dose_share", f"share of features whose effect rises with the dose (rank correlation at least {MONOTONE})",
-            float(ours.mean()), n, settings.n_concepts, control_value=float(theirs.mean()), difference=difference,
-            difference_low=low, difference_high=high, **shared,
+            float(ours.mean()), n, settings.n_concepts, low=own_low, high=own_high, control_value=float(theirs.mean()),
+            difference=difference, difference_low=low, difference_high=high, **shared,
         ),
-        _sweet_spot(chosen, beside, shared), _held_out_cost(chosen, beside, settings.seed, shared),
+        _sweet_spot(chosen, beside, settings.seed, shared), _held_out_cost(chosen, beside, settings.seed, shared),
     ]  # fmt: skip
     rows = [*_rows(priced, chosen, "none"), *_rows(rivals, beside, "random_feature")]
     return measured, pl.DataFrame([{"size": sae.n_features} | row for row in rows])
 
 
-def _sweet_spot(chosen: Costs, beside: Costs, shared: dict) -> Measurement:
+def _sweet_spot(chosen: Costs, beside: Costs, seed: int, shared: dict) -> Measurement:
     spot, other = (sweet_spot(each.accuracy, each.accuracy_KC.mean(1)) for each in (chosen, beside))
     n = chosen.accuracy_KC.shape[1]
+
+    def width(drawn_C: np.ndarray) -> float:
+        low, high = sweet_spot(chosen.accuracy, chosen.accuracy_KC[:, drawn_C].mean(1))
+        return high - low
+
+    low, high = bootstrap(width, n, seed)
     return Measurement(
         "sweet_spot_width", f"width of the range of factors that costs at most {MAX_DROP:.0%} of accuracy", spot[1] - spot[0],
-        n, n, control_value=other[1] - other[0], ceiling_metric="accuracy without steering (chance 1/3)", ceiling=chosen.accuracy,
-        ceiling_threshold=0.5, why=f"from {spot[0]:g} to {spot[1]:g} times the maximum", **shared,
+        n, n, low=low, high=high, control_value=other[1] - other[0], ceiling_metric="accuracy without steering (chance 1/3)",
+        ceiling=chosen.accuracy, ceiling_threshold=0.5, why=f"from {spot[0]:g} to {spot[1]:g} times the maximum", **shared,
     )  # fmt: skip
 
 

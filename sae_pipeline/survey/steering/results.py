@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from sae_pipeline.interpret.bootstrap import paired_difference, unpaired_difference
+from sae_pipeline.interpret.bootstrap import bootstrap_mean, paired_difference, unpaired_difference
 from sae_pipeline.survey.measurement import Measurement
 from sae_pipeline.survey.steering.concepts import Topic, committed
 from sae_pipeline.survey.steering.methods import (
@@ -51,9 +51,10 @@ class Comparison:
         """Mean score of a method minus that of another, over the same concepts."""
         ours, theirs = self.score(method), self.score(control)
         difference, low, high, n = paired_difference(ours, theirs, np.arange(len(ours)), seed)
+        value, value_low, value_high = bootstrap_mean(ours, seed)
         return self._one(
-            name, SCORE, float(ours.mean()), n, control=control, control_value=float(theirs.mean()), difference=difference,
-            difference_low=low, difference_high=high,
+            name, SCORE, value, n, low=value_low, high=value_high, control=control, control_value=float(theirs.mean()),
+            difference=difference, difference_low=low, difference_high=high,
         )  # fmt: skip
 
     def all(self, seed: int) -> list[Measurement]:
@@ -63,7 +64,7 @@ class Comparison:
             self.paired("output_score_selection_gain", CLAMP, UNSELECTED, seed),
             self.paired("prompt_side_over_response_only", CLAMP, RESPONSE_ONLY, seed),
             self.paired("clamp_over_difference_of_means", CLAMP, "difference_of_means", seed),
-            self._few(seed), self._themes(), self._on_target(),
+            self._few(seed), self._themes(), self._on_target(seed),
         ]  # fmt: skip
 
     def _few(self, seed: int) -> Measurement:
@@ -96,26 +97,38 @@ class Comparison:
             len(themes), control=RANDOM, control_value=n_steered(RANDOM, plain), n_attempted=3,
         )  # fmt: skip
 
-    def _on_target(self) -> Measurement:
+    def _on_target(self, seed: int) -> Measurement:
+        """Row 34. Concepts are drawn with their own row of pairs; the bound that a diagonal must pass stays that of all pairs."""
         topics = [each.topic for each in self.found]
-        value, control = (on_target_share(effects(self.texts, self.report, topics, method)) for method in (CLAMP, RANDOM))
+        ours, theirs = (on_target(effects(self.texts, self.report, topics, method)) for method in (CLAMP, RANDOM))
+        difference, low, high, n = paired_difference(ours, theirs, np.arange(len(ours)), seed)
+        value, value_low, value_high = bootstrap_mean(ours, seed)
         return self._one(
-            "on_target_share", "share of concepts whose clamp raises its own words more than 95 % of all other pairs",
-            value, len(topics), control=RANDOM, control_value=control,
+            "on_target_share", "share of concepts whose clamp raises its own words more than 95 % of all other pairs", value, n,
+            low=value_low, high=value_high, control=RANDOM, control_value=float(theirs.mean()), difference=difference,
+            difference_low=low, difference_high=high,
         )  # fmt: skip
 
     def extremes(self, seed: int) -> Measurement:
-        """Row 31: repetition at a hundred times the maximum, either sign, beside unsteered texts."""
-        far = self.texts.filter(pl.col("factor").abs() == 100)["repetition"].to_numpy()
-        plain = self.texts.filter(pl.col("control") == BASELINE)["repetition"].to_numpy()
-        drawn = unpaired_difference(far, plain, seed)
+        """Row 31: repetition at a hundred times the maximum, either sign, beside unsteered texts. Features are resampled, then
+        prompts of the unsteered texts: texts of one are alike."""
+        far = self.texts.filter(pl.col("factor").abs() == 100)
+        plain = self.texts.filter(pl.col("control") == BASELINE)
+        by_feature, by_prompt = (
+            rows.group_by(unit, maintain_order=True).agg(pl.col("repetition").mean())["repetition"].to_numpy()
+            for rows, unit in ((far, "concept"), (plain, "prompt"))
+        )
+        drawn = unpaired_difference(by_feature, by_prompt, seed)
         return self._one(
-            "repetition_at_100", "share of repeated 4-grams at 100 times the maximum", drawn.value, len(far), low=drawn.value_low,
-            high=drawn.value_high, control="unsteered", control_value=drawn.control, difference=drawn.difference,
-            difference_low=drawn.low, difference_high=drawn.high, n_attempted=len(far),
+            "repetition_at_100", "share of repeated 4-grams at 100 times the maximum, mean over features", drawn.value,
+            len(by_feature), low=drawn.value_low, high=drawn.value_high, control="unsteered", control_value=drawn.control,
+            difference=drawn.difference, difference_low=drawn.low, difference_high=drawn.high, n_attempted=len(by_feature),
+            why=f"{len(far)} texts",
         )  # fmt: skip
 
-    def _one(self, name: str, metric: str, value: float, n_scored: int, n_attempted: int | None = None, **beside) -> Measurement:
+    def _one(
+        self, name: str, metric: str, value: float | None, n_scored: int, n_attempted: int | None = None, **beside
+    ) -> Measurement:
         attempted = self.n_attempted if n_attempted is None else n_attempted
         return Measurement(
             name, metric, value, n_scored, attempted, self.size, files_sha=committed(), rows=ROWS, figure=FIGURE, **beside
@@ -136,7 +149,7 @@ def effects(texts: pl.DataFrame, report: pl.DataFrame, topics: Sequence[Topic], 
     return effect_IJ
 
 
-def on_target_share(effect_IJ: np.ndarray) -> float:
-    """Share of the diagonal that lies above the 95th percentile of everything off it (checklist, row 34)."""
+def on_target(effect_IJ: np.ndarray) -> np.ndarray:
+    """Whether each of the diagonal lies above the 95th percentile of everything off it, 0 or 1 (checklist, row 34)."""
     off = effect_IJ[~np.eye(len(effect_IJ), dtype=bool)]
-    return float((np.diag(effect_IJ) > np.quantile(off, 0.95)).mean()) if len(off) else 0.0
+    return (np.diag(effect_IJ) > np.quantile(off, 0.95)).astype(float) if len(off) else np.zeros(len(effect_IJ))
