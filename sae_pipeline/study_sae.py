@@ -26,7 +26,7 @@ class Sae(Section):
     sparsity: float | None = Field(
         default=None,
         gt=0,
-        description="lambda of jumprelu; default 0.5 (sparsity_loss tanh) or 3 (step), for a width of 600; grows with it",
+        description="lambda of jumprelu; default 0.5 (sparsity_loss tanh) or 2 (step), for a width of 600; grows with it",
     )
     sparsity_loss: Literal["tanh", "step"] | None = Field(
         default=None, description="of jumprelu; tanh: Anthropic's of January 2025 (the default), step: Gemma Scope's"
@@ -96,7 +96,7 @@ class Sae(Section):
     @property
     def jumprelu_coefficient(self) -> float:
         """lambda of `jumprelu`. It weighs against squared errors summed over the width: wide models take 10 and more."""
-        return self.sparsity or (3.0 if self.sparsity_loss == "step" else 0.5)
+        return self.sparsity or (2.0 if self.sparsity_loss == "step" else 0.5)
 
     @property
     def prefix_shares(self) -> tuple[float, ...]:

@@ -72,6 +72,8 @@ class Architecture(ABC):
     initial_decoder_norm = 1.0
     subtracts_decoder_bias = True
     """Whether the encoder sees x - b_dec."""
+    betas = (0.9, 0.999)
+    """Of Adam."""
     feature_rate = 1.0
     """Learning rate of the numbers per feature (biases, thresholds) over that of the weights."""
     revives_dead_features = True

@@ -22,18 +22,22 @@ from sae_pipeline.sae.entries import Entries
 from sae_pipeline.sae.kernels import Pairs
 from sae_pipeline.sae.parameters import Parameters
 from sae_pipeline.sae.preactivations import PreActivations
+from sae_pipeline.sae.relu_l1 import WARMUP_SHARE
 
 TANH_SLOPE = 4.0
 PRE_ACTIVATION_LOSS = 3e-6
 INITIAL_THRESHOLD = 0.1
 # Anthropic's; Gemma Scope's 0.001 is for E‖x‖² = 1 and is multiplied by sqrt(D) here, where E‖x‖² = D.
 TANH_BANDWIDTH, STEP_BANDWIDTH_UNIT = 2.0, 0.001
+# Gemma Scope's: without momentum. A threshold's gradient is rare and large, its direction soon out of date.
+STEP_BETAS = (0.0, 0.999)
 # At the start a feature is active on this many tokens in F (Anthropic), at most on half of them.
 INITIAL_ACTIVE = 10_000
 
 
 class JumpReLU(Architecture):
-    """Thresholds per feature; sparsity comes from `coefficient` (lambda), which rises linearly from 0 over the whole training."""
+    """Thresholds per feature; sparsity comes from `coefficient` (lambda). It rises linearly from 0: over the whole training in
+    `tanh`, over its first steps in `step`, as each was published."""
 
     name = "jumprelu"
     # Rows uniform in (-1 / sqrt(D), 1 / sqrt(D)) have this norm; ours are Gaussian of exactly this norm.
@@ -43,6 +47,7 @@ class JumpReLU(Architecture):
     def __init__(self, coefficient: float, sparsity_loss: Literal["tanh", "step"], d_model: int) -> None:
         self.coefficient, self.is_tanh = coefficient, sparsity_loss == "tanh"
         self.bandwidth = TANH_BANDWIDTH if self.is_tanh else STEP_BANDWIDTH_UNIT * d_model**0.5
+        self.betas = self.betas if self.is_tanh else STEP_BETAS
         # Where E‖x‖² = 1, for which Gemma Scope's recipe is made, one learning rate moves biases so much further against rows.
         self.feature_rate = d_model**0.5
 
@@ -62,7 +67,8 @@ class JumpReLU(Architecture):
 
     def penalty(self, step: int, n_steps: int) -> float:
         """lambda at this step."""
-        return self.coefficient * (step + 1) / n_steps
+        share = 1.0 if self.is_tanh else WARMUP_SHARE
+        return self.coefficient * min(1.0, (step + 1) / max(1.0, share * n_steps))
 
     def shift(self, parameters: Parameters) -> Tensor:
         """Lower edge of the window in which thresholds get a gradient."""

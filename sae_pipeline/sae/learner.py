@@ -37,7 +37,7 @@ class Learner:
             {"params": [value for name, value in self._learned.items() if (name in per_feature) == own], "rate": rate}
             for own, rate in ((False, 1.0), (True, architecture.feature_rate))
         ]
-        self.optimizer = torch.optim.Adam(groups, betas=(0.9, 0.999), fused=True)
+        self.optimizer = torch.optim.Adam(groups, betas=architecture.betas, fused=True)
         self.tokens_since_active_F = torch.zeros(n_features, dtype=torch.int64, device=device)
         self.step = Step(self.parameters, architecture, dtype)
         self.on_gpu = gpu.on_gpu(self.tokens_since_active_F)

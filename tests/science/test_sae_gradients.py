@@ -207,6 +207,7 @@ def test_penalty_warms_up_over_the_first_twentieth_and_grows_with_centring():
         assert [architecture.penalty(step, 1000) for step in (0, 25, 50, 999)] == pytest.approx([0, 5, 10, 10])
     assert ReluL1(5.0).penalty(999, 1000) == 5.0
     assert [JumpReLU(8.0, "tanh", D).penalty(step, 1000) for step in (499, 999)] == pytest.approx([4, 8])
+    assert [JumpReLU(8.0, "step", D).penalty(step, 1000) for step in (24, 49, 999)] == pytest.approx([4, 8, 8])
 
 
 def given(z: torch.Tensor) -> PreActivations:
