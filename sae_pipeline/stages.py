@@ -104,7 +104,7 @@ STAGES: dict[str, Stage] = {
             ("name", "sae.sizes"),
             per_size=False,
             optional=tuple(stage.name for stage in SURVEY_STAGES),
-            code_version="4",
+            code_version="5",
         ),
         Stage("size_comparison", "analysis", ("analysis_tables",), (), per_size=False, code_version="3"),
         Stage("report", "analysis", ("analysis_tables", "size_comparison"), (), per_size=False, code_version="4"),

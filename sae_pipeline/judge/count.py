@@ -2,17 +2,19 @@
 
 import asyncio
 import json
+import random
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from sae_pipeline.errors import UserError
 from sae_pipeline.judge.key import Key
 from sae_pipeline.judge.request import Request, Settings
-from sae_pipeline.judge.retry import failure_of
+from sae_pipeline.judge.retry import Limits, failure_of
 from sae_pipeline.progress import bar
 
 SECONDS = 60.0  # for everything that is counted at once: a plan must not hang on a server
 MAX_CONCURRENCY = 8
+LIMITS = Limits(max_attempts=3, first_wait_seconds=0.5)
 
 
 class CannotCount(Exception):
@@ -62,7 +64,7 @@ class ServerCounter:
         import anthropic
 
         client = anthropic.AsyncAnthropic(
-            api_key=self._key.reveal(), base_url=self._settings.base_url, max_retries=2, timeout=SECONDS, open_telemetry=False
+            api_key=self._key.reveal(), base_url=self._settings.base_url, max_retries=0, timeout=SECONDS, open_telemetry=False
         )  # fmt: skip
         free = asyncio.Semaphore(MAX_CONCURRENCY)
         with bar("counting tokens", len(bodies), "texts") as progress:
@@ -70,7 +72,7 @@ class ServerCounter:
             async def one(body: dict[str, Any]) -> int:
                 async with free:
                     self.n_sent += 1
-                    n_tokens = (await client.messages.count_tokens(**body)).input_tokens
+                    n_tokens = await self._one(client, body)
                 progress.update(1)
                 return n_tokens
 
@@ -89,6 +91,19 @@ class ServerCounter:
         if not all(isinstance(n_tokens, int) and n_tokens > 0 for n_tokens in counted):
             raise CannotCount("not an answer of a Messages API")
         return counted
+
+    async def _one(self, client: Any, body: dict[str, Any]) -> int:
+        n_failed = 0
+        while True:
+            try:
+                return (await client.messages.count_tokens(**body)).input_tokens
+            except AttributeError:
+                raise  # no fault of the network
+            except Exception as error:
+                failure, n_failed = failure_of(error, self._key), n_failed + 1
+                if failure.verdict != "retry" or n_failed >= LIMITS.max_attempts:
+                    raise
+                await asyncio.sleep(LIMITS.wait(n_failed, failure.retry_after, random.random()))
 
 
 class HomeCounter:

@@ -20,6 +20,7 @@ from sae_pipeline.progress import bar
 from sae_pipeline.stages import STAGES, sizes_of
 from sae_pipeline.store import ArtifactStore, Manifest, Outcome
 from sae_pipeline.tables.files import check_file
+from sae_pipeline.tables.sae_tables import MIXING
 from sae_pipeline.tables.schemas import TABLES, conform, empty, polars_schema
 from sae_pipeline.tables.views import VIEWS, create_views, sql_text
 
@@ -108,13 +109,14 @@ def _fill(connection: duckdb.DuckDBPyConnection, artefacts: list[Artefact]) -> d
     return n_rows
 
 
-def _added_columns(name: str, artefact: Artefact, artefacts: list[Artefact]) -> dict[str, float | int]:
+def _added_columns(name: str, artefact: Artefact, artefacts: list[Artefact]) -> dict[str, float | int | None]:
     """Columns that the database has and the file has not."""
     if name == "training_history":
         assert artefact.size is not None
         return {"size": artefact.size}
     if name == "sae_metrics":
-        return {"seconds": next(a.manifest.seconds for a in artefacts if (a.stage, a.size) == ("sae", artefact.size))}
+        trained = next(a.manifest for a in artefacts if (a.stage, a.size) == ("sae", artefact.size))
+        return {"seconds": trained.seconds} | {name: trained.metadata.get(name) for name in MIXING}
     return {}
 
 
@@ -147,8 +149,8 @@ def _create(connection: duckdb.DuckDBPyConnection, name: str) -> None:
         connection.execute(f"COMMENT ON COLUMN {name}.{column} IS {sql_text(spec.description or '')}").fetchall()
 
 
-def _insert_file(connection: duckdb.DuckDBPyConnection, name: str, path: Path, added: dict[str, float | int]) -> None:
-    columns = "".join(f", {value} AS {column}" for column, value in added.items())
+def _insert_file(connection: duckdb.DuckDBPyConnection, name: str, path: Path, added: dict[str, float | int | None]) -> None:
+    columns = "".join(f", {'NULL' if value is None else value} AS {column}" for column, value in added.items())
     query = f"INSERT INTO {name} BY NAME SELECT *{columns} FROM read_parquet($path)"
     connection.execute(query, {"path": str(path)}).fetchall()
 

@@ -6,6 +6,10 @@ import polars as pl
 from sae_pipeline.tables.columns import ARCHITECTURES, column, count, one_of, share, size, table
 
 _AT_MOST_ONE = pa.Check.le(1)
+MIXING = {
+    "distinct_documents_per_batch": "Documents in a training batch, mean (from the SAE's manifest; only in the database)",
+    "same_context_pairs_per_batch": "Pairs of tokens out of one block in a training batch, mean (likewise)",
+}
 
 SAE_TABLES = (
     table(
@@ -42,6 +46,10 @@ SAE_TABLES = (
             "seconds": column(
                 pl.Float64, "Training time (from the SAE's manifest; only in the database)", pa.Check.ge(0), required=False
             ),
+            **{
+                name: column(pl.Float64, description, pa.Check.ge(0), nullable=True, required=False)
+                for name, description in MIXING.items()
+            },
         },
         file="sae_metrics/<size>/sae_metrics.parquet", key=("size",),
     ),

@@ -16,6 +16,7 @@ from sae_pipeline.runner import Wanted, run_pipeline
 from sae_pipeline.stages import STAGES, sizes_of
 from sae_pipeline.store import ArtifactStore
 from sae_pipeline.study import load_study
+from sae_pipeline.tables.sae_tables import MIXING
 
 ALL = 3 + 6 * 2 + 3
 
@@ -58,6 +59,10 @@ def test_everything_is_built_and_says_what_comes_next(finished_study):
     with duckdb.connect(str(store.root / "analysis.duckdb"), read_only=True) as connection:
         assert connection.execute("select size from sae_metrics order by size").fetchall() == [(32,), (64,)]
         assert connection.execute("select count(distinct stage) from lineage").fetchone() == (9,)
+        query = "select distinct_documents_per_batch, same_context_pairs_per_batch from sae_metrics where size = 64"
+        mixing = connection.execute(query).fetchone()
+    manifest = store.manifest("sae", 64)
+    assert mixing is not None and mixing[0] > 1 and mixing == tuple(manifest.metadata[name] for name in MIXING)
     assert "<html" in (store.path("report") / "report.html").read_text(encoding="utf-8")
 
 
