@@ -6,6 +6,7 @@ Shapes: B blocks, T positions, D model width, M neurons kept.
 import hashlib
 import json
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,13 +87,15 @@ def harvest(
 ) -> int:
     """Compute the shards that are missing; returns how many. Raises `UserError` for non-finite activations.
 
+    While one shard is computed the one before it is written, by another thread; never more than one waits for the disk.
     `stored` false keeps the norms and lets the activations go.
     """
     missing = [plan for plan in plans if not is_complete(plan, corpus.context, lm.d_model, len(neuron_ids), stored)]
     total = corpus.n_blocks * corpus.context
     done = total - sum(plan.n_blocks for plan in missing) * corpus.context
     batch = batch_blocks(lm, corpus.context)
-    with bar("harvest", total, "tokens", initial=done) as progress:
+    written: Future[None] | None = None
+    with bar("harvest", total, "tokens", initial=done) as progress, ThreadPoolExecutor(1, "shard-writer") as writer:
         for plan in missing:
 
             def compute(n_blocks: int, plan: ShardPlan = plan, done: int = done) -> tuple[int, dict[str, Tensor]]:
@@ -103,7 +106,11 @@ def harvest(
             if not stored:
                 tensors = {name: tensor for name, tensor in tensors.items() if name not in ("activations_BTD", "neurons_BTM")}
             done += plan.n_blocks * corpus.context
-            write_shard(plan.path, tensors, plan.metadata)
+            if written is not None:
+                written.result()
+            written = writer.submit(write_shard, plan.path, tensors, plan.metadata)
+        if written is not None:
+            written.result()
     return len(missing)
 
 

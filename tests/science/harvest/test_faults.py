@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -59,6 +60,44 @@ def test_expected_bytes_are_the_files(harvested, corpus, lm, reader):
     expected = expected_shard_bytes(corpus.n_blocks * corpus.context, lm.d_model, "float32", reader.n_neurons)
     files = [*(harvested[0] / "shards").iterdir(), harvested[0] / "mask.safetensors"]
     assert sum(path.stat().st_size for path in files) == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize("fails_at", ["00001", "00003"])
+def test_a_shard_that_cannot_be_written_ends_the_harvest(fails_at, tiny_study, lm, corpus_folder, tmp_path, monkeypatch):
+    write = shards.write_shard
+
+    def full(path, *rest):
+        if path.stem == fails_at:
+            raise OSError(28, "No space left on device")
+        write(path, *rest)
+
+    monkeypatch.setattr(shards, "write_shard", full)
+    with pytest.raises(OSError, match="No space left"):
+        harvest_into(tmp_path, tiny_study, lm, corpus_folder)
+    assert not (tmp_path / f"shards/{fails_at}.safetensors").exists() and not (tmp_path / "statistics.json").exists()
+
+
+def test_one_shard_is_written_while_the_next_is_computed(tiny_study, lm, corpus_folder, tmp_path, monkeypatch):
+    write, compute = shards.write_shard, shards._compute
+    began, events = threading.Event(), []
+
+    def held_up(path, *rest):
+        if path.stem == "00000":
+            assert began.wait(30), "the second shard was not begun while the first was being written"
+        write(path, *rest)
+        events.append(f"written {path.stem}")
+
+    def computed(corpus, lm, plan, *rest):
+        if plan.path.stem == "00001":
+            began.set()
+        if plan.path.stem == "00002":
+            events.append("third begun")
+        return compute(corpus, lm, plan, *rest)
+
+    monkeypatch.setattr(shards, "write_shard", held_up)
+    monkeypatch.setattr(shards, "_compute", computed)
+    harvest_into(tmp_path, tiny_study, lm, corpus_folder)
+    assert events.index("written 00000") < events.index("third begun")  # never more than one waits for the disk
 
 
 def test_non_finite_activations_are_refused(tiny_study, corpus_folder, tmp_path):
