@@ -13,7 +13,7 @@ from bench.suites import all_suites
 
 
 def test_results_page_is_that_of_the_results():
-    assert report.PAGE.read_text(encoding="utf-8") == report.page(report.read())
+    assert report.PAGE.read_text(encoding="utf-8") == report.page(report.read(), frontier.read())
 
 
 def test_suites_compare_contenders_that_they_have():
