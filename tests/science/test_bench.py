@@ -8,6 +8,7 @@ import pytest
 from bench import passes, queries, report, rounds, stores
 from bench.__main__ import main
 from bench.gpu_suites import gpu_suites
+from bench.quality import frontier
 from bench.setting import SHAPES, Spec, data_file
 from bench.suites import all_suites
 
