@@ -16,8 +16,10 @@ from sae_pipeline.features.selection import (
     strongest_of_distinct_documents,
     uniform_by_interval,
 )
+from sae_pipeline.features.sparse import order_by_group
 from sae_pipeline.features.windows import windows_around
 from sae_pipeline.study import Features
+from sae_pipeline.tables.columns import N_INTERVALS
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ def chosen(
         top_row, top_rank = strongest_of_distinct_documents(sparse, first_row_R, settings.n_top)
         row_E, rank_E = np.concatenate([top_row, row_E]), np.concatenate([top_rank, rank_E])
         is_top_E = np.concatenate([np.ones(len(top_row), bool), is_top_E])
-    order = np.lexsort((rank_E, np.where(is_top_E, 0, interval_Z[row_E]), unit_Z[row_E]))
+    part_E = unit_Z[row_E] * (N_INTERVALS + 1) + np.where(is_top_E, 0, interval_Z[row_E])
+    _, order = order_by_group((part_E << 16) | rank_E)
     return row_E[order], rank_E[order], is_top_E[order]
 
 

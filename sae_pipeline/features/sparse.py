@@ -6,6 +6,7 @@ tokens x units is ever made.
 
 import itertools
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -37,9 +38,23 @@ class SparseActivations:
 
     @classmethod
     def from_token_order(cls, unit: np.ndarray, token_index: np.ndarray, value: np.ndarray, n_units: int) -> Self:
-        """From coordinates in token order, as encoding yields them: within a unit they stay so."""
-        unit, order = order_by_group(unit)
-        return cls(np.searchsorted(unit, np.arange(n_units + 1)), token_index[order], value[order])
+        """From coordinates in token order (int64), as encoding yields them: within a unit they stay so. Values float32."""
+        token_bits = int(np.ptp(token_index)).bit_length() if len(token_index) else 0
+        if (n_units - 1).bit_length() + token_bits + 32 > 64:
+            unit, order = order_by_group(unit)
+            return cls(np.searchsorted(unit, np.arange(n_units + 1)), token_index[order], value[order])
+        # Unit, token and value fit into one number: sorting the numbers is all there is to do.
+        first = token_index[:1]
+        packed_Z = unit.astype(np.uint64) << np.uint64(token_bits)
+        packed_Z |= (token_index - first).view(np.uint64)
+        packed_Z <<= np.uint64(32)
+        packed_Z |= value.view(np.uint32)
+        packed_Z.sort()
+        in_order = packed_Z.astype(np.uint32).view(np.float32)
+        packed_Z >>= np.uint64(32)
+        packed_Z &= np.uint64((1 << token_bits) - 1)
+        offsets = np.append(0, np.cumsum(np.bincount(unit, minlength=n_units)))
+        return cls(offsets, packed_Z.view(np.int64) + first, in_order)
 
     @classmethod
     def merge(cls, parts: "Sequence[SparseActivations]") -> "SparseActivations":
@@ -92,12 +107,12 @@ class SparseActivations:
         """Number of activations of each unit, int64."""
         return np.diff(self.offsets)
 
-    @property
+    @cached_property
     def unit_Z(self) -> np.ndarray:
         """The unit of each activation, int64."""
         return np.repeat(np.arange(self.n_units), self.count_U)
 
-    @property
+    @cached_property
     def max_U(self) -> np.ndarray:
         """Largest activation of each unit, float32; 0 for units that are never active."""
         maximum = np.zeros(self.n_units, np.float32)

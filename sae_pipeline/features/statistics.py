@@ -82,10 +82,11 @@ def _top_token(sparse: SparseActivations, token_id: np.ndarray) -> tuple[np.ndar
     if not len(sparse.value):
         return top_id_U, top_mass_U
     id_Z = token_id[sparse.token_index]
-    group_Z, order = order_by_group(sparse.unit_Z * (int(id_Z.max()) + 1) + id_Z)
+    id_bits = int(id_Z.max()).bit_length()
+    group_Z, order = order_by_group((sparse.unit_Z << id_bits) | id_Z)
     start = np.flatnonzero(np.concatenate([[True], group_Z[1:] != group_Z[:-1]]))
     mass = np.add.reduceat(sparse.value[order].astype(np.float64), start)
-    unit, id_of_group = np.divmod(group_Z[start], int(id_Z.max()) + 1)
+    unit, id_of_group = group_Z[start] >> id_bits, group_Z[start] & ((1 << id_bits) - 1)
     active_U = np.flatnonzero(sparse.count_U)
     top_mass_U[active_U] = np.maximum.reduceat(mass, np.searchsorted(unit, active_U))
     best = np.flatnonzero(mass == top_mass_U[unit])[::-1]  # backwards: the lowest id is written last

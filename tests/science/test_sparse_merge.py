@@ -105,6 +105,24 @@ def test_samples_of_parts_merge_and_pruning_loses_nothing():
         assert np.array_equal(kept[again], expected)
 
 
+@pytest.mark.parametrize("n_low_bits", [8, 40])  # keys that differ in bits for which a group of 3,000 leaves no room, or in all
+def test_a_sample_goes_by_whole_priorities(n_low_bits):
+    draw = np.random.default_rng(4)
+    unit, interval = draw.integers(0, 3000, 40_000), np.full(40_000, 10)
+    priority = draw.integers(0, 1 << n_low_bits, 40_000).astype(np.uint64)
+    row, _ = uniform_by_interval(unit, interval, priority, 4)
+    order = np.lexsort((np.arange(len(unit)), priority, unit))
+    rank = np.arange(len(order)) - np.searchsorted(unit[order], unit[order])
+    assert np.array_equal(row, order[rank < 4])
+
+
+@pytest.mark.parametrize("apart", [1, 2**20])  # far apart, unit, token and value do not fit into one number
+def test_token_order_becomes_unit_order(coordinates, apart):
+    feature, token, value = coordinates
+    found = SparseActivations.from_token_order(feature, 2**40 + token * apart, value, 2**13)
+    assert equal(found, SparseActivations.from_arrays(feature, 2**40 + token * apart, value, 2**13))
+
+
 @pytest.mark.parametrize("largest", [3_000_000, 2**62])  # the latter leaves no bits for the row
 def test_order_by_group_is_the_stable_order(largest):
     group = np.random.default_rng(0).integers(0, 50, 5000) * (largest // 50)
