@@ -9,6 +9,7 @@ LABEL_CORE_SECONDS = 6e-3  # of a sentence embedding
 SAE_WEIGHT_STEP_SECONDS = 4e-9  # of an optimizer step, per weight
 MAP_SECONDS_PER_FEATURE = 1.5e-3  # UMAP, one thread whatever the machine
 GATHER_BYTES_PER_SECOND = 4e9  # of correlations: rows of neurons summed for every active pair
+RANKED_TOKENS, SHORTLISTED = 85_000, 1_200  # tokens on which completeness ranks random directions; how many it looks at closely
 CASE_TOKENS, CLAMP_TOKENS = 60_000, 300_000  # read by the case studies; continued from the hook under clamps
 
 
@@ -61,7 +62,9 @@ def survey_seconds(work: Work, stage: str) -> float:
                 for size, steps in runs
             )
         case "completeness":
-            return 10 + 5e-5 * work.tokens * len(study.sae.sizes)
+            # Random directions, as many as there are features: all on a sample of tokens, some on all tokens.
+            ranked = sum(RANKED_TOKENS * work.encode(size) + work.tokens * work.encode(SHORTLISTED) for size in study.sae.sizes)
+            return 10 + 5e-5 * work.tokens * len(study.sae.sizes) + ranked / work.sae_rate
         case "features_vs_neurons":
             settings = survey.features_vs_neurons
             counted = min(settings.n_tokens, work.tokens)

@@ -73,7 +73,9 @@ class Completeness(Section):
 
     min_train: int = Field(default=5, ge=1, description="mentions in train documents below which a word is not scored")
     min_held_out: int = Field(default=2, ge=1, description="the same in held-out documents")
-    n_directions: int = Field(default=100, ge=0, description="random directions, and as many features, for the control")
+    n_directions: int | None = Field(
+        default=None, ge=1, description="random directions of the null per size, at most; none: as many as it has live features"
+    )
     seed: int = Field(default=0, description="of every random choice of this section")
 
 

@@ -63,7 +63,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "completeness", SURVEY, ("corpus", "activations", "feature_stats"), ("sae.sizes", "survey.completeness"),
-        per_size=False, files=("survey/completeness/families/*.yaml", "survey/completeness/prediction.yaml"),
+        per_size=False, code_version="2", files=("survey/completeness/families/*.yaml", "survey/completeness/prediction.yaml"),
     ),
 )  # fmt: skip
 SURVEY_STAGES: tuple[Stage, ...] = (

@@ -76,6 +76,10 @@ SURVEY_UNIT_TABLES = (
             "control_f1": column(pl.Float64, "On held-out documents, chosen on shuffled mentions", _SHARE, nullable=True),
             "present": column(pl.Boolean, "Both at least 0.5; null with too few mentions to say", nullable=True),
             "control_present": column(pl.Boolean, "The same with shuffled mentions", nullable=True),
+            "direction_f1": column(
+                pl.Float64, "On held-out documents, of the random direction that was chosen alike", _SHARE, nullable=True
+            ),
+            "direction_present": column(pl.Boolean, "The same of that direction", nullable=True),
         },
         file="completeness/concept_presence.parquet", key=("size", "family", "word"),
     ),

@@ -13,6 +13,7 @@ from sae_pipeline.survey.completeness.law import fit_sigmoid
 from sae_pipeline.survey.completeness.measure import completeness_measurements
 from sae_pipeline.survey.completeness.mentions import Concept, Mentions, read_concepts
 from sae_pipeline.survey.completeness.presence import best_units
+from sae_pipeline.survey.completeness.random_directions import best_directions
 from tests.science.interpret_world import make_tokens, make_units, token, write_artefacts
 
 ALIVE = {100: 100, 1000: 1000, 10_000: 10_000}
@@ -64,7 +65,7 @@ def planted(law: bool) -> pl.DataFrame:
         present = random.random(400) < 1 / (1 + np.exp(-6 * x))
         rows.append(pl.DataFrame({
             "size": np.full(400, size), "word": [f"w{i}" for i in range(400)], "frequency": 10**log_frequency, "present": present,
-            "control_present": np.zeros(400, bool),
+            "control_present": np.zeros(400, bool), "direction_present": np.arange(400) < 4,
         }))  # fmt: skip
     return pl.concat(rows)
 
@@ -79,8 +80,8 @@ def test_the_sigmoid_finds_its_middle():
 
 def test_a_planted_law_is_found_and_presence_without_it_is_not(monkeypatch):
     monkeypatch.setattr("sae_pipeline.survey.resampling.N_RESAMPLES", 40)
-    by_law = {(one.measurement, one.size): one for one in completeness_measurements(planted(True), ALIVE, 0, "x")}
-    without = {(one.measurement, one.size): one for one in completeness_measurements(planted(False), ALIVE, 0, "x")}
+    by_law = {(one.measurement, one.size): one for one in completeness_measurements(planted(True), ALIVE, ALIVE, 0, "x")}
+    without = {(one.measurement, one.size): one for one in completeness_measurements(planted(False), ALIVE, ALIVE, 0, "x")}
     for size in ALIVE:
         ratio = by_law["half_presence_frequency_ratio", size].value
         assert ratio is not None and ratio < 1.5
@@ -90,6 +91,10 @@ def test_a_planted_law_is_found_and_presence_without_it_is_not(monkeypatch):
     assert spread is not None and spread > 5 and other is not None and other < 1
     growth, error = by_law["coverage_growth", None].value, by_law["coverage_prediction_error", None].value
     assert growth is not None and growth > 0.15 and error is not None and error < 0.06
+    # The stronger null is the control: here the random directions, of which four words have one.
+    coverage = by_law["concept_coverage", 100]
+    assert coverage.control_value == 0.01 and coverage.control is not None and "random directions" in coverage.control
+    assert by_law["concept_coverage_over_shuffled_mentions", 100].control_value == 0
     unscaled = by_law["coverage_prediction_error", None].control_value
     assert unscaled is not None and unscaled > 0.15
 
@@ -107,3 +112,31 @@ def test_the_stage_writes_its_table_and_the_check_finds_another_f1(tmp_path):
     assert f1_recounted(work, folders.corpus, folders.activations, stats).passed
     rows.with_columns(pl.col("f1_held_out") * 0.5 + 0.1).write_parquet(work / "concept_presence.parquet")
     assert not f1_recounted(work, folders.corpus, folders.activations, stats).passed
+
+
+def test_a_killed_run_keeps_finished_sizes_and_ends_with_the_same_bytes(tmp_path, monkeypatch):
+    tokens = make_tokens(200)
+    folders = write_artefacts(tmp_path / "artefacts", tokens, make_units(tokens))
+    stats = {9: folders.feature_stats, 10: folders.feature_stats}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    asked = []
+
+    def build(work, stop_before: int | None = None):
+        def watched(reader, mentions, scored_C, n_matched_F, seed):
+            asked.append(seed)
+            if seed == stop_before:
+                raise KeyboardInterrupt
+            return best_directions(reader, mentions, scored_C, n_matched_F, seed)
+
+        monkeypatch.setattr("sae_pipeline.survey.completeness.build.best_directions", watched)
+        work.mkdir(exist_ok=True)
+        build_completeness(folders.corpus, folders.activations, stats, Completeness(), work)
+
+    build(whole)
+    with pytest.raises(KeyboardInterrupt):
+        build(killed, stop_before=10)
+    asked.clear()
+    build(killed)
+    assert asked == [10]
+    files = {file.name: file.read_bytes() for file in whole.iterdir()}
+    assert files == {file.name: file.read_bytes() for file in killed.iterdir()} and "measurements.parquet" in files

@@ -14,10 +14,13 @@ from sae_pipeline.survey.measurement import Measurement
 from sae_pipeline.survey.resampling import bootstrap
 
 FIGURE, ROWS = "concept_presence", "concept_presence"
+SHUFFLED, DIRECTIONS = "shuffled mentions, same selection", "the best of as many random directions of equal densities"
+NULLS = {SHUFFLED: "control_present", DIRECTIONS: "direction_present"}
 
 
 class Presence:
-    """Present or not, words x sizes, over the words that could be scored; `control`: with shuffled mentions."""
+    """Present or not, words x sizes, over the words that could be scored; `nulls`: the same with shuffled mentions, and of random
+    directions of which the best is chosen for each word as among the features."""
 
     def __init__(self, rows: pl.DataFrame, alive: dict[int, int]) -> None:
         scored = rows.filter(pl.col("present").is_not_null()).unique(["size", "word"], maintain_order=True)
@@ -27,11 +30,15 @@ class Presence:
         first = per_size[self.sizes[0]]
         self.log_frequency = np.log10(first["frequency"].to_numpy())
         self.present = {size: mine["present"].to_numpy() for size, mine in per_size.items()}
-        self.control = {size: mine["control_present"].to_numpy() for size, mine in per_size.items()}
+        self.nulls = {name: {size: mine[column].to_numpy() for size, mine in per_size.items()} for name, column in NULLS.items()}
 
     @property
     def n_words(self) -> int:
         return len(self.log_frequency)
+
+    def stronger(self, size: int) -> str:
+        """The null that reaches the higher coverage; random directions where both reach the same."""
+        return max(reversed(NULLS), key=lambda name: int(self.nulls[name][size].sum()))
 
     def half(self, size: int, drawn: np.ndarray | slice = slice(None)) -> float:
         """log10 of the frequency at which half of the words have a feature."""
@@ -43,12 +50,19 @@ class Presence:
         return float(max(halves) - min(halves)) if np.isfinite(halves).all() else float("nan")
 
 
-def completeness_measurements(rows: pl.DataFrame, alive: dict[int, int], seed: int, files_sha: str) -> Iterator[Measurement]:
-    """Everything about the law, per size and over sizes. `rows`: table `concept_presence`."""
+def completeness_measurements(
+    rows: pl.DataFrame, alive: dict[int, int], n_directions: dict[int, int], seed: int, files_sha: str
+) -> Iterator[Measurement]:
+    """Everything about the law, per size and over sizes. `rows`: table `concept_presence`; `n_directions`: of its null."""
     presence = Presence(rows, alive)
     for size in presence.sizes:
         yield _half(presence, size, seed, files_sha)
-        yield _coverage(presence, size, seed, files_sha)
+        yield _coverage(presence, "concept_coverage", size, presence.stronger(size), seed, files_sha)
+        yield _coverage(presence, "concept_coverage_over_shuffled_mentions", size, SHUFFLED, seed, files_sha)
+        yield _coverage(
+            presence, "concept_coverage_over_random_directions", size, DIRECTIONS, seed, files_sha,
+            f"{n_directions[size]:,} random directions beside {alive[size]:,} live features",
+        )  # fmt: skip
     yield _spread(presence, seed, files_sha)
     yield _growth(presence, seed, files_sha)
     yield _prediction(presence, seed, files_sha)
@@ -58,8 +72,11 @@ def _half(presence: Presence, size: int, seed: int, files_sha: str) -> Measureme
     n, alive = presence.n_words, presence.alive[size]
     name, metric = "half_presence_frequency_ratio", "factor between (frequency at 50 % presence) x (alive features) and 1"
     half = presence.half(size)
-    shuffled = int(presence.control[size].sum())
-    covered = f"{int(presence.present[size].sum())} of {n} words have a feature, with shuffled mentions {shuffled}"
+    shuffled, directions = (int(presence.nulls[name][size].sum()) for name in (SHUFFLED, DIRECTIONS))
+    covered = (
+        f"{int(presence.present[size].sum())} of {n} words have a feature, with shuffled mentions {shuffled}, "
+        f"a random direction {directions}"
+    )
     if not np.isfinite(half):
         return Measurement(
             name, metric, None, 0, presence.n_attempted, size, status="too_few_examples", files_sha=files_sha, rows=ROWS,
@@ -81,17 +98,19 @@ def _half(presence: Presence, size: int, seed: int, files_sha: str) -> Measureme
     )  # fmt: skip
 
 
-def _coverage(presence: Presence, size: int, seed: int, files_sha: str) -> Measurement:
-    own, control = (each[size].astype(float) for each in (presence.present, presence.control))
+def _coverage(
+    presence: Presence, name: str, size: int, null: str, seed: int, files_sha: str, why: str | None = None
+) -> Measurement:
+    own, control = (each[size].astype(float) for each in (presence.present, presence.nulls[null]))
     low, high = bootstrap(lambda drawn: float(own[drawn].mean()), len(own), seed)
     difference = bootstrap(lambda drawn: float((own - control)[drawn].mean()), len(own), seed)
     scored = len(own) > 0
     return Measurement(
-        "concept_coverage", "share of words with a feature (F1 at least 0.5 on train and on held-out documents)",
+        name, "share of words with a feature (F1 at least 0.5 on train and on held-out documents)",
         float(own.mean()) if scored else None, len(own), presence.n_attempted, size, low=low, high=high,
-        control="shuffled mentions, same selection", control_value=float(control.mean()) if scored else None,
+        control=null, control_value=float(control.mean()) if scored else None,
         difference_low=difference[0], difference_high=difference[1], status="ok" if scored else "too_few_examples",
-        files_sha=files_sha, rows=ROWS, figure=FIGURE,
+        why=why, files_sha=files_sha, rows=ROWS, figure=FIGURE,
     )  # fmt: skip
 
 
@@ -133,9 +152,13 @@ def _growth(presence: Presence, seed: int, files_sha: str) -> Measurement:
         )
     low, high = bootstrap(lambda drawn: growth(presence.present, drawn), presence.n_words, seed)
     shares = ", ".join(f"{size:,}: {presence.present[size].mean():.1%}" for size in presence.sizes)
+    control, null = max((growth(table), name) for name, table in presence.nulls.items())
+    difference = bootstrap(
+        lambda drawn: growth(presence.present, drawn) - growth(presence.nulls[null], drawn), presence.n_words, seed
+    )
     return Measurement(
         name, metric, value, presence.n_words, presence.n_attempted, low=low, high=high,
-        control="shuffled mentions, same selection", control_value=growth(presence.control),
+        control=null, control_value=control, difference_low=difference[0], difference_high=difference[1],
         why=f"coverage by size {shares}", files_sha=files_sha, rows=ROWS, figure=FIGURE,
     )  # fmt: skip
 

@@ -6,16 +6,25 @@ feature by feature in bounded chunks; nothing of size words x features x tokens 
 Shapes: U units of a chunk, Z activations of a chunk.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import polars as pl
 
+from sae_pipeline.features.chunks import feature_ranges
 from sae_pipeline.features.sparse import SparseActivations
 from sae_pipeline.survey.completeness.mentions import Mentions
 from sae_pipeline.tables.columns import SPLITS
 
+CHUNK_ROWS = 1_000_000
 Chunk = tuple[int, dict[str, SparseActivations]]  # first unit, activations by split
+
+
+def unit_chunks(by_split: dict[str, SparseActivations]) -> Iterator[Chunk]:
+    """Units in order, so many at once that they have at most `CHUNK_ROWS` activations."""
+    rows_U = np.sum([each.count_U for each in by_split.values()], axis=0)
+    for first, last in feature_ranges(rows_U, CHUNK_ROWS):
+        yield first, {split: each.columns(np.arange(first, last)) for split, each in by_split.items()}
 
 
 def best_units(chunks: Iterable[Chunk], mentions: Mentions) -> pl.DataFrame:
