@@ -105,7 +105,7 @@ def _lowest(group_Z: np.ndarray, key_Z: np.ndarray, n: int) -> tuple[np.ndarray,
 
 
 def _rows_in_order(sorted_Z: np.ndarray, key_Z: np.ndarray, row_bits: int) -> np.ndarray:
-    """The rows in the lower bits, in place; those of a group that agree in a part of their keys in the order of the whole keys."""
+    """The rows in the lower bits, in place; those of a group that agree in part of their keys in the order of the whole keys."""
     upper_Z = sorted_Z >> np.uint64(row_bits)
     sorted_Z &= np.uint64((1 << row_bits) - 1)
     row_Z = sorted_Z.view(np.int64)
