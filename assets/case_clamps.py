@@ -21,7 +21,7 @@ def case_clamps(
 ):
     """Code errors, pronouns, praise, persona, a secret, unsafe code and one wrong behaviour under a clamp, on the largest size.
 
-    Feature and factor chosen on half A, reported on half B, beside groups of random features through the same choice. Read off
+    Feature and factor chosen on half A, reported on half B, beside random directions through the same search and choice. Read off
     next-token probabilities. Part of `sae-pipeline run --job survey`.
     """
     from sae_pipeline.survey.cases.build import open_world
@@ -35,7 +35,7 @@ def case_clamps(
                 language_model.load(study, device), artifacts.path("corpus"), artifacts.path("activations"),
                 artifacts.path("feature_stats", size), artifacts.path("sae", size), study.survey.case_studies,
             )  # fmt: skip
-            return build_case_clamps(world, artifacts.path("case_studies"), work)
+            return build_case_clamps(world, work)
 
     yield from publish(
         context, artifacts, "case_clamps", build,

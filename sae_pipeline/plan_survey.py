@@ -11,6 +11,7 @@ MAP_SECONDS_PER_FEATURE = 1.5e-3  # UMAP, one thread whatever the machine
 GATHER_BYTES_PER_SECOND = 4e9  # of correlations: rows of neurons summed for every active pair
 RANKED_TOKENS, SHORTLISTED = 85_000, 1_200  # tokens on which completeness ranks random directions; how many it looks at closely
 CASE_TOKENS, CLAMP_TOKENS = 60_000, 300_000  # read by the case studies; continued from the hook under clamps
+SEARCH_TOKENS = 15_000  # read to find what is clamped, through every bank
 
 
 def survey_seconds(work: Work, stage: str) -> float:
@@ -78,6 +79,8 @@ def survey_seconds(work: Work, stage: str) -> float:
             banks = 2 * work.encode(max(study.sae.sizes))  # the features and as many random directions
             return 30 + CASE_TOKENS * work.to_hook / work.model_rate + read * banks / work.sae_rate
         case "case_clamps":
-            return 20 + CLAMP_TOKENS * (work.whole - work.to_hook) / work.model_rate
+            banks = (1 + survey.case_studies.n_rival_groups) * work.encode(max(study.sae.sizes))
+            steered = CLAMP_TOKENS * (work.whole - work.to_hook) / work.model_rate
+            return 20 + steered + SEARCH_TOKENS * banks / work.sae_rate
         case _:
             return 3

@@ -17,8 +17,8 @@ MEASURING_STAGES: tuple[Stage, ...] = (
         files=tuple(f"survey/cases/{name}.yaml" for name in CASE_FILES),
     ),
     Stage(
-        "case_clamps", SURVEY, ("corpus", "activations", "sae", "feature_stats", "case_studies"),
-        (*MODEL_IDENTITY, "model.dtype", "hook", "sae.sizes", "survey.case_studies"), per_size=False,
+        "case_clamps", SURVEY, ("corpus", "activations", "sae", "feature_stats"),
+        (*MODEL_IDENTITY, "model.dtype", "hook", "sae.sizes", "survey.case_studies"), per_size=False, code_version="2",
         files=tuple(f"survey/cases/{name}.yaml" for name in CLAMP_FILES),
     ),
     Stage(

@@ -1,5 +1,6 @@
 """Clamps against the plain forward pass, choices of doses on planted numbers, attribution against finite differences."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,16 +12,19 @@ from sae_pipeline.language_model.load import load_language_model
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.study import FolderModel, Hook
 from sae_pipeline.study_survey import CaseStudies
+from sae_pipeline.survey.cases.answers import self_units
 from sae_pipeline.survey.cases.bank import Banks
-from sae_pipeline.survey.cases.build import build_case_studies
-from sae_pipeline.survey.cases.case import Found, World
+from sae_pipeline.survey.cases.build import build_case_studies, rival_banks
+from sae_pipeline.survey.cases.case import Found, World, densities
 from sae_pipeline.survey.cases.clamp_case import ClampWorld, maxima
 from sae_pipeline.survey.cases.clamping import Clamper, Dose, Prompt
-from sae_pipeline.survey.cases.code_clamps import mended
+from sae_pipeline.survey.cases.code_clamps import error_units, mended
 from sae_pipeline.survey.cases.code_texts import Pair
-from sae_pipeline.survey.cases.doses import best_dose, choose_dose, compared, rival_groups
+from sae_pipeline.survey.cases.doses import all_doses, best_dose, choose_dose, compared
 from sae_pipeline.survey.cases.parts import PARTS
 from sae_pipeline.survey.cases.pronouns import slopes
+from sae_pipeline.survey.cases.reading import read_banks, whole_text
+from sae_pipeline.survey.cases.selection import aurocs
 from sae_pipeline.survey.cases.yes_bias import attribution, balanced_accuracy
 from sae_pipeline.survey.measurement import Measurement
 from tests.tiny_steering import N_FEATURES, make_artefacts
@@ -33,7 +37,18 @@ def found(tiny_model_folder, tmp_path_factory) -> ClampWorld:
     sae = SparseAutoencoder.load(made.sae)
     settings = CaseStudies(n_rival_groups=3)
     world = World(lm, Banks(sae, sae), made.corpus, None, made.feature_stats, settings)  # pyright: ignore[reportArgumentType]
-    return ClampWorld(world, Clamper(lm, sae, maxima(made.feature_stats, N_FEATURES)), pl.DataFrame())
+    banks = [sae, reordered(sae, TURNED), reordered(sae, list(range(N_FEATURES)))]
+    return ClampWorld(world, Clamper(lm, banks, maxima(made.feature_stats, N_FEATURES)))
+
+
+TURNED = list(reversed(range(N_FEATURES)))
+
+
+def reordered(sae: SparseAutoencoder, order: list[int]) -> SparseAutoencoder:
+    """The same units under other numbers: a control that can do whatever the features can."""
+    weights = {"W_enc_FD": sae.W_enc_FD, "b_enc_F": sae.b_enc_F, "W_dec_FD": sae.W_dec_FD, "threshold_F": sae.threshold_F}
+    weights = {name: weight[order] for name, weight in weights.items()}
+    return SparseAutoencoder(weights | {"b_dec_D": sae.b_dec_D, "mean_D": sae.mean_D}, sae.config)
 
 
 def prompts_of(found: ClampWorld, texts: list[str]) -> list[Prompt]:
@@ -85,18 +100,23 @@ def test_cross_entropies_are_those_of_every_text_alone(found):
 
 
 def test_the_best_affordable_dose_is_taken_and_the_cheapest_when_none_is():
-    doses = [Dose(1, 2.0), Dose(1, 4.0), Dose(2, 2.0), Dose(3, 2.0)]
+    doses = [Dose(1, 2.0), Dose(1, 4.0), Dose(2, 2.0), Dose(3, 2.0, 1)]
     score, extra = np.array([1.0, 9.0, 2.0, 50.0]), np.array([0.1, 3.0, 0.5, 0.0])
-    assert best_dose(doses, score, extra, {1, 2}) == Dose(2, 2.0)
-    assert best_dose(doses, score, extra + 5, {1, 2}) == Dose(1, 2.0)
+    assert best_dose(doses, score, extra, 0) == Dose(2, 2.0)
+    assert best_dose(doses, score, extra + 5, 0) == Dose(1, 2.0)
+    assert best_dose(doses, score, extra, 1) == Dose(3, 2.0, 1)
+    assert all_doses([[4, 2], [7]], [2, 1]) == [Dose(4, 1), Dose(4, 2), Dose(2, 1), Dose(2, 2), Dose(7, 1, 1), Dose(7, 2, 1)]
 
 
 def test_a_dose_is_chosen_on_half_a_alone_and_rivals_choose_alike(found):
     prompts = prompts_of(found, TEXTS)
     live = np.flatnonzero(found.clamper.maximum_F > 0)[:3].tolist()
-    chosen = choose_dose(found.world, found.clamper, prompts, live, [1, 2], lambda effect: effect.log_odds_AP, "test")
-    assert chosen.dose.feature in live and len(chosen.rivals) == 3 and chosen.rivals_RP.shape == (3, 3)
-    assert not {dose.feature for dose in chosen.rivals} & set(live)
+    groups = [live, [live[1]], [live[0], live[2]]]
+    chosen = choose_dose(found.world, found.clamper, prompts, groups, [1, 2], lambda effect: effect.log_odds_AP, "test")
+    assert chosen.dose.feature in live and chosen.rivals_RP.shape == (2, 3)
+    assert [dose.bank for dose in chosen.rivals] == [1, 2]
+    assert all(dose.unit in group for dose, group in zip(chosen.rivals, groups[1:], strict=True))
+    assert all(dose.feature is None and dose.control == "random_direction" for dose in chosen.rivals)
     half_A, half_B = prompts[::2], prompts[1::2]
     mean = {
         dose: found.clamper.effect(half_A, [dose], "test").log_odds_AP.mean()
@@ -118,11 +138,45 @@ def _extra(found: ClampWorld, dose: Dose) -> float:
     return float((nats[1] - nats[0]).mean())
 
 
-def test_rivals_are_live_and_none_of_the_candidates(found):
-    live = np.flatnonzero(found.clamper.maximum_F > 0)
-    groups = rival_groups(found.world, live[:3].tolist(), 3)
-    assert [len(group) for group in groups] == [3, 3, 3]
-    assert all(unit in live[3:] for group in groups for unit in group)
+def test_every_bank_goes_through_the_search(found):
+    """A control that holds the features themselves under other numbers must come to the same ones."""
+    positives, negatives = ["the ship left the harbour", "a sailor on the boat"], ["bread and butter", "a judge spoke of the law"]
+    own, turned, same = found.separating(positives, negatives, "test")
+    live_F = found.clamper.maximum_F > 0
+    assert same == own and len(own) == 3 and live_F[own].all()
+    texts = [whole_text(found.world.lm, text) for text in (*positives, *negatives)]
+    pooled, _ = read_banks(found.world.lm, found.clamper.banks, texts, "test")
+    np.testing.assert_allclose(pooled[1].max_IF, pooled[0].max_IF[:, TURNED], atol=1e-5)
+    score_F = aurocs(pooled[1].max_IF, np.array([True, True, False, False]))
+    assert min(score_F[turned]) >= np.sort(np.where(live_F, score_F, -1))[-3]
+    assert found.candidates(np.where(np.arange(N_FEATURES) == 4, 1.0, -np.inf)) == ([4] if live_F[4] else [])
+    for search in (error_units, self_units):
+        own, _, same = search(found)
+        assert own == same and 0 < len(own) <= 3
+
+
+def test_a_control_that_is_as_good_as_the_features_ties_with_them(found):
+    prompts, candidates = prompts_of(found, TEXTS), found.separating(TEXTS[:1], TEXTS[1:2], "test")
+    chosen = choose_dose(found.world, found.clamper, prompts, candidates, [1, 2], lambda effect: effect.log_odds_AP, "test")
+    assert chosen.rivals[1] == replace(chosen.dose, bank=2)
+    np.testing.assert_allclose(chosen.rivals_RP[1], chosen.after_P, atol=1e-5)
+    one, turned, same = (
+        found.clamper.effect(prompts, [Dose(3, 2.0, bank)], "test").log_odds_AP for bank in range(len(found.clamper.banks))
+    )
+    np.testing.assert_allclose(one, same, atol=1e-5)
+    assert np.abs(one - turned).max() > 1e-3  # it is the bank's own direction that is clamped
+
+
+def test_banks_of_random_directions_differ_and_are_as_dense_as_the_features(found):
+    r_ND = found.world.lm.residual(torch.tensor(found.world.corpus.token_ids_BT).long())[:, 1:].float().flatten(0, 1)
+    reader = SimpleNamespace(token_index=lambda split: torch.arange(len(r_ND)), gather=lambda index: r_ND[index])
+    banks = rival_banks(replace(found.world, activations=reader))
+    assert len(banks) == found.world.settings.n_rival_groups and banks[0] is found.world.banks.null
+    assert not torch.allclose(banks[1].W_dec_FD, banks[2].W_dec_FD)
+    density_F = densities(found.world.feature_stats, N_FEATURES)
+    for bank in banks[1:]:
+        # A direction that is positive more rarely than the feature fires stays at a threshold of zero.
+        np.testing.assert_allclose((bank.encode(r_ND) > 0).float().mean(0).numpy(), density_F, atol=0.005)
 
 
 def test_a_change_beyond_the_rivals_has_an_interval_above_zero_and_chance_has_not():
@@ -156,7 +210,9 @@ def test_attribution_is_the_derivative_along_the_features(found):
     """Sum over all features of f_i (g . W_i) / s: the derivative of the log-odds when every feature grows by the same share."""
     lm, sae = found.world.lm, found.world.banks.features
     (prompt,) = prompts_of(found, [TEXTS[2]])
-    total = attribution(found, [prompt]).sum()
+    total_KF = attribution(found, [prompt])
+    np.testing.assert_allclose(total_KF[1], total_KF[0][TURNED], atol=1e-5)
+    total = total_KF[0].sum()
     ids = torch.tensor([prompt.ids])
     r_BTD = lm.residual(ids)
     f_TF = sae.encode(r_BTD[0])

@@ -3,12 +3,16 @@
 Paper: 'Sycophancy', 'Features relating to the model's representation of self', 'Case study: detecting and correcting deception'.
 """
 
+import numpy as np
 import torch
 
 from sae_pipeline.survey.cases.clamp_case import Clamped, ClampWorld
 from sae_pipeline.survey.cases.clamping import Prompt, first_tokens
 from sae_pipeline.survey.cases.doses import choose_dose
 from sae_pipeline.survey.cases.prompts import digest, fill, half_of, load
+from sae_pipeline.survey.cases.reading import Pooled, from_ids
+from sae_pipeline.survey.cases.selection import aurocs
+from sae_pipeline.survey.cases.self_features import passing, questions, strength
 
 KEEPS = 0.5  # share of secrets that the unsteered model must keep
 
@@ -43,20 +47,35 @@ def praise(found: ClampWorld) -> Clamped:
 def persona(found: ClampWorld) -> Clamped:
     """Row 65: a self feature clamped down; how much less the model calls itself a machine rather than a person."""
     told, made = load("self"), Clamped()
-    candidates = found.chosen_before("self_features", "survives half A")
     prompts = [
         answer_prompt(found, turn, told["persona_opening"], place, told["machine"], told["person"])
         for place, turn in enumerate(told["persona_turns"])
     ]
-    if not candidates:
-        # No feature survived the filter: the three that best separate the two kinds of questions stand in, and the row says so.
-        candidates = found.separating(told["self"], told["other"], "questions to the model")
+    candidates = self_units(found)
     chosen = choose_dose(
         found.world, found.clamper, prompts, candidates, told["factors"], lambda effect: -effect.log_odds_AP, "persona"
     )
     metric = "fall of log P(words for a machine) - log P(words for a person) after `I am a`, nats"
     made.add(found, "persona", "persona_shift", metric, prompts, chosen, files_sha=digest("self", "neutral"))
     return made
+
+
+def self_units(found: ClampWorld) -> list[list[int]]:
+    """Of every bank the units that pass the filter of `self_features` on half A, strongest first.
+
+    Of a bank where none passes: those that best separate the two kinds of questions.
+    """
+    turns, about_self_I, choose_I = questions()
+    texts = [from_ids(found.world.lm.chat(turn)) for turn, choose in zip(turns, choose_I, strict=True) if choose]
+    about_A = about_self_I[choose_I]
+
+    def search(pooled: Pooled) -> np.ndarray:
+        passed_F = passing(pooled.max_IF > 0, about_A) & (found.clamper.maximum_F > 0)
+        if not passed_F.any():
+            return aurocs(pooled.max_IF, about_A)
+        return np.where(passed_F, strength(pooled.mean_IF, about_A), -np.inf)
+
+    return found.searched(texts, search, "questions to the model")
 
 
 def secrecy(found: ClampWorld) -> Clamped:

@@ -46,11 +46,24 @@ def open_world(
     """The SAE with its random directions, and everything that the cases read."""
     sae = SparseAutoencoder.load(sae_folder, lm.device)
     reader = ActivationReader.open(activations, lm)
+    r_ND, density_F = _threshold_sample(reader, settings), densities(feature_stats, sae.n_features)
+    null = random_bank(sae, r_ND, density_F, settings.seed)
+    return World(lm, Banks(sae, null), CorpusReader.open(corpus), reader, feature_stats, settings)
+
+
+def rival_banks(world: World) -> list[SparseAutoencoder]:
+    """`n_rival_groups` banks of random directions, each drawn by itself; the first is the null of detection."""
+    settings, sae = world.settings, world.banks.features
+    r_ND, density_F = _threshold_sample(world.activations, settings), densities(world.feature_stats, sae.n_features)
+    more = range(1, settings.n_rival_groups)
+    return [world.banks.null, *(random_bank(sae, r_ND, density_F, settings.seed + place) for place in more)]
+
+
+def _threshold_sample(reader: ActivationReader, settings: CaseStudies) -> torch.Tensor:
     train_N = reader.token_index("train")
     random = torch.Generator().manual_seed(settings.seed)
     sample_N = train_N[torch.randperm(len(train_N), generator=random)[: settings.threshold_tokens]].sort().values
-    null = random_bank(sae, reader.gather(sample_N), densities(feature_stats, sae.n_features), settings.seed)
-    return World(lm, Banks(sae, null), CorpusReader.open(corpus), reader, feature_stats, settings)
+    return reader.gather(sample_N)
 
 
 def build_case_studies(world: World, work: Path, cases: Mapping[str, Case] = CASES) -> Outcome:

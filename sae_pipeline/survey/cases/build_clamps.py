@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-import polars as pl
-
 from sae_pipeline.store import Outcome
 from sae_pipeline.survey.cases import answers, code_clamps, pronouns, unsafe_code, yes_bias
+from sae_pipeline.survey.cases.build import rival_banks
 from sae_pipeline.survey.cases.case import World
 from sae_pipeline.survey.cases.clamp_case import FIGURE, ClampCase, ClampWorld, maxima
 from sae_pipeline.survey.cases.clamping import Clamper
@@ -24,8 +23,8 @@ CLAMPS: dict[str, ClampCase] = {
 }
 
 
-def build_case_clamps(world: World, case_studies: Path, work: Path, cases: Mapping[str, ClampCase] = CLAMPS) -> Outcome:
-    """Write `measurements`, `case_doses` and `case_generations` into `work`, and the figure. `case_studies`: its folder."""
-    clamper = Clamper(world.lm, world.banks.features, maxima(world.feature_stats, world.size))
-    found = ClampWorld(world, clamper, pl.read_parquet(case_studies / "case_features.parquet"))
+def build_case_clamps(world: World, work: Path, cases: Mapping[str, ClampCase] = CLAMPS) -> Outcome:
+    """Write `measurements`, `case_doses` and `case_generations` into `work`, and the figure."""
+    banks = [world.banks.features, *rival_banks(world)]
+    found = ClampWorld(world, Clamper(world.lm, banks, maxima(world.feature_stats, world.size)))
     return build_parts("case_clamps", FIGURE, {name: partial(case, found) for name, case in cases.items()}, work)

@@ -11,35 +11,37 @@ import polars as pl
 from sae_pipeline.survey.cases.case import World
 from sae_pipeline.survey.cases.clamping import Clamper, Dose, Prompt
 from sae_pipeline.survey.cases.doses import RIVALS, Chosen, compared
-from sae_pipeline.survey.cases.reading import whole_text
+from sae_pipeline.survey.cases.reading import Pooled, Text, read_banks, whole_text
 from sae_pipeline.survey.cases.selection import aurocs, best
 from sae_pipeline.survey.measurement import Measurement
 
 FIGURE, N_CANDIDATES = "case_clamps", 3
+Search = Callable[[Pooled], np.ndarray]
+"""What the units of a bank do on some items -> a score for each, F; -inf for one that is no candidate."""
 
 
 @dataclass(frozen=True)
 class ClampWorld:
-    """The world, a model whose features can be clamped, and the features that `case_studies` chose."""
+    """The world, and a model whose units can be clamped."""
 
     world: World
     clamper: Clamper
-    case_features: pl.DataFrame
 
-    def chosen_before(self, case: str, part: str, n: int = N_CANDIDATES) -> list[int]:
-        """The first features of a case of detection, best first."""
-        rows = self.case_features.filter(
-            (pl.col("case_name") == case) & (pl.col("part") == part) & (pl.col("control") == "none") & (pl.col("rank") <= n)
-        )
-        return rows.sort("rank")["unit"].to_list()
+    def searched(self, texts: Sequence[Text], search: Search, what: str) -> list[list[int]]:
+        """Of every bank the candidates that a search proposes: the same function for the SAE and for random directions."""
+        pooled, _ = read_banks(self.world.lm, self.clamper.banks, texts, what)
+        return [self.candidates(search(each)) for each in pooled]
 
-    def separating(self, positives: Sequence[str], negatives: Sequence[str], what: str, n: int = N_CANDIDATES) -> list[int]:
-        """The `n` live features that best separate two sets of sentences (AUROC of the largest activation)."""
+    def candidates(self, score_F: np.ndarray) -> list[int]:
+        """The units of largest score, best first. What the feature of a number never did, no unit of that number may do."""
+        score_F = np.where(self.clamper.maximum_F > 0, score_F, -np.inf)
+        return [unit for unit in best(score_F, N_CANDIDATES) if score_F[unit] > -np.inf]
+
+    def separating(self, positives: Sequence[str], negatives: Sequence[str], what: str) -> list[list[int]]:
+        """Of every bank the units that best separate two sets of sentences (AUROC of the largest activation)."""
         texts = [whole_text(self.world.lm, text) for text in (*positives, *negatives)]
-        reading = self.world.read(texts, what)
-        score_F = aurocs(reading.features.max_IF, np.arange(len(texts)) < len(positives))
-        score_F[self.clamper.maximum_F <= 0] = -1
-        return best(score_F, n)
+        positive_I = np.arange(len(texts)) < len(positives)
+        return self.searched(texts, lambda pooled: aurocs(pooled.max_IF, positive_I), what)
 
 
 @dataclass
@@ -76,10 +78,11 @@ class Clamped:
     def add_rows(
         self, case: str, name: str, prompts: Iterable[Prompt], arm: int, dose: Dose, before_P: np.ndarray, after_P: np.ndarray
     ) -> None:
-        """Rows of `case_doses`; arm 0 is the case's own feature, the others are rivals."""
+        """Rows of `case_doses`; arm 0 is the case's own feature, the others are rivals: one of each bank."""
         for item, (prompt, before, after) in enumerate(zip(prompts, before_P, after_P, strict=True)):
             row = {"case_name": case, "measurement": name, "item": item, "text": prompt.text, "arm": arm}
-            row |= {"feature": dose.feature, "factor": dose.factor, "before": float(before), "after": float(after)}
+            row |= {"control": dose.control, "feature": dose.feature, "factor": dose.factor}
+            row |= {"before": float(before), "after": float(after)}
             self.doses.append(row)
 
 

@@ -1,8 +1,9 @@
 """What a clamp does to the next token: log-probabilities of sets of tokens, no text generated.
 
-Shapes: P prompts, A arms (feature, factor), B rows, T positions, D width, V vocabulary.
+Shapes: P prompts, A arms (unit, factor), B rows, T positions, D width, V vocabulary.
 
-The model is read up to the hook once; every arm goes on from there. A factor is a multiple of the feature's training maximum.
+The model is read up to the hook once; every arm goes on from there. A factor is a multiple of the feature's training maximum. A
+random direction is clamped like a feature, as far as the feature of its number: nulls push as hard.
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,10 +34,21 @@ class Prompt:
 
 @dataclass(frozen=True, order=True)
 class Dose:
-    """One arm."""
+    """One arm: a unit of one of the banks. Bank 0 is the SAE; from 1, random directions."""
 
-    feature: int
+    unit: int
     factor: float
+    bank: int = 0
+
+    @property
+    def feature(self) -> int | None:
+        """The SAE feature, if it is one."""
+        return None if self.bank else self.unit
+
+    @property
+    def control(self) -> str:
+        """What it is a control of: see the tables."""
+        return "random_direction" if self.bank else "none"
 
 
 @dataclass(frozen=True)
@@ -53,17 +65,17 @@ class Effect:
 
 
 class Clamper:
-    """A model whose features can be clamped. `maximum_F`: training maxima."""
+    """A model with units to clamp. `banks`: the SAE, then as large ones of random directions; `maximum_F`: training maxima."""
 
-    def __init__(self, lm: LanguageModel, sae: SparseAutoencoder, maximum_F: np.ndarray) -> None:
-        self.lm, self.sae, self.maximum_F = lm, sae, maximum_F
+    def __init__(self, lm: LanguageModel, banks: Sequence[SparseAutoencoder], maximum_F: np.ndarray) -> None:
+        self.lm, self.banks, self.maximum_F = lm, banks, maximum_F
 
     def edit(self, dose: Dose | None) -> Intervention | None:
         """The intervention of an arm; None is the model as it is."""
         if dose is None:
             return None
-        push = Push(dose.factor * float(self.maximum_F[dose.feature]), "clamp", dose.feature)
-        return Intervention(self.sae, [[push]], self.sae.config["threshold_norm"], device=self.lm.device)
+        bank, push = self.banks[dose.bank], Push(dose.factor * float(self.maximum_F[dose.unit]), "clamp", dose.unit)
+        return Intervention(bank, [[push]], bank.config["threshold_norm"], device=self.lm.device)
 
     def effect(self, prompts: Sequence[Prompt], doses: Sequence[Dose | None], what: str) -> Effect:
         """Log-probabilities after every prompt under every arm."""

@@ -7,10 +7,12 @@ import torch
 
 from sae_pipeline.survey.cases.clamp_case import FIGURE, Clamped, ClampWorld
 from sae_pipeline.survey.cases.clamping import Dose, Prompt, first_tokens
-from sae_pipeline.survey.cases.code_texts import Pair, sessions
+from sae_pipeline.survey.cases.code_error import labels, texts_of
+from sae_pipeline.survey.cases.code_texts import Pair, pairs, sessions
 from sae_pipeline.survey.cases.doses import RIVALS, Chosen, choose_dose, compared
 from sae_pipeline.survey.cases.prompts import digest, load
 from sae_pipeline.survey.cases.reading import with_bos
+from sae_pipeline.survey.cases.selection import aurocs
 from sae_pipeline.survey.measurement import Measurement
 
 CASE, KNOWS = "code_error", 0.75  # share of sessions in which the model must expect an error more after the bug
@@ -20,8 +22,8 @@ ERROR_OVER_OUTPUT = "change of log P(error message) - log P(right output), nats"
 def run(found: ClampWorld) -> Clamped:
     """Log-odds of an error message against the right output, at the place where the interpreter answers."""
     told, made, sha = load("code_errors"), Clamped(), digest("code_errors", "neutral")
-    pairs, candidates = sessions(), found.chosen_before(CASE, "python")
-    clean, buggy = ([_prompt(found, pair, which) for pair in pairs] for which in ("clean", "buggy"))
+    candidates, whole = error_units(found), sessions()
+    clean, buggy = ([_prompt(found, pair, which) for pair in whole] for which in ("clean", "buggy"))
     told_apart = found.clamper.effect(clean + buggy, [None], "code sessions").log_odds_AP[0].reshape(2, -1)
     ceiling = {
         "ceiling_metric": "share of sessions in which the unsteered model expects an error more with the bug than without",
@@ -36,8 +38,16 @@ def run(found: ClampWorld) -> Clamped:
     )
     metric = f"{ERROR_OVER_OUTPUT}, the sign turned, after code with a bug"
     made.add(found, CASE, "code_error_clamped_down", metric, buggy, down, **ceiling)
-    _rewrites(found, made, pairs, down, ceiling)
+    _rewrites(found, made, whole, down, ceiling)
     return made
+
+
+def error_units(found: ClampWorld) -> list[list[int]]:
+    """Of every bank the units that best tell Python with an error from Python without, on half A, as `case_studies` does."""
+    half_A = [pair for pair in pairs("python") if pair.half == "choose"]
+    positive_I, _, _ = labels(half_A)
+    texts = texts_of(found.world.lm, half_A)
+    return found.searched(texts, lambda pooled: aurocs(pooled.max_IF, positive_I), "code errors, python")
 
 
 def _prompt(found: ClampWorld, pair: Pair, which: str) -> Prompt:
@@ -51,14 +61,14 @@ def mended(completion: str, pair: Pair) -> bool:
     return bool(re.search(rf"\b{pair.name}\b", completion)) and not re.search(rf"\b{pair.typo}\b", completion)
 
 
-def _rewrites(found: ClampWorld, made: Clamped, pairs: list[Pair], chosen: Chosen, ceiling: dict) -> None:
+def _rewrites(found: ClampWorld, made: Clamped, whole: list[Pair], chosen: Chosen, ceiling: dict) -> None:
     """Greedy continuations of the buggy session and one more prompt marker, under the doses of the clamp down."""
     lm, settings = found.world.lm, found.world.settings
-    kept = [pair for pair in pairs if pair.half == "report"]
+    kept = [pair for pair in whole if pair.half == "report"]
     prompts = [pair.buggy + load("code_errors")["rewrite_prompt"] for pair in kept]
     ids = [with_bos(lm, lm.tokenize(prompt.rstrip(" "), bos=False)) for prompt in prompts]
     arms: list[tuple[str, Dose | None]] = [("baseline", None), ("none", chosen.dose)]
-    arms += [("random_feature", dose) for dose in chosen.rivals[: settings.n_generation_rivals]]
+    arms += [(dose.control, dose) for dose in chosen.rivals[: settings.n_generation_rivals]]
     rates = []
     for arm, (control, dose) in enumerate(arms):
         texts = lm.generate(ids, settings.new_tokens, 0.0, torch.Generator(), found.clamper.edit(dose))

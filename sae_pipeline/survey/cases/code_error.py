@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sae_pipeline.language_model.model import LanguageModel
 from sae_pipeline.survey.cases.case import DIRECTION, FIGURE, Found, World
 from sae_pipeline.survey.cases.code_texts import Pair, pair_texts, pairs, prose
 from sae_pipeline.survey.cases.prompts import digest
-from sae_pipeline.survey.cases.reading import Reading
+from sae_pipeline.survey.cases.reading import Reading, Text
 from sae_pipeline.survey.cases.selection import Detection, aurocs, best, bootstrap, detect, probe_auroc, tested
 from sae_pipeline.survey.measurement import Measurement
 
@@ -22,7 +23,7 @@ def run(world: World) -> Found:
     made = {language: pairs(language) for language in LANGUAGES}
     readings = {language: _read(world, made[language], language) for language in LANGUAGES}
     python = readings["python"]
-    positive_I, half_I, group_I = _labels(made["python"])
+    positive_I, half_I, group_I = labels(made["python"])
     detection = detect(
         python.features.max_IF, python.null.max_IF, positive_I, half_I == "choose", half_I == "report", group_I, world.seed
     )
@@ -35,18 +36,22 @@ def run(world: World) -> Found:
 
 
 def _read(world: World, made: Sequence[Pair], what: str) -> Reading:
-    texts = [text for pair in made for text in pair_texts(world.lm, pair)]
-    return world.read(texts, f"code errors, {what}")
+    return world.read(texts_of(world.lm, made), f"code errors, {what}")
 
 
-def _labels(made: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray, list[int]]:
+def texts_of(lm: LanguageModel, made: Sequence[Pair]) -> list[Text]:
+    """The items of pairs: clean and buggy in turn."""
+    return [text for pair in made for text in pair_texts(lm, pair)]
+
+
+def labels(made: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """(has the error, half, pair) of the items: clean and buggy in turn."""
     positive_I = np.tile([False, True], len(made))
     return positive_I, np.repeat([pair.half for pair in made], 2), np.repeat(np.arange(len(made)), 2).tolist()
 
 
 def _runners_up(found: Found, python: Reading, positive_I: np.ndarray, half_I: np.ndarray, first: Detection) -> None:
-    """The next best features of the choosing half: candidates for the clamps."""
+    """The next best features of the choosing half: the clamps choose among them, too."""
     choose = half_I == "choose"
     score_F = aurocs(python.features.max_IF[choose], positive_I[choose])
     score_F[first.unit] = -1
@@ -58,7 +63,7 @@ def _runners_up(found: Found, python: Reading, positive_I: np.ndarray, half_I: n
 def _auroc(
     world: World, found: Found, language: str, made: Sequence[Pair], reading: Reading, detection: Detection, sha: str
 ) -> Measurement:
-    positive_I, half_I, group_I = _labels(made)
+    positive_I, half_I, group_I = labels(made)
     # The feature was chosen on Python: of another language every pair is held out.
     report_I = half_I == "report" if language == "python" else np.ones(len(half_I), bool)
     value_I, null_I = reading.features.max_IF[:, detection.unit], reading.null.max_IF[:, detection.null_unit]
@@ -80,7 +85,7 @@ def _auroc(
 def _typos(world: World, found: Found, python: Reading, made: Sequence[Pair], detection: Detection, sha: str) -> Measurement:
     sentences = prose()
     reading = _read(world, sentences, "prose")
-    _, half_I, _ = _labels(made)
+    _, half_I, _ = labels(made)
     code_I, typo_I = np.flatnonzero(half_I == "report")[1::2], np.arange(1, 2 * len(sentences), 2)
     arms = []
     for bank, unit in (("features", detection.unit), ("null", detection.null_unit)):
@@ -96,7 +101,7 @@ def _typos(world: World, found: Found, python: Reading, made: Sequence[Pair], de
     groups = list(range(len(is_code)))
     value = bootstrap(groups, lambda at: ratio(arms[0], at), world.seed, is_code)
     difference = bootstrap(groups, lambda at: ratio(arms[0], at) - ratio(arms[1], at), world.seed, is_code)
-    positive_P, half_P, _ = _labels(sentences)
+    positive_P, half_P, _ = labels(sentences)
     found.add_items(
         CASE, "prose", [text for pair in sentences for text in (pair.clean, pair.buggy)], half_P, positive_P,
         reading.features.max_IF[:, detection.unit], reading.null.max_IF[:, detection.null_unit],

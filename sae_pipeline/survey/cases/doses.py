@@ -1,7 +1,7 @@
-"""Choose a feature and a factor on half A, report what the clamp does on half B, beside groups of random features.
+"""Choose a feature and a factor on half A, report what the clamp does on half B, beside random directions.
 
-Shapes: P prompts, A arms, R rival groups. The same choice is made within every rival group: as many features, the same factors,
-the same limit on what the clamp may cost.
+Shapes: P prompts, A arms, R rivals: one of each bank of random directions. Each bank goes through the same steps as the SAE: the
+search that proposes candidates (`ClampWorld.searched`), the same factors, the same limit on what the clamp may cost.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from sae_pipeline.steering.fluency import MAX_EXTRA_NATS
 from sae_pipeline.survey.cases.case import World
@@ -17,8 +16,8 @@ from sae_pipeline.survey.cases.clamping import Clamper, Dose, Effect, Prompt
 from sae_pipeline.survey.cases.prompts import load
 from sae_pipeline.survey.cases.reading import with_bos
 
-RIVALS = "random live features of the same density, as many, through the same choice of feature and factor"
-N_NEAREST = 200  # live features nearest in density, from which rivals are drawn
+RIVALS = "as many random directions, as dense and as strong, through the same search and choice of unit and factor"
+
 N_RESAMPLES = 2000
 Score = Callable[[Effect], np.ndarray]
 """Effect of some arms and prompts -> one number per arm and prompt, A x P."""
@@ -26,7 +25,7 @@ Score = Callable[[Effect], np.ndarray]
 
 @dataclass(frozen=True)
 class Chosen:
-    """The dose of the candidates and those of the rival groups, and the scores of all on half B."""
+    """The dose of the features and that of every rival, and the scores of all on half B."""
 
     dose: Dose
     rivals: list[Dose]
@@ -42,48 +41,40 @@ class Chosen:
 
     @property
     def rival_change_RP(self) -> np.ndarray:
-        """The same of every rival group."""
+        """The same of every rival."""
         return self.rivals_RP - self.before_P
 
 
-def rival_groups(world: World, candidates: Sequence[int], n_groups: int) -> list[list[int]]:
-    """`n_groups` groups of as many live features as there are candidates, each drawn near its candidate's density."""
-    facts = pl.read_parquet(world.feature_stats / "features.parquet", columns=["feature", "density", "max_activation"])
-    live = facts.filter((pl.col("max_activation") > 0) & ~pl.col("feature").is_in(list(candidates)))
-    feature_F, density_F = live["feature"].to_numpy(), np.log(np.maximum(live["density"].to_numpy(), 1e-9))
-    density_of = dict(zip(facts["feature"].to_list(), facts["density"].to_list(), strict=True))
-    random, groups = np.random.default_rng(world.seed), [[] for _ in range(n_groups)]
-    for candidate in candidates:
-        gap_F = np.abs(density_F - np.log(max(density_of.get(candidate, 0.0), 1e-9)))
-        near = feature_F[np.argsort(gap_F, kind="stable")[:N_NEAREST]]
-        for group, unit in zip(groups, random.choice(near, n_groups, replace=len(near) < n_groups).tolist(), strict=True):
-            group.append(int(unit))
-    return groups
-
-
 def choose_dose(
-    world: World, clamper: Clamper, prompts: Sequence[Prompt], candidates: Sequence[int], factors: Sequence[float], score: Score,
-    what: str,
+    world: World, clamper: Clamper, prompts: Sequence[Prompt], candidates: Sequence[Sequence[int]], factors: Sequence[float],
+    score: Score, what: str,
 ) -> Chosen:  # fmt: skip
-    """The (feature, factor) of largest mean score on half A that costs at most one nat per token of neutral text.
+    """Of every bank the (unit, factor) of largest mean score on half A that costs at most one nat per token of neutral text.
 
-    When every dose costs more, the cheapest one is taken: it is then measured, and its cost reported.
+    `candidates`: units of each bank, the SAE first. When every dose costs more, the cheapest one is taken: it is then measured,
+    and its cost reported.
     """
-    groups = [list(candidates), *rival_groups(world, candidates, world.settings.n_rival_groups)]
-    doses = sorted({Dose(feature, float(factor)) for group in groups for feature in group for factor in factors})
+    doses = all_doses(candidates, factors)
     half_A, half_B = ([prompt for prompt in prompts if prompt.half == half] for half in ("choose", "report"))
     score_AP = score(clamper.effect(half_A, doses, f"{what}: choosing"))
     neutral = [with_bos(world.lm, world.lm.tokenize(text, bos=False)) for text in load("neutral")["texts"]]
     nats_AT = clamper.nats(neutral, [None, *doses], f"{what}: neutral texts")
     extra_A = (nats_AT[1:] - nats_AT[:1]).mean(axis=1)
-    taken = [best_dose(doses, score_AP.mean(axis=1), extra_A, set(group)) for group in groups]
+    taken = [best_dose(doses, score_AP.mean(axis=1), extra_A, bank) for bank in range(len(candidates))]
     score_BP = score(clamper.effect(half_B, [None, *taken], f"{what}: reporting"))
     return Chosen(taken[0], taken[1:], float(extra_A[doses.index(taken[0])]), score_BP[0], score_BP[1], score_BP[2:])
 
 
-def best_dose(doses: Sequence[Dose], score_A: np.ndarray, extra_A: np.ndarray, features: set[int]) -> Dose:
-    """The dose of largest score among those of `features` that are affordable; the cheapest one when none is."""
-    mine = [place for place, dose in enumerate(doses) if dose.feature in features]
+def all_doses(candidates: Sequence[Sequence[int]], factors: Sequence[float]) -> list[Dose]:
+    """Every candidate of every bank at every factor."""
+    return [
+        Dose(unit, float(factor), bank) for bank, units in enumerate(candidates) for unit in units for factor in sorted(factors)
+    ]
+
+
+def best_dose(doses: Sequence[Dose], score_A: np.ndarray, extra_A: np.ndarray, bank: int) -> Dose:
+    """The dose of largest score among the affordable ones of a bank; the cheapest one when none is."""
+    mine = [place for place, dose in enumerate(doses) if dose.bank == bank]
     affordable = [place for place in mine if extra_A[place] <= MAX_EXTRA_NATS]
     if not affordable:
         return doses[min(mine, key=lambda place: extra_A[place])]
@@ -91,7 +82,7 @@ def best_dose(doses: Sequence[Dose], score_A: np.ndarray, extra_A: np.ndarray, f
 
 
 def compared(own_P: np.ndarray, rivals_RP: np.ndarray, seed: int) -> dict[str, Any]:
-    """Value, interval, control and the interval of their difference; prompts and rival groups are resampled together."""
+    """Value, interval, control and the interval of their difference; prompts and rivals are resampled together."""
     random = np.random.default_rng(seed)
     drawn_P = random.integers(0, len(own_P), (N_RESAMPLES, len(own_P)))
     drawn_R = random.integers(0, len(rivals_RP), (N_RESAMPLES, len(rivals_RP)))

@@ -121,9 +121,17 @@ def scored_tokens(
 
 def read(lm: LanguageModel, banks: Banks, texts: Sequence[Text], what: str) -> Reading:
     """Pool every unit of both banks over every item. Items are numbered through the texts in order."""
+    (features, null), x_ID = read_banks(lm, (banks.features, banks.null), texts, what)
+    return Reading(features, null, x_ID)
+
+
+def read_banks(
+    lm: LanguageModel, banks: Sequence[SparseAutoencoder], texts: Sequence[Text], what: str
+) -> tuple[list[Pooled], np.ndarray]:
+    """(every unit of each bank pooled over every item, mean scaled activation x_ID of each item). The first bank is the SAE."""
     first = np.cumsum([0, *(text.n_items for text in texts)])
-    n_items, sae = int(first[-1]), banks.features
-    sums = {name: _Sums(n_items, sae.n_features) for name in ("features", "null")}
+    n_items, sae = int(first[-1]), banks[0]
+    sums = [_Sums(n_items, bank.n_features) for bank in banks]
     x_ID, n_I = torch.zeros(n_items, sae.d_model), torch.zeros(n_items)
     for batch, r_ND, place_N2 in scored_tokens(lm, sae, texts, what):
         item_N = torch.tensor(
@@ -131,11 +139,11 @@ def read(lm: LanguageModel, banks: Banks, texts: Sequence[Text], what: str) -> R
         )
         n_I += torch.bincount(item_N, minlength=n_items)
         x_ID.index_add_(0, item_N, sae.encoder_input(r_ND).x.cpu())
-        for name, bank in (("features", banks.features), ("null", banks.null)):
-            sums[name].add(bank, r_ND, item_N)
+        for bank, each in zip(banks, sums, strict=True):
+            each.add(bank, r_ND, item_N)
     count_I1 = n_I.clamp(min=1)[:, None]
-    pooled = {name: Pooled(each.max_IF.numpy(), (each.sum_IF / count_I1).numpy()) for name, each in sums.items()}
-    return Reading(pooled["features"], pooled["null"], (x_ID / count_I1).numpy())
+    pooled = [Pooled(each.max_IF.numpy(), (each.sum_IF / count_I1).numpy()) for each in sums]
+    return pooled, (x_ID / count_I1).numpy()
 
 
 class _Sums:

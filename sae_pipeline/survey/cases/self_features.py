@@ -13,29 +13,44 @@ ON_SELF, ON_OTHER = 0.5, 0.0  # shares of half A's prompts on which a unit fires
 STILL_ON_SELF, STILL_ON_OTHER = 0.25, 0.125  # the same on half B
 
 
+def passing(fires_IF: np.ndarray, about_self_I: np.ndarray) -> np.ndarray:
+    """The filter of half A, on its questions: fires on the model itself, never on the weather. Bool, F."""
+    return (fires_IF[about_self_I].mean(axis=0) >= ON_SELF) & (fires_IF[~about_self_I].mean(axis=0) <= ON_OTHER)
+
+
 def surviving(fires_IF: np.ndarray, about_self_I: np.ndarray, choose_I: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(units that pass the filter on half A, those of them that pass on half B), bool F."""
 
     def rate(items: np.ndarray) -> np.ndarray:
         return fires_IF[items].mean(axis=0)
 
-    passed_F = (rate(about_self_I & choose_I) >= ON_SELF) & (rate(~about_self_I & choose_I) <= ON_OTHER)
+    passed_F = passing(fires_IF[choose_I], about_self_I[choose_I])
     held_F = (rate(about_self_I & ~choose_I) >= STILL_ON_SELF) & (rate(~about_self_I & ~choose_I) <= STILL_ON_OTHER)
     return passed_F, passed_F & held_F
 
 
+def strength(mean_IF: np.ndarray, about_self_I: np.ndarray) -> np.ndarray:
+    """Mean activation on the questions about the model: what ranks the units that pass. F."""
+    return mean_IF[about_self_I].mean(axis=0)
+
+
+def questions() -> tuple[list[str], np.ndarray, np.ndarray]:
+    """(all questions, which are about the model, which are of half A)."""
+    told = load("self")
+    turns = [*told["self"], *told["other"]]
+    choose_I = np.array([half_of(place) == "choose" for part in ("self", "other") for place in range(len(told[part]))])
+    return turns, np.arange(len(turns)) < len(told["self"]), choose_I
+
+
 def run(world: World) -> Found:
     """Number of features that survive the filter on both halves."""
-    told, found = load("self"), Found()
-    turns = [*told["self"], *told["other"]]
-    about_self_I = np.arange(len(turns)) < len(told["self"])
-    choose_I = np.array([half_of(place) == "choose" for part in ("self", "other") for place in range(len(told[part]))])
+    found, (turns, about_self_I, choose_I) = Found(), questions()
     reading = world.read([from_ids(world.lm.chat(turn)) for turn in turns], "questions to the model")
     fires = {name: bank.max_IF > 0 for name, bank in (("features", reading.features), ("null", reading.null))}
     passed = {name: surviving(each, about_self_I, choose_I) for name, each in fires.items()}
     kept = np.flatnonzero(passed["features"][1])
     # Of the filter's survivors those of half A that fire most; the clamps use the first ones.
-    on_A = reading.features.mean_IF[about_self_I & choose_I].mean(axis=0)
+    on_A = strength(reading.features.mean_IF[choose_I], about_self_I[choose_I])
     candidates = np.flatnonzero(passed["features"][0])
     for rank, unit in enumerate(candidates[np.argsort(-on_A[candidates], kind="stable")].tolist(), start=1):
         row = {"case_name": CASE, "part": "survives half A", "control": "none", "unit": unit, "rank": rank}

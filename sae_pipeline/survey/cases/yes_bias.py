@@ -1,6 +1,6 @@
 """One wrong behaviour found among features and mended by a clamp, with its side effects (registered in `yes_bias.yaml`).
 
-Shapes: P prompts, A arms, T positions, D width, F features.
+Shapes: P prompts, A arms, T positions, D width, F units, K banks.
 """
 
 from typing import Any
@@ -11,11 +11,10 @@ from torch import Tensor
 
 from sae_pipeline.interpret.explanation_scores import auroc
 from sae_pipeline.survey.cases.answers import answer_prompt
-from sae_pipeline.survey.cases.clamp_case import FIGURE, N_CANDIDATES, Clamped, ClampWorld
-from sae_pipeline.survey.cases.clamping import Dose, Prompt
-from sae_pipeline.survey.cases.doses import RIVALS, best_dose, rival_groups
+from sae_pipeline.survey.cases.clamp_case import FIGURE, Clamped, ClampWorld
+from sae_pipeline.survey.cases.clamping import Prompt
+from sae_pipeline.survey.cases.doses import RIVALS, all_doses, best_dose
 from sae_pipeline.survey.cases.prompts import digest, fill, in_half, load
-from sae_pipeline.survey.cases.selection import best
 from sae_pipeline.survey.measurement import Measurement
 
 CASE, KNOWS, N_RESAMPLES = "yes_bias", 0.6, 2000
@@ -29,9 +28,9 @@ def balanced_accuracy(log_odds_P: np.ndarray, is_yes_P: np.ndarray) -> float:
 
 def attribution(found: ClampWorld, prompts: list[Prompt]) -> np.ndarray:
     """f_i times the gradient of log-odds along W_dec,i (paper, 'Features as computational intermediates'), summed over unmasked
-    positions and averaged over prompts. F."""
-    lm, sae = found.world.lm, found.world.banks.features
-    total_F = np.zeros(sae.n_features)
+    positions and averaged over prompts, of every bank: K x F."""
+    lm, banks = found.world.lm, found.clamper.banks
+    total_KF = np.zeros((len(banks), banks[0].n_features))
     for prompt in prompts:
         kept: list[Tensor] = []
 
@@ -47,12 +46,13 @@ def attribution(found: ClampWorld, prompts: list[Prompt]) -> np.ndarray:
         assert gradient is not None
         g_TD = gradient[0].float()
         g_TD[0] = 0.0
-        g_TD[r_TD.norm(dim=1) > sae.config["threshold_norm"]] = 0.0
-        codes = sae.encode_sparse(r_TD)
-        feature_P = codes.feature.long()
-        effect_P = codes.value * (g_TD[codes.token] * sae.W_dec_FD[feature_P]).sum(dim=1) / sae.scale
-        total_F += np.bincount(feature_P.cpu().numpy(), effect_P.cpu().numpy(), minlength=sae.n_features)
-    return total_F / len(prompts)
+        g_TD[r_TD.norm(dim=1) > banks[0].config["threshold_norm"]] = 0.0
+        for total_F, bank in zip(total_KF, banks, strict=True):
+            codes = bank.encode_sparse(r_TD)
+            unit_P = codes.feature.long()
+            effect_P = codes.value * (g_TD[codes.token] * bank.W_dec_FD[unit_P]).sum(dim=1) / bank.scale
+            total_F += np.bincount(unit_P.cpu().numpy(), effect_P.cpu().numpy(), minlength=bank.n_features)
+    return total_KF / len(prompts)
 
 
 def run(found: ClampWorld) -> Clamped:
@@ -67,17 +67,15 @@ def run(found: ClampWorld) -> Clamped:
     is_yes_P = np.array(is_yes)
     choose_P = np.array([prompt.half == "choose" for prompt in prompts])
     wrong_A = [prompt for prompt, yes in zip(prompts, is_yes, strict=True) if not yes and prompt.half == "choose"]
-    live_F = np.where(found.clamper.maximum_F > 0, attribution(found, wrong_A), -np.inf)
-    candidates = best(live_F, N_CANDIDATES)
-    groups = [candidates, *rival_groups(world, candidates, world.settings.n_rival_groups)]
-    doses = sorted({Dose(feature, float(factor)) for group in groups for feature in group for factor in told["factors"]})
+    candidates = [found.candidates(score_F) for score_F in attribution(found, wrong_A)]
+    doses = all_doses(candidates, told["factors"])
     half_A, half_B = ([prompt for prompt in prompts if prompt.half == half] for half in ("choose", "report"))
     odds_AP = found.clamper.effect(half_A, doses, "yes bias: choosing").log_odds_AP
     score_A = np.array([balanced_accuracy(odds_P, is_yes_P[choose_P]) for odds_P in odds_AP])
     held_out = _held_out_texts(found)
     nats_AT = found.clamper.nats(held_out["choose"], [None, *doses], "yes bias: cost on half A")
     extra_A = (nats_AT[1:] - nats_AT[:1]).mean(axis=1)
-    taken = [best_dose(doses, score_A, extra_A, set(group)) for group in groups]
+    taken = [best_dose(doses, score_A, extra_A, bank) for bank in range(len(candidates))]
     odds_BP = found.clamper.effect(half_B, [None, *taken], "yes bias: reporting").log_odds_AP
     answers_B = is_yes_P[~choose_P]
     gains = _gains(odds_BP, answers_B, world.seed)
