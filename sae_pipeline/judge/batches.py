@@ -6,22 +6,22 @@
 
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pydoc import locate
-from typing import Any, TypeVar
+from typing import Any
 
 from sae_pipeline.errors import UserError
+from sae_pipeline.judge.batch_api import BatchApi, UnusableBatchId
 from sae_pipeline.judge.key import Key
 from sae_pipeline.judge.ledger import Entry, InFlight, Ledger, Outcome, OverBudget, reply_from
 from sae_pipeline.judge.prices import NANO_PER_USD, Price
 from sae_pipeline.judge.reply import Reply, read_message, usage_of
 from sae_pipeline.judge.request import Request, Settings, wire_bytes
-from sae_pipeline.judge.retry import Failure, Limits, failure_of
+from sae_pipeline.judge.retry import MAX_DETAIL, Failure, Limits, failure_of
 from sae_pipeline.judge.submissions import Submission, Submissions
 from sae_pipeline.progress import bar
 
-T = TypeVar("T")
 # The API's limits are 100,000 requests and 256 MB; smaller batches end sooner and fit under a cap more easily.
 MAX_REQUESTS, MAX_BYTES = 10_000, 64_000_000
 CLOCK_SKEW = timedelta(minutes=5)
@@ -69,12 +69,12 @@ class BatchJudge:
         # What earlier runs tried in vain does not count against the tries of this one.
         self._n_before = {sha: self._submissions.history(sha)[0] for sha in by_sha}
         deadline = time.monotonic() + self._wait_seconds
-        with self._client() as client, bar(what, len(by_sha), "calls") as progress:
+        with self._api() as api, bar(what, len(by_sha), "calls") as progress:
             while True:
-                n_unsettled = self._advance(client)
+                n_unsettled = self._advance(api)
                 waiting, todo = self._sort(by_sha)
                 progress.update(len(by_sha) - len(waiting) - len(todo) - progress.n)
-                over_budget = self._submit(client, todo, by_sha) if todo else set()
+                over_budget = self._submit(api, todo, by_sha) if todo else set()
                 if len(over_budget) < len(todo):
                     continue
                 if not waiting:
@@ -89,18 +89,24 @@ class BatchJudge:
 
     def advance(self) -> int:
         """Adopt orphans and collect what has ended; the number of submissions still running."""
-        with self._client() as client:
-            return self._advance(client)
+        with self._api() as api:
+            return self._advance(api)
 
     # --- one round
 
-    def _advance(self, client: Any) -> int:
+    def _advance(self, api: BatchApi) -> int:
         n_running = 0
+        unusable: UnusableBatchId | None = None
         for submission in self._submissions.unsettled():
-            if submission.batch_id is None:
-                n_running += not self._adopt(client, submission)
-            elif not self._collect(client, submission):
-                n_running += 1
+            if submission.batch_id is not None:
+                n_running += not self._collect(api, submission, submission.batch_id)
+                continue
+            try:
+                n_running += not self._adopt(api, submission)
+            except UnusableBatchId as error:
+                unusable = error  # after the others have been collected
+        if unusable is not None:
+            raise unusable
         return n_running
 
     def _sort(self, by_sha: dict[str, Request]) -> tuple[list[str], list[str]]:
@@ -117,7 +123,7 @@ class BatchJudge:
                 todo.append(sha)
         return waiting, todo
 
-    def _submit(self, client: Any, todo: list[str], by_sha: dict[str, Request]) -> set[str]:
+    def _submit(self, api: BatchApi, todo: list[str], by_sha: dict[str, Request]) -> set[str]:
         """Submit as much as the caps allow; returns what did not fit."""
         left = set(todo)
         entries: list[Entry] = []
@@ -139,11 +145,12 @@ class BatchJudge:
         except InFlight:
             return set()
         try:
-            batch = client.messages.batches.create(
-                requests=[{"custom_id": entry.request_sha, "params": params[entry.request_sha]} for entry in taken]
+            self._submissions.note(
+                submission_id, "created", api.create({entry.request_sha: params[entry.request_sha] for entry in taken})
             )
-            self._submissions.note(submission_id, "created", batch.id)
             self.n_sent += len(taken)
+        except UserError:
+            raise  # the intent stays open: whatever the server made of it will be looked for and never submitted again
         except Exception as error:
             self._not_created(submission_id, failure_of(error, self._key))
         return left - {entry.request_sha for entry in taken}
@@ -161,35 +168,41 @@ class BatchJudge:
             "judge (anthropic-batch)", failure.detail, "Mend the key, the model, the judge's settings or the account."
         ) from None
 
-    def _adopt(self, client: Any, submission: Submission) -> bool:
-        """Find the batch of an intent whose reply was lost. True when the submission is settled as never created."""
+    def _adopt(self, api: BatchApi, submission: Submission) -> bool:
+        """Find the batch of an intent whose reply was lost. True when the submission is settled as never created.
+
+        Raises `UnusableBatchId` where only a batch that cannot be named may be the one: it was perhaps made, so it stays open.
+        """
         age = datetime.now(UTC) - submission.opened
         if submission.owner_alive and not submission.mine and age < timedelta(seconds=self._limits.attempt_seconds + self._grace):
             return False  # its own process is at it
         claimed = self._submissions.claimed(submission.submission_id)
         members = {member.request_sha for member in self._submissions.members(submission.submission_id)}
-        for batch in reversed(self._get(lambda: _batches_since(client, submission.opened - CLOCK_SKEW))):
-            counts = batch.request_counts
-            n = counts.processing + counts.succeeded + counts.errored + counts.expired + counts.canceled
-            if batch.id in claimed or n != submission.n_requests:
+        listed = [
+            batch for batch in api.listed_since(submission.opened - CLOCK_SKEW) if batch.n_requests == submission.n_requests
+        ]
+        for batch in reversed(listed):
+            if batch.batch_id is None or batch.batch_id in claimed:
                 continue
             # A running batch does not tell its ids: it is taken on trust, and disowned if its results turn out to be foreign.
-            if batch.processing_status != "ended" or members & {line.custom_id for line in self._lines(client, batch.id, n)}:
-                self._submissions.note(submission.submission_id, "adopted", batch.id)
+            lines = api.results(batch.batch_id, batch.n_requests) if batch.is_ended else []
+            if not batch.is_ended or members & {line.custom_id for line in lines}:
+                self._submissions.note(submission.submission_id, "adopted", batch.batch_id)
                 return False
+        if any(batch.batch_id is None for batch in listed):
+            raise UnusableBatchId
         if age < timedelta(seconds=self._grace):
             return False  # it may still appear
         self._submissions.never_created(submission.submission_id, "the batch was never created")
         return True
 
-    def _collect(self, client: Any, submission: Submission) -> bool:
+    def _collect(self, api: BatchApi, submission: Submission, batch_id: str) -> bool:
         """Write the results of an ended batch. True when it was settled."""
-        batch = self._get(lambda: client.messages.batches.retrieve(submission.batch_id))
-        if batch.processing_status != "ended":
+        if not api.is_ended(batch_id):
             return False
         answers = {member.request_sha: member for member in self._submissions.members(submission.submission_id)}
         outcomes: dict[str, Outcome] = {}
-        for line in self._lines(client, batch.id, submission.n_requests):
+        for line in api.results(batch_id, submission.n_requests):
             member = answers.get(line.custom_id)
             if member is not None and line.custom_id not in outcomes:  # of duplicated results the first counts
                 outcomes[line.custom_id] = self._outcome(line.result, member.answer, member.reserved_nano)
@@ -197,14 +210,13 @@ class BatchJudge:
 
     def _outcome(self, result: Any, answer: str, worst_nano: int) -> Outcome:
         if result.type == "errored":
-            problem = result.error.error
-            wrong = problem.type == "invalid_request_error"
-            return Outcome(
-                "error", 0, self._key.redact(f"{problem.type}: {problem.message}")[:500], http_status=400 if wrong else None
-            )
-        if result.type != "succeeded":
+            problem = getattr(getattr(result, "error", None), "error", None)
+            kind, said = getattr(problem, "type", None), getattr(problem, "message", None)
+            wrong = kind == "invalid_request_error"
+            return Outcome("error", 0, self._key.redact(f"{kind}: {said}")[:MAX_DETAIL], http_status=400 if wrong else None)
+        if result.type in ("expired", "canceled"):
             return Outcome("error", 0, f"the batch {result.type} it")
-        usage = usage_of(result.message)
+        usage = usage_of(getattr(result, "message", None))
         model = locate(answer.replace(":", "."))
         if usage is None or model is None:
             return Outcome("error", worst_nano, "a result without a message", raw=self._key.redact(repr(result))[:2000])
@@ -216,28 +228,6 @@ class BatchJudge:
         )  # fmt: skip
 
     # --- helpers
-
-    def _lines(self, client: Any, batch_id: str, n_expected: int) -> list[Any]:
-        """All results of an ended batch. A download that stops early is repeated; what is then still missing is missing."""
-        lines: list[Any] = []
-        for _ in range(3):
-            lines = self._get(lambda: list(client.messages.batches.results(batch_id)))
-            if len({line.custom_id for line in lines}) >= n_expected:
-                break
-        return lines
-
-    def _get(self, call: Callable[[], T]) -> T:
-        """A read-only call with the bounded retry loop."""
-        n_failed = 0
-        while True:
-            try:
-                return call()
-            except Exception as error:
-                failure = failure_of(error, self._key)
-            n_failed += 1
-            if failure.verdict != "retry" or n_failed >= self._limits.max_attempts:
-                raise UserError("judge (anthropic-batch)", failure.detail, "Run again: submitted batches are not lost.") from None
-            time.sleep(self._limits.wait(n_failed, failure.retry_after, self._jitter.random()))
 
     def _reply(self, sha: str, request: Request, over_budget: bool) -> Reply:
         recorded = self.ledger.recorded(sha)
@@ -251,20 +241,5 @@ class BatchJudge:
         detail = "the request was refused as wrong" if wrong else "no answer after all tries"
         return Reply(sha, "error", None, None, detail, nano / NANO_PER_USD, n_attempts, ask_again=not wrong)
 
-    def _client(self) -> Any:
-        import anthropic
-
-        return anthropic.Anthropic(
-            api_key=self._key.reveal(), base_url=self.settings.base_url, max_retries=0, timeout=self._limits.attempt_seconds,
-            open_telemetry=False,
-        )  # fmt: skip
-
-
-def _batches_since(client: Any, since: datetime) -> list[Any]:
-    """Batches created after `since`, newest first."""
-    found: list[Any] = []
-    for batch in client.messages.batches.list(limit=100):
-        if batch.created_at < since:
-            break
-        found.append(batch)
-    return found
+    def _api(self) -> BatchApi:
+        return BatchApi(self._key, self.settings.base_url, self._limits)

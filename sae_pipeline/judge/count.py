@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from sae_pipeline.errors import UserError
+from sae_pipeline.judge.client import client_options
 from sae_pipeline.judge.key import Key
 from sae_pipeline.judge.request import Request, Settings
 from sae_pipeline.judge.retry import Limits, failure_of
@@ -63,9 +64,7 @@ class ServerCounter:
     async def _count(self, bodies: Sequence[dict[str, Any]]) -> list[int]:
         import anthropic
 
-        client = anthropic.AsyncAnthropic(
-            api_key=self._key.reveal(), base_url=self._settings.base_url, max_retries=0, timeout=SECONDS, open_telemetry=False
-        )  # fmt: skip
+        client = anthropic.AsyncAnthropic(**client_options(self._key, self._settings.base_url, SECONDS))
         free = asyncio.Semaphore(MAX_CONCURRENCY)
         with bar("counting tokens", len(bodies), "texts") as progress:
 

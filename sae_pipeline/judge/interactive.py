@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from sae_pipeline.errors import UserError
+from sae_pipeline.judge.client import client_options
 from sae_pipeline.judge.key import Key
 from sae_pipeline.judge.ledger import Entry, InFlight, Ledger, Outcome, OverBudget, Recorded, reply_from
 from sae_pipeline.judge.prices import NANO_PER_USD, Price
@@ -68,10 +69,7 @@ class InteractiveJudge:
         replies: dict[int, Reply] = {}
         todo = iter(enumerate(requests))
         self._fatal, self._not_before, self._n_given_up = None, 0.0, 0
-        client = anthropic.AsyncAnthropic(
-            api_key=self._key.reveal(), base_url=self.settings.base_url, max_retries=0, timeout=self._limits.attempt_seconds,
-            open_telemetry=False,
-        )  # fmt: skip
+        client = anthropic.AsyncAnthropic(**client_options(self._key, self.settings.base_url, self._limits.attempt_seconds))
         with bar(what, len(requests), "calls") as progress:
             async with client, asyncio.TaskGroup() as group:
                 for _ in range(min(self._max_concurrency, len(requests))):

@@ -5,6 +5,7 @@ disk, and fail on the first call with an error that does not say what is missing
 """
 
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 from sae_pipeline.errors import UserError
 
 VARIABLE = "ANTHROPIC_API_KEY"
+MIN_PART = 8  # characters: shorter parts of a secret are words like any other
+_ESCAPED = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))", re.DOTALL)
 
 
 class Key:
@@ -28,11 +31,43 @@ class Key:
         return self._secret
 
     def redact(self, text: str) -> str:
-        """`text` with every occurrence of the secret replaced: servers and proxies may echo a request's headers.
+        """`text` with every occurrence of the secret, and of half of it or more, replaced: servers and proxies may echo headers.
 
-        Redact first and cut afterwards: of a secret that a cut has split, the first part would stay.
+        Redact first and cut afterwards: of a secret that a cut has split, the first part would stay. A text that hides the secret
+        behind the escapes of JSON (or of `repr`) comes back without these escapes.
         """
-        return text.replace(self._secret, "[key]")
+        plain = _ESCAPED.sub(_character, text) if "\\" in text else text
+        covered = self._covered(plain)
+        return self._covered(text) if covered == plain else covered
+
+    def is_in(self, text: str) -> bool:
+        """Whether `redact` would change `text`."""
+        return self.redact(text) != text
+
+    def _covered(self, text: str) -> str:
+        n = len(self._secret)
+        width = min(n, max(MIN_PART, (n + 1) // 2))
+        parts = {self._secret[i : i + width] for i in range(n - width + 1)}
+        shown: list[str] = []
+        start = at = 0
+        while at + width <= len(text):
+            if text[at : at + width] not in parts:
+                at += 1
+                continue
+            end = at + width
+            while text[end + 1 - width : end + 1] in parts:
+                end += 1
+            shown += [text[start:at], "[key]"]
+            start = at = end
+        return "".join([*shown, text[start:]])
+
+
+class NoSecret(Key):
+    """What is sent where the protocol wants a key and nobody checks it: an ordinary word, which answers may contain."""
+
+    def redact(self, text: str) -> str:
+        """`text` as it is."""
+        return text
 
 
 def find_key(key_file: str | None, environment: Mapping[str, str] | None = None) -> Key | None:
@@ -52,6 +87,11 @@ def find_key(key_file: str | None, environment: Mapping[str, str] | None = None)
         return _key(lines[0], "judge.key_file")
     secret = (os.environ if environment is None else environment).get(VARIABLE, "").strip()
     return _key(secret, VARIABLE) if secret else None
+
+
+def _character(escaped: re.Match[str]) -> str:
+    code = escaped[1] or escaped[2]
+    return chr(int(code, 16)) if code else escaped[3]
 
 
 def _key(secret: str, where: str) -> Key:

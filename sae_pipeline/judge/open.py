@@ -7,7 +7,7 @@ from typing import Protocol
 
 from sae_pipeline.judge.batches import BatchJudge
 from sae_pipeline.judge.interactive import InteractiveJudge
-from sae_pipeline.judge.key import VARIABLE, Key, find_key
+from sae_pipeline.judge.key import VARIABLE, Key, NoSecret, find_key
 from sae_pipeline.judge.ledger import Caps, Ledger, reply_from
 from sae_pipeline.judge.prices import FREE, Price, price_of
 from sae_pipeline.judge.probe import probe
@@ -90,7 +90,7 @@ def open_judge(section: JudgeSection, study_folder: Path, run_id: str) -> Iterat
 
 def key_of(section: JudgeSection) -> Key | None:
     """The judge's key, None when there is none. Any server of this protocol wants some key; a local one does not check it."""
-    return Key("local") if section.backend == "local" else find_key(section.key_file)
+    return NoSecret("local") if section.backend == "local" else find_key(section.key_file)
 
 
 def price_for(section: JudgeSection) -> Price:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sae_pipeline.errors import UserError
+from sae_pipeline.judge.client import client_options
 from sae_pipeline.judge.key import Key
 from sae_pipeline.judge.reply import usage_of
 from sae_pipeline.judge.request import Capabilities, Request, Settings
@@ -41,9 +42,7 @@ def probe(base_url: str, model: str, key: Key) -> Found:
     import anthropic
 
     request = Request("probe", "capabilities", "probe-v1", "", "You are helpful.", "Say hello.", Odd, 32)
-    client = anthropic.Anthropic(
-        api_key=key.reveal(), base_url=base_url, max_retries=0, timeout=SECONDS, open_telemetry=False
-    )  # fmt: skip
+    client = anthropic.Anthropic(**client_options(key, base_url, SECONDS))
     try:
         with client:
             message = client.messages.create(**request.wire(Settings(model, _TRY, base_url, effort=None)))
@@ -55,7 +54,7 @@ def probe(base_url: str, model: str, key: Key) -> Found:
         ) from None  # fmt: skip
     if usage_of(message) is None:
         raise UserError("judge.base_url", f"{base_url} answers, but not as a Messages API does", "Correct the address.")
-    text = "".join(block.text for block in message.content if block.type == "text")
+    text = "".join(block.text or "" for block in message.content if block.type == "text")
     try:
         Odd.model_validate_json(text)
     except ValidationError:
@@ -69,7 +68,7 @@ def _n_parameters(client: Any, model: str) -> float:
 
     try:
         listed = list(client.models.list(limit=100).data)
-    except (anthropic.APIError, ValueError, TypeError):
+    except (anthropic.APIError, AttributeError, ValueError, TypeError):
         return 0.0
     for each in listed:
         said = (getattr(each, "model_extra", None) or {}).get("meta")

@@ -14,6 +14,7 @@ from sae_pipeline.judge.key import Key
 
 # Counts beyond this are no token counts: a broken server must not be able to empty or to overflow the books.
 MAX_TOKENS_COUNTED = 10**9
+MAX_NAME = 100  # characters of what should be one of a few words
 Status = Literal["ok", "refusal", "truncated", "invalid", "error", "budget", "not_run"]
 
 
@@ -59,9 +60,11 @@ class Reply:
 def usage_of(message: Any) -> Usage | None:
     """The usage of a well-formed message; None for anything else (HTML under a 200, a message full of nulls)."""
     from anthropic.types import Message
+    from anthropic.types import Usage as Billed
 
+    # The client checks no types: any field may hold anything.
     usage = message.usage if isinstance(message, Message) else None
-    if usage is None:
+    if not isinstance(usage, Billed):
         return None
     counted = [
         usage.input_tokens,
@@ -69,11 +72,16 @@ def usage_of(message: Any) -> Usage | None:
         usage.cache_creation_input_tokens or 0,
         usage.cache_read_input_tokens or 0,
     ]
-    if any(not isinstance(count, int) or not 0 <= count <= MAX_TOKENS_COUNTED for count in counted):
+    if any(type(count) is not int or not 0 <= count <= MAX_TOKENS_COUNTED for count in counted):
         return None
-    if not isinstance(message.content, list) or any(not isinstance(getattr(b, "type", None), str) for b in message.content):
+    if not isinstance(message.content, list) or not all(map(_is_block, message.content)):
         return None
     return Usage(*counted)
+
+
+def _is_block(block: Any) -> bool:
+    kind = getattr(block, "type", None)
+    return isinstance(kind, str) and (kind != "text" or isinstance(getattr(block, "text", None) or "", str))
 
 
 def read_message(message: Any, answer: type[BaseModel], structured: bool, key: Key) -> Reading:
@@ -82,15 +90,15 @@ def read_message(message: Any, answer: type[BaseModel], structured: bool, key: K
     A key that the answer echoes is replaced before anything is parsed: values go into tables and onto pages.
     """
     # A thinking block may come first, so text is gathered by type and never by position.
-    text = key.redact("".join(block.text or "" for block in message.content if block.type == "text"))
+    text = key.redact("".join(getattr(block, "text", None) or "" for block in message.content if block.type == "text"))
     if message.stop_reason == "refusal":
-        named = message.stop_details.category if message.stop_details else None
-        category = key.redact(str(named)) if named else None
+        named = getattr(message.stop_details, "category", None)
+        category = key.redact(str(named))[:MAX_NAME] if named else None
         return Reading("refusal", text, category=category, detail=f"refused ({category or 'no category'})")
     if message.stop_reason in ("max_tokens", "model_context_window_exceeded"):
         return Reading("truncated", text, detail=f"stopped by {message.stop_reason}")
     if not text.strip():
-        return Reading("invalid", text, detail=f"no text (stop reason {message.stop_reason})")
+        return Reading("invalid", text, detail=f"no text (stop reason {key.redact(str(message.stop_reason))[:MAX_NAME]})")
     said = text if structured else _without_fence(text)
     try:
         value = answer.model_validate_json(said, strict=True)
@@ -99,14 +107,18 @@ def read_message(message: Any, answer: type[BaseModel], structured: bool, key: K
         where = ".".join(str(part) for part in first["loc"]) or "(answer)"
         return Reading("invalid", text, detail=f"{where}: {first['msg']}")
     # A validated value may still differ from what was said: `true` passes for the literal 1, and of two keys the last one wins.
-    if json.dumps(json.loads(said, object_pairs_hook=sorted)) != json.dumps(_pairs(value.model_dump(mode="json"))):
+    if json.dumps(json.loads(said, object_pairs_hook=_by_name)) != json.dumps(_pairs(value.model_dump(mode="json"))):
         return Reading("invalid", text, detail="(answer): a value of another type, or a key twice")
     return Reading("ok", text, value=value)
 
 
+def _by_name(pairs: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    return sorted(pairs, key=lambda pair: pair[0])
+
+
 def _pairs(value: Any) -> Any:
     if isinstance(value, dict):
-        return sorted((name, _pairs(part)) for name, part in value.items())
+        return _by_name([(name, _pairs(part)) for name, part in value.items()])
     return [_pairs(part) for part in value] if isinstance(value, list) else value
 
 

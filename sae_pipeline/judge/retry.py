@@ -45,6 +45,13 @@ class Failure:
     retry_after: float | None = None
 
 
+class Malformed(Exception):
+    """A 200 that is not what was asked for. `wanted` is in our words: nothing of the answer is in the message."""
+
+    def __init__(self, wanted: str) -> None:
+        super().__init__(f"200 without {wanted}")
+
+
 def failure_of(error: Exception, key: Key) -> Failure:
     """Classify what a call raised, `key` kept out of it. What no fault of the network or the server explains is raised again."""
     import anthropic
@@ -58,8 +65,12 @@ def failure_of(error: Exception, key: Key) -> Failure:
         never_sent = isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
         name = type(cause or error).__name__
         return Failure("retry", billed=not never_sent, detail=_shown(f"{name}: {cause or error}", key))
-    # RecursionError: JSON nested without end.
-    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError | anthropic.APIResponseValidationError):
+    # A bare AnthropicError: an ended batch without `results_url`.
+    if isinstance(error, Malformed) or type(error) is anthropic.AnthropicError:
+        return Failure("retry", billed=True, detail=_shown(str(error), key), http_status=200)
+    # RecursionError: JSON nested without end. A plain ValueError: a number of more digits than Python reads.
+    unreadable = json.JSONDecodeError | UnicodeDecodeError | RecursionError | anthropic.APIResponseValidationError
+    if isinstance(error, unreadable) or (type(error) is ValueError and "integer string conversion" in str(error)):
         return Failure("retry", billed=True, detail=_shown(f"200 with an unreadable body: {error}", key), http_status=200)
     raise error
 

@@ -97,6 +97,10 @@ class FakeMessagesApi:
         """Called with method and path when a request has arrived, before anything is done with it."""
         self.on_done: Callable[[str, str], None] | None = None
         """Called when a request has been carried out (and billed), before the reply is sent."""
+        self.mangle: Callable[[str, Any], Any] | None = None
+        """Called with the path and each JSON document (of results: each line) of a good reply; what it returns is sent."""
+        self.extra_headers: dict[str, str] = {}
+        """Of every reply that is not scripted."""
         self.keeps_log = True
         self.log: list[tuple[str, str, dict[str, Any] | None]] = []
         self.headers: list[dict[str, str]] = []
@@ -145,7 +149,7 @@ class FakeMessagesApi:
                     await _faulty(fault)(scope, receive, send)
                     return
             await asyncio.sleep(self.delay)
-            response = self._respond(request, body)
+            response = self._spoilt(request.url.path, self._respond(request, body))
             if self.on_done is not None:
                 self.on_done(request.method, request.url.path)
             await response(scope, receive, send)
@@ -166,6 +170,14 @@ class FakeMessagesApi:
         if request.url.path.startswith("/v1/messages/batches"):
             return self.batches.respond(request, body, self.url)
         return JSONResponse(_error_body("not_found_error", request.url.path), 404)
+
+    def _spoilt(self, path: str, response: Response) -> Response:
+        if self.mangle is not None and response.status_code == 200:
+            documents = [json.loads(line) for line in bytes(response.body).splitlines()]
+            lines = [json.dumps(self.mangle(path, document)) for document in documents]
+            response = Response("\n".join(lines), media_type=response.media_type)
+        response.headers.update(self.extra_headers)
+        return response
 
     def reply(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Check and answer one request; bills it."""
