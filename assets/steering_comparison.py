@@ -50,10 +50,10 @@ def every_method(folder: Path) -> Verdict:
     """A method that is missing for one concept would make every paired difference about other concepts than it says."""
     import polars as pl
 
-    from sae_pipeline.survey.steering.methods import BASELINE, METHODS, PROMPT_ONLY, RESPONSE_ONLY
+    from sae_pipeline.survey.steering.methods import BASELINE, METHODS, PROMPT_ONLY
 
     rows = pl.read_parquet(folder / "steering_methods.parquet")
-    wanted = {*METHODS, PROMPT_ONLY, RESPONSE_ONLY}
+    wanted = {*METHODS, PROMPT_ONLY}
     incomplete = [name for (name,), part in rows.group_by(["concept"], maintain_order=True) if set(part["method"]) != wanted]
     texts = pl.read_parquet(folder / "comparison_texts.parquet", columns=["method", "half"])
     halves = texts.filter(pl.col("method") == BASELINE)["half"].n_unique()

@@ -41,7 +41,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "steering_comparison", SURVEY, ("corpus", "sae", "feature_stats"), ("sae.sizes", "hook", "survey.steering_comparison"),
-        per_size=False, code_version="4", files=("survey/steering/*.yaml", "steering/prompts.yaml"),
+        per_size=False, code_version="5", files=("survey/steering/*.yaml", "steering/prompts.yaml"),
     ),
     Stage(
         "null_models", SURVEY, ("corpus", "activations", "random_model"), ("sae.sizes", "sae.k", "survey.null_models"),

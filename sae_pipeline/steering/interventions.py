@@ -21,7 +21,7 @@ from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.sae.token_norm import encoder_input
 
 Mode = Literal["clamp", "add"]
-Positions = Literal["not_massive", "all", "response"]
+Positions = Literal["not_massive", "all", "prompt", "response"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Intervention:
 
     `positions`: `not_massive` leaves activations with a norm above `threshold_norm` alone (the attention sink carries no
     feature, and moving it wrecks the model); `all` is the paper; `response` steers from the last prompt token on, the one that
-    predicts the first word of the answer, and leaves massive activations alone too.
+    predicts the first word of the answer, and leaves massive activations alone too; `prompt` steers the tokens before that one,
+    while the prompt is read, and nothing afterwards: the answer feels it through the cache alone. No position is in both.
     """
 
     def __init__(
@@ -119,9 +120,11 @@ class Intervention:
         if self.positions == "all":
             return torch.ones(raw_BTD.shape[:2], dtype=torch.bool, device=raw_BTD.device)
         steered_BT = raw_BTD.norm(dim=-1) <= self.threshold_norm
+        # Prompts are left-padded: their last token is the last column.
         if self.positions == "response" and position_offset == 0:
-            # Prompts are left-padded: their last token is the last column.
             steered_BT[:, :-1] = False
+        if self.positions == "prompt":
+            steered_BT[:, -1 if position_offset == 0 else 0 :] = False
         return steered_BT
 
     def _rows(self, n_rows: int) -> tuple[Tensor, ...]:

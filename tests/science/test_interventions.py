@@ -113,11 +113,15 @@ def test_positions():
     pushed = [[Push(5.0, "add", 1)]]
     moved = {
         positions: [bool(moved) for moved in (Intervention(sae, pushed, 50.0, positions)(r_BTD, None, 0) != r_BTD).any(-1)[0]]
-        for positions in ("not_massive", "all", "response")
+        for positions in ("not_massive", "all", "prompt", "response")
     }
-    assert moved == {"not_massive": [False, True, True, True], "all": [True] * 4, "response": [False, False, False, True]}
+    assert moved == {
+        "not_massive": [False, True, True, True], "all": [True] * 4, "prompt": [False, True, True, False],
+        "response": [False, False, False, True],
+    }  # fmt: skip
     later = Intervention(sae, pushed, 50.0, "response")(r_BTD[:, 2:], None, 4)
     assert bool((later != r_BTD[:, 2:]).any(-1).all())
+    assert torch.equal(Intervention(sae, pushed, 50.0, "prompt")(r_BTD[:, 2:], None, 4), r_BTD[:, 2:])
 
 
 def test_random_directions_are_unit_vectors_and_seeded():
@@ -137,6 +141,29 @@ def test_pushes_refuse_what_does_not_exist():
 @pytest.fixture(scope="module")
 def lm(tiny_model_folder):
     return load_language_model(FolderModel(source="folder", path=str(tiny_model_folder)), Hook(after_block=1), dtype="float32")
+
+
+def test_a_prompt_is_steered_while_it_is_read_and_its_answer_feels_it_through_the_cache(lm):
+    """Greedy answers with the cache are those of whole texts run anew, steered on the prompt's tokens but the last."""
+    sae, prompts = (
+        folded_sae(d_model=lm.d_model),
+        [lm.tokenize(text, bos=True) for text in ("the ship left", "bread and butter on")],
+    )
+    pushed = [[Push(6.0, "add", 1)], [Push(-6.0, "add", 2)]]
+    answers = lm.generate(prompts, 6, 0.0, torch.Generator(), Intervention(sae, pushed, 1e6, "prompt"))
+    plain = lm.generate(prompts, 6, 0.0, torch.Generator())
+    for prompt, pushes_of_row, answer, unsteered in zip(prompts, pushed, answers, plain, strict=True):
+        everywhere, ids, last = Intervention(sae, [pushes_of_row], 1e6, "all"), list(prompt), len(prompt) - 1
+
+        def edit(r_BTD, token_ids_BT, offset, everywhere=everywhere, n=last):
+            return torch.cat([everywhere(r_BTD[:, :n], None, 0), r_BTD[:, n:]], dim=1)
+
+        for token_id in answer:
+            with lm.edited(edit), torch.no_grad():
+                logits_V = lm.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+            assert int(logits_V.argmax()) == token_id
+            ids.append(token_id)
+        assert answer != unsteered
 
 
 def test_steering_changes_the_logits_and_a_clamp_to_the_own_value_does_not(lm):

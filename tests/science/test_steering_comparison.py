@@ -13,17 +13,29 @@ from sae_pipeline.errors import UserError
 from sae_pipeline.language_model.load import load_language_model
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.steering.interventions import Intervention, Push
+from sae_pipeline.steering.output_score import Candidate
 from sae_pipeline.steering.prompts import load_prompts
 from sae_pipeline.study import FolderModel, Hook
 from sae_pipeline.study_survey import SteeringComparison
 from sae_pipeline.survey.checklist import read_checklist
-from sae_pipeline.survey.steering.build import best_factors, build_steering_comparison
+from sae_pipeline.survey.steering.build import best_factors, build_steering_comparison, choosing_requests, reporting_requests
 from sae_pipeline.survey.steering.concepts import read_questions, read_topics
 from sae_pipeline.survey.steering.directions import difference_of_means, first_component, probe
 from sae_pipeline.survey.steering.dose import CAPABILITY_FACTORS, sweet_spot
 from sae_pipeline.survey.steering.dose_results import held_out_blocks
-from sae_pipeline.survey.steering.features import mean_activation
-from sae_pipeline.survey.steering.methods import FEW_FEATURE, FEW_MEANS, METHODS, PROMPT_ONLY, RESPONSE_ONLY
+from sae_pipeline.survey.steering.features import Choice, mean_activation
+from sae_pipeline.survey.steering.methods import (
+    CLAMP,
+    FEW_FEATURE,
+    FEW_MEANS,
+    METHODS,
+    PROMPT_ONLY,
+    PROMPT_SIDE,
+    RANDOM,
+    RESPONSE_ONLY,
+    Steerable,
+    steered_at,
+)
 from sae_pipeline.survey.steering.results import NAMES, Comparison, on_target
 from sae_pipeline.survey.steering.scoring import summary
 from sae_pipeline.survey.verdicts import passes
@@ -109,6 +121,32 @@ def test_a_share_of_wins_whose_interval_holds_an_even_match_is_no_win():
     assert (even.value, even.difference_low, even.difference_high) == (0.5, 0.0, 0.0) and not passes(need, asdict(even))
 
 
+def planted_steerable() -> Steerable:
+    candidates = [Candidate(feature, 2.0 + feature, [5]) for feature in range(3)]
+    choice = Choice(candidates[0], candidates[1], 0.5, 0.1)
+    direction_D = torch.nn.functional.normalize(torch.ones(16), dim=0)
+    directions: dict[str, torch.Tensor] = dict.fromkeys(("difference_of_means", "probe", "pca", RANDOM, FEW_MEANS), direction_D)
+    return Steerable(0, read_topics(1)[0][0], choice, choice, directions)
+
+
+def test_every_method_reports_at_the_factor_that_it_chose_itself():
+    each, prompts = planted_steerable(), load_prompts(4)
+    asked = choosing_requests([each], prompts, [1, 2])
+    assert {(request.arm.control, request.arm.factor) for request in asked if request.arm.factor} == {
+        (method, factor) for method in METHODS for factor in (1, 2)
+    }
+    best = {(each.topic.name, method): 1.0 + place for place, method in enumerate(METHODS)}
+    reported = {
+        (request.arm.control, request.arm.factor)
+        for request in reporting_requests([each], prompts, best, 1)
+        if request.arm.factor and abs(request.arm.factor) < 100
+    }
+    assert reported == {(method, factor) for (_, method), factor in best.items()}
+    sides = [each.arm(method, 2.0) for method in (CLAMP, PROMPT_SIDE, RESPONSE_ONLY)]
+    assert sides[0].push == sides[1].push == sides[2].push
+    assert [steered_at(side.control) for side in sides] == ["not_massive", "prompt", "response"]
+
+
 def test_committed_files_are_sound():
     topics, neutral = read_topics(30)
     assert len(topics) == 30 and [topic.theme for topic in topics if topic.theme] == ["science", "transit", "tourism"]
@@ -144,12 +182,11 @@ def test_every_method_is_scored_on_every_concept_beside_its_controls(compared):
     rows = pl.read_parquet(work / "steering_methods.parquet")
     assert outcome.metadata["n_concepts"] == rows["concept"].n_unique() > 0
     assert every_method(work).passed
-    assert set(rows["method"]) == {*METHODS, PROMPT_ONLY, RESPONSE_ONLY}
-    assert set(rows.filter(pl.col("method") == RESPONSE_ONLY)["factor"]) <= set(
-        rows.filter(pl.col("method") == "sae_clamp")["factor"]
-    )
+    assert set(rows["method"]) == {*METHODS, PROMPT_ONLY}
     measured = pl.read_parquet(work / "measurements.parquet")
     assert {
+        "both_sides_over_prompt_side",
+        "both_sides_over_response_only",
         "clamp_over_random",
         "few_shot_wins",
         "repetition_at_100",
@@ -199,3 +236,16 @@ def test_factors_are_chosen_on_one_half_and_reported_on_the_other(compared):
     assert halves["choose"] and halves["report"] and not halves["choose"] & halves["report"]
     assert set(said.filter(pl.col("half") == "choose")["factor"].drop_nulls()) == {1.0, 2.0}
     assert {-100.0, 100.0} <= set(said.filter(pl.col("half") == "report")["factor"].drop_nulls())
+
+
+def test_prompt_and_answer_are_steered_alone_and_together_each_at_a_factor_of_its_own(compared):
+    work, _ = compared
+    said = pl.read_parquet(work / "comparison_texts.parquet").filter(pl.col("factor").abs() < 100)
+    sides = {method: said.filter(pl.col("method") == method) for method in (CLAMP, PROMPT_SIDE, RESPONSE_ONLY)}
+    keys = ["concept", "feature", "factor", "prompt_id", "sample"]
+    tried = [part.filter(pl.col("half") == "choose").select(keys).rows() for part in sides.values()]
+    assert tried[0] == tried[1] == tried[2] and {row[2] for row in tried[0]} == {1.0, 2.0}
+    measured = pl.read_parquet(work / "measurements.parquet").filter(pl.col("measurement") == "prompt_side_over_response_only")
+    rows = pl.read_parquet(work / "steering_methods.parquet")
+    assert measured["value"][0] == pytest.approx(rows.filter(pl.col("method") == PROMPT_SIDE)["score"].mean())
+    assert measured["control_value"][0] == pytest.approx(rows.filter(pl.col("method") == RESPONSE_ONLY)["score"].mean())

@@ -2,7 +2,7 @@
 
 1. every concept gets its directions and its feature from four sentences (`methods`), two for the few-shot methods;
 2. choosing half of the prompts: every method at every factor; the best score decides;
-3. reporting half: every method at its factor, the prompt that asks for the concept, the clamp on the answer alone, and +-100;
+3. reporting half: every method at its factor, the prompt that asks for the concept, and +-100;
 4. dose curves and multiple choice by log-probabilities (`dose`).
 """
 
@@ -29,13 +29,14 @@ from sae_pipeline.study_survey import SteeringComparison
 from sae_pipeline.survey.measurement import Measurement, write_measurements
 from sae_pipeline.survey.steering.concepts import committed, read_topics
 from sae_pipeline.survey.steering.dose_results import COSTS, held_out_blocks, measure_doses
-from sae_pipeline.survey.steering.methods import BASELINE, CLAMP, METHODS, RESPONSE_ONLY, Steerable, make_steerable
+from sae_pipeline.survey.steering.methods import BASELINE, CLAMP, METHODS, Steerable, make_steerable, steered_at
 from sae_pipeline.survey.steering.results import FIGURE, NAMES, ROWS, Comparison
 from sae_pipeline.survey.steering.scoring import scored, summary
 from sae_pipeline.tables.schemas import conform, empty
 
 STAGE, TEXTS, PARTS = "steering_comparison", "comparison_texts", "parts"
 EXTREMES = (-100.0, 100.0)
+STEERED: tuple[Positions, ...] = ("not_massive", "prompt", "response")
 MIN_CONCEPTS = 2
 Best = dict[tuple[str, str], float]
 
@@ -69,12 +70,16 @@ def build_steering_comparison(
             lm, sae, work / PARTS, settings.max_new_tokens, 0.7, positions, settings.seed, "steering comparison", batch_rows=256
         )
 
-    usual = generator("not_massive")
-    choosing = usual.run("choosing", choosing_requests(found, prompts, settings.factors))
+    def generated(name: str, requests: Sequence[Request]) -> pl.DataFrame:
+        def of(at: Positions) -> list[Request]:
+            return [each for each in requests if steered_at(each.arm.control) == at]
+
+        return pl.concat([generator(at).run(f"{name}_{at}", of(at)) for at in STEERED])
+
+    choosing = generated("choosing", choosing_requests(found, prompts, settings.factors))
     best = best_factors(summary(scored(choosing, topics, prompts, embedder)))
-    reporting = usual.run("reporting", reporting_requests(found, prompts, best, settings.samples_per_prompt))
-    answers = generator("response").run("response", response_requests(found, prompts, best, settings.samples_per_prompt))
-    texts = scored(pl.concat([choosing, reporting, answers]), topics, prompts, embedder)
+    reporting = generated("reporting", reporting_requests(found, prompts, best, settings.samples_per_prompt))
+    texts = scored(pl.concat([choosing, reporting]), topics, prompts, embedder)
     report = summary(texts.filter((pl.col("half") == "report") & (pl.col("factor").abs().fill_null(0) < EXTREMES[1])))
     comparison = Comparison(report, texts, found, len(topics), size)
     measured = [*comparison.all(settings.seed), comparison.extremes(settings.seed)]
@@ -119,16 +124,6 @@ def reporting_requests(found: Sequence[Steerable], prompts: Sequence[Prompt], be
     far = [each.arm(CLAMP, factor) for each in found for factor in EXTREMES]
     several = [Request(arm, prompt, i) for arm in [Arm(BASELINE), *arms] for prompt in asked for i in range(n_samples)]
     return several + [Request(arm, prompt, 0) for arm in far for prompt in asked[:2]]
-
-
-def response_requests(found: Sequence[Steerable], prompts: Sequence[Prompt], best: Best, n_samples: int) -> list[Request]:
-    """The clamp at its own factor again, for the generator that steers the answer alone."""
-    requests = []
-    for each in found:
-        arm = each.arm(CLAMP, best[each.topic.name, CLAMP])
-        alone = Arm(RESPONSE_ONLY, arm.mode, arm.unit_id, arm.feature, None, arm.factor, arm.push)
-        requests += [Request(alone, prompt, i) for prompt in of_half(prompts, "report") for i in range(n_samples)]
-    return requests
 
 
 def best_factors(choosing: pl.DataFrame) -> Best:

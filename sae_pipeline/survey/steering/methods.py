@@ -13,17 +13,27 @@ from torch import Tensor
 from sae_pipeline.language_model.model import LanguageModel
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.steering.generation import Arm
-from sae_pipeline.steering.interventions import Push, random_directions
+from sae_pipeline.steering.interventions import Positions, Push, random_directions
 from sae_pipeline.steering.output_score import Candidate
 from sae_pipeline.steering.prompts import instructions
 from sae_pipeline.survey.steering.concepts import N_FEW, Topic
 from sae_pipeline.survey.steering.directions import difference_of_means, first_component, probe, token_residuals
 from sae_pipeline.survey.steering.features import Choice, choose_direction, choose_feature
 
-BASELINE, PROMPT_ONLY, RESPONSE_ONLY = "baseline", "prompt_only", "sae_clamp_response_only"
+BASELINE, PROMPT_ONLY = "baseline", "prompt_only"
+PROMPT_SIDE, RESPONSE_ONLY = "sae_clamp_prompt_side", "sae_clamp_response_only"
 CLAMP, RANDOM, FEW_FEATURE, FEW_MEANS = "sae_clamp", "random_direction", "sae_clamp_two_examples", "means_two_examples"
 UNSELECTED = "sae_clamp_unselected"
-METHODS = (CLAMP, "sae_add", UNSELECTED, "difference_of_means", "probe", "pca", RANDOM, FEW_FEATURE, FEW_MEANS)
+METHODS = (
+    CLAMP, PROMPT_SIDE, RESPONSE_ONLY, "sae_add", UNSELECTED,
+    "difference_of_means", "probe", "pca", RANDOM, FEW_FEATURE, FEW_MEANS,
+)  # fmt: skip
+STEERED_AT: dict[str, Positions] = {PROMPT_SIDE: "prompt", RESPONSE_ONLY: "response"}  # the others: prompt and answer
+
+
+def steered_at(method: str) -> Positions:
+    """Where a method steers."""
+    return STEERED_AT.get(method, "not_massive")
 
 
 @dataclass(frozen=True)
@@ -40,8 +50,8 @@ class Steerable:
         """`method` at `factor`. The unit is the place of the concept."""
         strength = factor * self.choice.selected.maximum
         features: dict[str, Candidate] = {
-            CLAMP: self.choice.selected, "sae_add": self.choice.selected, UNSELECTED: self.choice.unselected,
-            FEW_FEATURE: self.few.selected,
+            **dict.fromkeys((CLAMP, PROMPT_SIDE, RESPONSE_ONLY, "sae_add"), self.choice.selected),
+            UNSELECTED: self.choice.unselected, FEW_FEATURE: self.few.selected,
         }  # fmt: skip
         if method in features:
             unit, mode = features[method], "add" if method == "sae_add" else "clamp"

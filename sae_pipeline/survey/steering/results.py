@@ -16,6 +16,7 @@ from sae_pipeline.survey.steering.methods import (
     CLAMP,
     FEW_FEATURE,
     FEW_MEANS,
+    PROMPT_SIDE,
     RANDOM,
     RESPONSE_ONLY,
     UNSELECTED,
@@ -62,7 +63,9 @@ class Comparison:
         return [
             self.paired("clamp_over_random", CLAMP, RANDOM, seed),
             self.paired("output_score_selection_gain", CLAMP, UNSELECTED, seed),
-            self.paired("prompt_side_over_response_only", CLAMP, RESPONSE_ONLY, seed),
+            self.paired("prompt_side_over_response_only", PROMPT_SIDE, RESPONSE_ONLY, seed),
+            self.paired("both_sides_over_prompt_side", CLAMP, PROMPT_SIDE, seed),
+            self.paired("both_sides_over_response_only", CLAMP, RESPONSE_ONLY, seed),
             self.paired("clamp_over_difference_of_means", CLAMP, "difference_of_means", seed),
             self._few(seed), self._themes(), self._on_target(seed),
         ]  # fmt: skip
