@@ -6,28 +6,22 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-import yaml
 
-from sae_pipeline.activations.reader import ActivationReader
 from sae_pipeline.api import open_study
-from sae_pipeline.corpus.reader import CorpusReader
 from sae_pipeline.errors import UserError
 from sae_pipeline.language_model.load import load_language_model
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.study import FolderModel, Hook
-from sae_pipeline.study_survey_search import ConceptSearch
 from sae_pipeline.survey.search.banks import Bank, direction_bank, feature_bank
-from sae_pipeline.survey.search.build import Sources, build_concept_search
 from sae_pipeline.survey.search.concepts import Concept, Words, concepts_sha, read_concepts, read_words
 from sae_pipeline.survey.search.contrast_and_sort import Profile, contrastive, sort
 from sae_pipeline.survey.search.families import search
 from sae_pipeline.survey.search.few_features import accuracies
 from sae_pipeline.survey.search.find import find_features
-from sae_pipeline.survey.search.known_words import KnownWord, hits, known_words, searched_words
+from sae_pipeline.survey.search.known_words import KnownWord, known_words, searched_word, word_rows
 from sae_pipeline.survey.search.methods import METHODS, classifier, geometry, prompt_sets
 from sae_pipeline.survey.search.probes import DataSet, probe
 from sae_pipeline.survey.search.reading import Read, means, read_text, read_texts
-from sae_pipeline.tables.files import check_file
 from tests.conftest import TOPICS
 from tests.tiny_steering import make_artefacts
 
@@ -185,7 +179,8 @@ def test_a_known_word_is_the_feature_of_largest_f1(made, banks, tmp_path: Path, 
     known = known_words(lm, wanted, corpus, Reader(), tmp_path)  # pyright: ignore[reportArgumentType]
     assert [(each.word, each.feature) for each in known] == [(single[0], 0)] and known[0].f1 == pytest.approx(1.0)
     two = [KnownWord(single[0], 0, 1.0, 30), KnownWord(single[1], 1, 0.9, 30)]
-    searched = searched_words(lm, banks[0], two, words.templates, bos=True)
+    negatives = read_texts(lm, banks[0], words.templates.negatives, True)
+    searched = [searched_word(lm, banks[0], two, place, words.templates, negatives, bos=True) for place in range(2)]
     assert all(set(each.score_F) >= {"single_prompt", "prompt_sets", "geometry"} for each in searched)
 
 
@@ -201,8 +196,8 @@ def test_hits_are_counted_against_the_other_words_features():
     score = np.zeros(30)
     score[:12] = np.arange(12, 0, -1)
     known = [KnownWord("a", 0, 1.0, 30, {"m": score}), KnownWord("b", 11, 1.0, 30, {"m": score})]
-    own, others = hits(known, "m")
-    assert own.tolist() == [1.0, 0.0] and others.tolist() == [0.0, 1.0]
+    rows = [row for each in known for row in word_rows(each, known, 64)]
+    assert [row["found"] for row in rows] == [True, False] and [row["others_found"] for row in rows] == [0.0, 1.0]
     assert not KnownWord("c", 29, 1.0, 30, {"m": score}).hit("m", 29)  # a score of zero is no find
 
 
@@ -226,32 +221,6 @@ def test_broken_concept_files_are_named(made, banks, tmp_path: Path):
         read_concepts(tmp_path)
     with pytest.raises(UserError, match="no token with features"):
         read_text(made.lm, banks[0], "", bos=True)
-
-
-def test_the_stage_writes_its_tables(finished_study, tmp_path: Path):
-    store = finished_study.store
-    folder, work = tmp_path / "concepts", tmp_path / "work"
-    folder.mkdir()
-    work.mkdir()
-    for topic, rival in (("harbour", "kitchen"), ("garden", "court")):
-        held = concept(topic, rival)
-        (folder / f"{topic}.yaml").write_text(yaml.safe_dump(held.model_dump()))
-    lm = load_language_model(store.study.model, store.study.hook, dtype="float32")
-    sources = Sources(
-        lm, CorpusReader.open(store.path("corpus")), ActivationReader.open(store.path("activations")), store.path("sae", 64),
-        store.path("feature_stats", 64),
-    )  # fmt: skip
-    settings = ConceptSearch(folder=str(folder), n_sample_tokens=600, n_sort_pairs=20, n_probe_train=200, n_probe_test=200)
-    outcome = build_concept_search(sources, settings, True, work)
-    assert outcome.metadata["n_concepts"] == 2
-    assert check_file("concept_search_results", work / "concept_search_results.parquet") >= 8
-    assert check_file("concept_search_words", work / "concept_search_words.parquet") == 0
-    assert check_file("concept_search_probes", work / "concept_search_probes.parquet") >= 6
-    rows = pl.read_parquet(work / "measurements.parquet")
-    status = dict(rows.select("measurement", "status").iter_rows())
-    assert status["contrastive_accuracy"] == status["few_feature_classifier"] == status["sort_accuracy"] == "ok"
-    assert status["hit_at_10_prompt_sets"] == "not_testable"
-    assert rows.filter(pl.col("measurement") == "safety_families_found")["ceiling"].item() <= 2
 
 
 def test_texts_of_one_s_own_find_features_on_the_command_line(finished_study):

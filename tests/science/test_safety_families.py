@@ -41,7 +41,8 @@ def test_a_family_that_is_not_carried_excuses_a_miss_only_where_it_decides(probe
         )
 
     searched = [family(place, probe_auroc) for place, probe_auroc in enumerate(probes)]
-    measured = safety(Results(64, searched, [], 0, [], [], [], {}, 0, "sha"))
+    rows = [each.row("geometry", 64, seed=0) for each in searched]
+    measured = safety(Results(64, rows, [], 0, 0, [], [], [], {}, 0, "sha"))
     assert measured.value == n_found and (measured.ceiling is None) == testable
     if not testable:
         assert measured.ceiling_threshold == 5 and measured.ceiling is not None and measured.ceiling < 5

@@ -1,6 +1,8 @@
 """The stage `attribution`: screen the prompts, measure the pairs of those that the model gets right, compare."""
 
+import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -18,9 +20,9 @@ from sae_pipeline.survey.attribution.prompts import Prompt, read_prompts
 from sae_pipeline.survey.attribution.tables import feature_rows, prompt_rows
 from sae_pipeline.survey.attribution.topics import Topics
 from sae_pipeline.survey.measurement import write_measurements
+from sae_pipeline.survey.parts import PARTS, kept
 
 AMONG_LIKELIEST = 5
-PARTS = "parts"
 SCREENED = {"solved": pl.Boolean, "target_rank": pl.Int32, "logit_difference": pl.Float64}
 PAIRS = {
     "position": pl.Int64, "feature": pl.Int64, "activation": pl.Float64, "attribution": pl.Float64, "prompt_id": pl.Int32,
@@ -50,9 +52,7 @@ def build_attribution(
     write_measurements(work, "attribution", found)
     for theme in THEMES:
         (work / f"{FIGURE}.{theme.name}.png").write_bytes(scatter(pairs, theme))
-    for part in (work / PARTS).glob("*"):
-        part.unlink()
-    (work / PARTS).rmdir()
+    shutil.rmtree(work / PARTS, ignore_errors=True)
     numbers = {one.measurement: one.value for one in found}
     return Outcome({"n_prompts": len(prompts), "n_solved": int(screened["solved"].sum()), "n_measured": len(chosen), **numbers})
 
@@ -79,16 +79,14 @@ def _screen(lm: LanguageModel, sae: SparseAutoencoder, prompt: Prompt, bos: bool
 def _all_pairs(
     lm: LanguageModel, sae: SparseAutoencoder, prompts: Sequence[Prompt], settings: Attribution, bos: bool, folder: Path
 ) -> pl.DataFrame:
-    folder.mkdir(exist_ok=True)
+
+    def measure(prompt: Prompt) -> pl.DataFrame:
+        attributed = attribute(lm, sae, contrast(lm, prompt.text, prompt.target, prompt.baseline, bos))
+        return measured_pairs(lm, sae, attributed, prompt.prompt_id, settings)
+
     frames = []
     with bar("attribution: prompts", len(prompts), "prompts") as progress:
         for prompt in prompts:
-            file = folder / f"{prompt.prompt_id}.parquet"
-            if not file.is_file():
-                attributed = attribute(lm, sae, contrast(lm, prompt.text, prompt.target, prompt.baseline, bos))
-                partial = file.with_suffix(".partial")
-                measured_pairs(lm, sae, attributed, prompt.prompt_id, settings).write_parquet(partial)
-                partial.replace(file)
-            frames.append(pl.read_parquet(file))
+            frames.append(kept(folder / f"{prompt.prompt_id}.parquet", partial(measure, prompt)))
             progress.update(1)
     return pl.concat(frames) if frames else pl.DataFrame(schema=PAIRS)

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,12 @@ from sae_pipeline.survey.completeness.mentions import PREDICTION, Concept, Menti
 from sae_pipeline.survey.completeness.presence import best_units, unit_chunks
 from sae_pipeline.survey.completeness.random_directions import best_directions
 from sae_pipeline.survey.measurement import files_digest, write_measurements
+from sae_pipeline.survey.parts import PARTS, kept
 from sae_pipeline.tables.columns import SPLITS
 from sae_pipeline.tables.schemas import conform
 
 PRESENT = 0.5  # F1, on train and on held-out documents
-TABLE, PARTS = "concept_presence.parquet", "parts"
+TABLE = "concept_presence.parquet"
 
 
 def build_completeness(
@@ -38,18 +40,12 @@ def build_completeness(
     """
     world = _World.of(CorpusReader.open(corpus), ActivationReader.open(activations), settings)
     frames, alive, n_directions = [], {}, {}
-    (work / PARTS).mkdir(exist_ok=True)
     with bar("completeness", len(feature_stats), "sizes") as progress:
         for size, folder in feature_stats.items():
             alive_F = pl.read_parquet(folder / "features.parquet").filter("alive").sort("feature")["feature"].to_numpy()
             drawn = np.random.default_rng([settings.seed, size]).permutation(alive_F)[: settings.n_directions]
             alive[size], n_directions[size] = len(alive_F), len(drawn)
-            part = work / PARTS / f"{size}.parquet"
-            if not part.is_file():
-                partial = part.with_suffix(".partial")
-                world.presence(size, folder, np.sort(drawn)).write_parquet(partial)
-                partial.replace(part)
-            frames.append(pl.read_parquet(part))
+            frames.append(kept(work / PARTS / f"{size}.parquet", partial(world.presence, size, folder, np.sort(drawn))))
             progress.update(1)
     table = conform("concept_presence", pl.concat(frames))
     table.write_parquet(work / TABLE)

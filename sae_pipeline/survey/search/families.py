@@ -51,7 +51,7 @@ class Searched:
         return max(self.unit, key=lambda method: (self.train_auroc[method][arm], METHODS.index(method)))
 
     def row(self, method: str, size: int, seed: int) -> dict:
-        """A row of `concept_search_results`."""
+        """A row of `concept_search_results`; besides, whether random directions would choose the method, and `is_safety`."""
         value_I, null_I = self.value_I[method]
         positive_I = self.held_out_positive_I
         boot = resampled(positive_I, (value_I, null_I), seed)
@@ -64,7 +64,8 @@ class Searched:
             verdict = "found" if value >= FOUND_AUROC and difference_low > 0 else "not found"
         return {
             "size": size, "concept": self.concept.name, "family": self.concept.family, "method": method,
-            "is_choice": method == self.best_method(0), "feature": self.unit[method][0],
+            "is_choice": method == self.best_method(0), "is_null_choice": method == self.best_method(1),
+            "is_safety": self.concept.safety, "feature": self.unit[method][0],
             "auroc_search": self.train_auroc[method][0],
             "auroc": value, "low": float(low), "high": float(high), "null_auroc": null, "difference_low": float(difference_low),
             "difference_high": float(difference_high), "probe_auroc": self.probe_auroc, "verdict": verdict,

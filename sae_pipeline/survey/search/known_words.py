@@ -14,11 +14,10 @@ import polars as pl
 from sae_pipeline.activations.reader import ActivationReader
 from sae_pipeline.corpus.reader import CorpusReader
 from sae_pipeline.language_model.model import LanguageModel
-from sae_pipeline.progress import bar
 from sae_pipeline.survey.search.banks import Bank
 from sae_pipeline.survey.search.concepts import Templates, Words
 from sae_pipeline.survey.search.methods import attribution, geometry, prompt_sets, single_prompt
-from sae_pipeline.survey.search.reading import means, read_texts, strongest
+from sae_pipeline.survey.search.reading import Read, means, read_texts, strongest
 
 MIN_F1, MIN_TOKENS, HITS = 0.6, 20, 10
 SEARCHES = ("single_prompt", "prompt_sets", "geometry", "attribution")
@@ -73,50 +72,38 @@ def known_words(
     ]  # fmt: skip
 
 
-def searched_words(lm: LanguageModel, bank: Bank, known: list[KnownWord], templates: Templates, bos: bool) -> list[KnownWord]:
-    """The same words with every unit's score by each method."""
-    negatives = read_texts(lm, bank, templates.negatives, bos)
-    negative_IF, negative_ID = strongest(bank, negatives), means(bank, negatives)
-    found = []
-    with bar("search: words", len(known), "words") as progress:
-        for place, each in enumerate(known):
-            one = read_texts(lm, bank, [templates.single.format(word=each.word)], bos)[0]
-            reads = read_texts(lm, bank, [text.format(word=each.word) for text in templates.sets], bos)
-            positive_I = np.repeat([True, False], [len(reads), len(negatives)])
-            last_ID = np.stack([bank.sae.scaled(read.r_TD[-1:]).cpu().numpy()[0] for read in reads])
-            other = known[(place + 1) % len(known)].word
-            text = templates.attribution.format(word=each.word, other=other)
-            scores = {
-                "single_prompt": single_prompt(bank.activations(one.r_TD[-1:])[0].numpy()),
-                "prompt_sets": prompt_sets(np.concatenate([strongest(bank, reads), negative_IF]), positive_I),
-                "geometry": geometry(bank.rows_FD, np.concatenate([last_ID, negative_ID]), positive_I),
-            }
-            if other != each.word:
-                scores["attribution"] = attribution(lm, [bank], [text], f" {each.word}", f" {other}", bos, question="")[0]
-            found.append(KnownWord(each.word, each.feature, each.f1, each.n_tokens, scores))
-            progress.update(1)
-    return found
+def searched_word(
+    lm: LanguageModel, bank: Bank, known: list[KnownWord], place: int, templates: Templates, negatives: list[Read], bos: bool
+) -> KnownWord:
+    """Word `place` of the known ones with every unit's score by each method; attribution compares it with the next of them.
+
+    `negatives`: the templates' texts without any word.
+    """
+    each, other = known[place], known[(place + 1) % len(known)].word
+    one = read_texts(lm, bank, [templates.single.format(word=each.word)], bos)[0]
+    reads = read_texts(lm, bank, [text.format(word=each.word) for text in templates.sets], bos)
+    positive_I = np.repeat([True, False], [len(reads), len(negatives)])
+    last_ID = np.stack([bank.sae.scaled(read.r_TD[-1:]).cpu().numpy()[0] for read in reads])
+    text = templates.attribution.format(word=each.word, other=other)
+    scores = {
+        "single_prompt": single_prompt(bank.activations(one.r_TD[-1:])[0].numpy()),
+        "prompt_sets": prompt_sets(np.concatenate([strongest(bank, reads), strongest(bank, negatives)]), positive_I),
+        "geometry": geometry(bank.rows_FD, np.concatenate([last_ID, means(bank, negatives)]), positive_I),
+    }
+    if other != each.word:
+        scores["attribution"] = attribution(lm, [bank], [text], f" {each.word}", f" {other}", bos, question="")[0]
+    return KnownWord(each.word, each.feature, each.f1, each.n_tokens, scores)
 
 
-def hits(known: list[KnownWord], method: str) -> tuple[np.ndarray, np.ndarray]:
-    """(whether a word's own feature is found, share of the other words' features found in its place), by word."""
-    own, others = [], []
-    for each in known:
-        if method not in each.score_F:
-            continue
-        rivals = sorted({other.feature for other in known} - {each.feature})
-        own.append(float(each.hit(method, each.feature)))
-        others.append(float(np.mean([each.hit(method, rival) for rival in rivals])) if rivals else 0.0)
-    return np.array(own), np.array(others)
-
-
-def word_rows(known: list[KnownWord], size: int) -> list[dict]:
-    """Rows of `concept_search_words`."""
+def word_rows(searched: KnownWord, known: list[KnownWord], size: int) -> list[dict]:
+    """Rows of `concept_search_words` for one word; `others_found`: share of the other words' features found in its place."""
+    rivals = sorted({other.feature for other in known} - {searched.feature})
     return [
         {
-            "size": size, "word": each.word, "feature": each.feature, "f1": each.f1, "n_tokens": each.n_tokens, "method": method,
-            "rank": int((score_F > score_F[each.feature]).sum()) + 1, "found": each.hit(method, each.feature),
+            "size": size, "word": searched.word, "feature": searched.feature, "f1": searched.f1, "n_tokens": searched.n_tokens,
+            "method": method, "rank": int((score_F > score_F[searched.feature]).sum()) + 1,
+            "found": searched.hit(method, searched.feature),
+            "others_found": float(np.mean([searched.hit(method, rival) for rival in rivals])) if rivals else 0.0,
         }
-        for each in known
-        for method, score_F in each.score_F.items()
+        for method, score_F in searched.score_F.items()
     ]  # fmt: skip

@@ -7,8 +7,8 @@ import numpy as np
 
 from sae_pipeline.survey.attribution.statistics import Compared, compared
 from sae_pipeline.survey.measurement import Measurement
-from sae_pipeline.survey.search.families import CARRIED_AUROC, FOUND_AUROC, NOTE, Searched
-from sae_pipeline.survey.search.known_words import SEARCHES, KnownWord, hits
+from sae_pipeline.survey.search.families import CARRIED_AUROC, FOUND_AUROC, NOTE
+from sae_pipeline.survey.search.known_words import SEARCHES
 from sae_pipeline.survey.search.probes import MOST_K, Probed
 
 DIRECTIONS = "random directions of the same densities, through the same selection"
@@ -20,8 +20,9 @@ class Results:
     """Everything that was measured. Pairs of arrays: features, random directions."""
 
     size: int
-    searched: list[Searched]
-    known: list[KnownWord]
+    searched: list[dict]  # rows of `concept_search_results`, and what `Searched.row` says besides
+    words: list[dict]  # rows of `word_rows`
+    n_known: int
     n_words: int
     probed: list[Probed]
     contrasts: list[np.ndarray]
@@ -53,11 +54,12 @@ def _compared(value: np.ndarray, control: np.ndarray, seed: int, at_least: int =
 def _words(results: Results) -> list[Measurement]:
     rows = []
     for method in SEARCHES:
-        own, others = hits(results.known, method)
+        of_method = [row for row in results.words if row["method"] == method]
+        own, others = (np.array([float(row[name]) for row in of_method]) for name in ("found", "others_found"))
         rows.append(_measurement(
             results, f"hit_at_10_{method}", "share of words whose known feature is among the first ten found",
             _compared(own, others, results.seed, 2), results.n_words, "features of the other words", "concept_search_words",
-            ceiling_metric="words with a known feature", ceiling=float(len(results.known)), ceiling_threshold=float(MIN_KNOWN),
+            ceiling_metric="words with a known feature", ceiling=float(results.n_known), ceiling_threshold=float(MIN_KNOWN),
         ))  # fmt: skip
     return rows
 
@@ -109,19 +111,18 @@ def _sparse(results: Results) -> list[Measurement]:
 
 def safety(results: Results) -> Measurement:
     """Row 61: families with a feature, beside those that random directions tell apart as well."""
-    searched = [each for each in results.searched if each.concept.safety]
-    rows = [each.row(each.best_method(0), results.size, results.seed) for each in searched]
-    null = [each.row(each.best_method(1), results.size, results.seed)["null_auroc"] for each in searched]
+    rows = [row for row in results.searched if row["is_safety"] and row["is_choice"]]
+    null = [row["null_auroc"] for row in results.searched if row["is_safety"] and row["is_null_choice"]]
     found = sum(row["verdict"] == "found" for row in rows)
-    carried = sum(each.probe_auroc >= CARRIED_AUROC for each in searched)
-    could = found + len(searched) - carried
+    carried = sum(row["probe_auroc"] >= CARRIED_AUROC for row in rows)
+    could = found + len(rows) - carried
     # What the model does not carry excuses a miss only where it could have made the difference.
-    excused = len(searched) < N_SAFETY or found < N_SAFETY <= could
+    excused = len(rows) < N_SAFETY or found < N_SAFETY <= could
     ceiling = (float(carried), float(N_SAFETY)) if excused else (None, None)
-    told = f"a dense probe tells {carried} of {len(searched)} apart"
+    told = f"a dense probe tells {carried} of {len(rows)} apart"
     return Measurement(
         "safety_families_found", f"safety families with a feature of held-out AUROC {FOUND_AUROC} or more that beats its null",
-        float(found), carried, len(searched), results.size, control=f"families in which {DIRECTIONS} reach that AUROC",
+        float(found), carried, len(rows), results.size, control=f"families in which {DIRECTIONS} reach that AUROC",
         control_value=float(sum(value >= FOUND_AUROC for value in null)),
         ceiling_metric="safety families that a dense probe tells apart" if excused else None,
         ceiling=ceiling[0], ceiling_threshold=ceiling[1], files_sha=results.sha, rows="concept_search_results",
