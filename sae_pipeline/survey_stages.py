@@ -28,16 +28,16 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "concept_search", SURVEY, ("corpus", "activations", "sae", "feature_stats"),
-        (*MODEL_IDENTITY, "hook", "corpus.bos", "sae.sizes", "survey.concept_search"), per_size=False, code_version="4",
+        (*MODEL_IDENTITY, "hook", "corpus.bos", "sae.sizes", "survey.concept_search"), per_size=False, code_version="5",
         files=("survey/completeness/families/*.yaml",),
     ),
     Stage(
         "main_results", SURVEY, ("sae_metrics", "explanations", "specificity_scores", "steering_evals"),
-        ("sae.sizes", *MODEL_IDENTITY), per_size=False, code_version="2", files=("survey/limitations.yaml",),
+        ("sae.sizes", *MODEL_IDENTITY), per_size=False, code_version="3", files=("survey/limitations.yaml",),
     ),
     Stage(
         "invariants", SURVEY, ("corpus", "activations", "sae", "feature_stats"), ("sae.sizes", "survey.invariants"),
-        per_size=False, code_version="2",
+        per_size=False, code_version="3",
     ),
     Stage(
         "steering_comparison", SURVEY, ("corpus", "sae", "feature_stats"), ("sae.sizes", "hook", "survey.steering_comparison"),
@@ -45,21 +45,21 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "null_models", SURVEY, ("corpus", "activations", "random_model"), ("sae.sizes", "sae.k", "survey.null_models"),
-        per_size=False,
+        per_size=False, code_version="2",
     ),
-    Stage("scaling_laws", SURVEY, ("corpus", "activations"), ("sae.k", "survey.scaling_laws"), per_size=False),
+    Stage("scaling_laws", SURVEY, ("corpus", "activations"), ("sae.k", "survey.scaling_laws"), per_size=False, code_version="2"),
     Stage(
         "features_vs_neurons", SURVEY, ("corpus", "activations", "sae", "feature_stats", "explanations", "specificity_scores"),
         ("score.seed", "score.n_features", "score.features", "score.chosen", "survey.features_vs_neurons"),
-        code_version="2",
+        code_version="3",
     ),
     Stage(
         "feature_families", SURVEY, ("activations", "sae", "feature_stats"), ("sae", "survey.feature_families"), per_size=False,
-        code_version="2",
+        code_version="3",
     ),
     Stage(
         "neighbourhood_checks", SURVEY, ("neighbourhoods", "sae", "explanations"),
-        ("sae.sizes", "survey.neighbourhood_checks"), per_size=False,
+        ("sae.sizes", "survey.neighbourhood_checks"), per_size=False, code_version="2",
     ),
     Stage(
         "completeness", SURVEY, ("corpus", "activations", "feature_stats"), ("sae.sizes", "survey.completeness"),
@@ -70,6 +70,6 @@ SURVEY_STAGES: tuple[Stage, ...] = (
     *MEASURING_STAGES,
     Stage(
         "survey_verdicts", SURVEY, tuple(stage.name for stage in MEASURING_STAGES), (), per_size=False,
-        files=("survey/checklist.yaml",), code_version="2",
+        files=("survey/checklist.yaml",), code_version="3",
     ),
 )  # fmt: skip

@@ -10,7 +10,7 @@ from sae_pipeline.interpret.bootstrap import unpaired_difference
 from sae_pipeline.sae.metrics import ce_recovered
 from sae_pipeline.store import Outcome
 from sae_pipeline.survey.limitations import limitations
-from sae_pipeline.survey.measurement import Measurement, write_measurements
+from sae_pipeline.survey.measurement import Measurement, too_few, write_measurements
 from sae_pipeline.survey.resampling import bootstrap, mean_interval
 
 STAGE = "main_results"
@@ -76,7 +76,7 @@ def _metrics(metrics: pl.DataFrame, documents: pl.DataFrame) -> Iterator[Measure
             low, high = interval if there else (None, None)
             yield Measurement(
                 name, metric, row[name], n if there else 0, n, row["size"], low, high, rows="sae_metrics",
-                status="ok" if there else "too_few_examples", why=None if there else "the main run could not compute it",
+                **({} if there else too_few("held-out tokens of which the main run could compute it", 0, 1)),
             )  # fmt: skip
 
 
@@ -98,8 +98,8 @@ def _chat(by_source: pl.DataFrame, documents: pl.DataFrame) -> Iterator[Measurem
         low, high = _difference_interval(documents.filter(pl.col("size") == size)) if both else (None, None)
         yield Measurement(
             "chat_minus_prose_explained_variance", metric, values[CHAT] - values[PROSE] if both else None, n if both else 0, n,
-            int(str(size)), low, high, status="ok" if both else "not_testable", rows="sae_metrics_by_source",
-            why=None if both else f"the corpus has no sources named {CHAT} and {PROSE}",
+            int(str(size)), low, high, rows="sae_metrics_by_source",
+            **({} if both else too_few(f"of the corpus's sources {CHAT} and {PROSE}", len({CHAT, PROSE} & values.keys()), 2)),
         )  # fmt: skip
 
 
@@ -174,10 +174,9 @@ def _against(
     """A mean over units beside the mean over other units, with intervals by unit. Units without a score are not scored."""
     scored, beside = value.drop_nulls().to_numpy(), control.drop_nulls().to_numpy()
     if not len(scored) or not len(beside):
+        few = too_few("units, or controls, with a score", 0, 1)
         why = f"{len(scored)} scored units and {len(beside)} scored controls"
-        return Measurement(
-            name, metric, None, 0, len(value), size, control=control_name, status="too_few_examples", why=why, rows=rows
-        )
+        return Measurement(name, metric, None, 0, len(value), size, control=control_name, why=why, rows=rows, **few)
     drawn = unpaired_difference(scored, beside, seed=0, mean=mean)
     return Measurement(
         name, metric, drawn.value, len(scored), len(value), size, low=drawn.value_low, high=drawn.value_high,

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -42,6 +43,14 @@ class Measurement:
     files_sha: str | None = None
     rows: str | None = None
     figure: str | None = None
+
+
+def too_few(what: str, n: int, needed: int) -> dict[str, Any]:
+    """Fields of a measurement that could not be taken: `n` of `what` were there, `needed` are needed.
+
+    A measurement without a value that does not say this counts as a miss (`sae_pipeline/survey/verdicts.py`).
+    """
+    return {"status": "too_few_examples", "ceiling_metric": what, "ceiling": float(n), "ceiling_threshold": float(needed)}
 
 
 def write_measurements(work: Path, stage: str, measurements: Iterable[Measurement]) -> pl.DataFrame:

@@ -22,7 +22,7 @@ from sae_pipeline.study_survey_laws import NeighbourhoodChecks
 from sae_pipeline.survey.build import NEIGHBOURS
 from sae_pipeline.survey.experiments.held_out import difference
 from sae_pipeline.survey.experiments.resampling import draws, interval
-from sae_pipeline.survey.measurement import Measurement, write_measurements
+from sae_pipeline.survey.measurement import Measurement, too_few, write_measurements
 from sae_pipeline.survey.neighbours import decoder_rows
 from sae_pipeline.tables.schemas import conform, empty
 
@@ -170,8 +170,8 @@ def _accuracy(size: int, questions: pl.DataFrame, settings: NeighbourhoodChecks)
 
 
 def _too_few(size: int, n: int) -> list[Measurement]:
-    why = f"{n} explained features have two explained neighbours and a stranger"
+    few = too_few("explained features with two explained neighbours and a stranger", n, MIN_ANCHORS)
     return [
-        Measurement(name, "not measured", None, 0, n, size=size, status="too_few_examples", why=why)
+        Measurement(name, "not measured", None, 0, n, size=size, **few)
         for name in ("label_similarity_of_neighbours", "label_similarity_among_neighbours", "odd_one_out_accuracy")
     ]

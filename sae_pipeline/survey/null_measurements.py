@@ -13,7 +13,7 @@ from sae_pipeline.survey.experiments.held_out import ByDocument, difference
 from sae_pipeline.survey.experiments.null_scores import FROZEN, PCA, RANDOM, RANDOM_MODEL, TRAINED
 from sae_pipeline.survey.experiments.resampling import draws, interval, mean_and_interval
 from sae_pipeline.survey.experiments.synthetic import FROZEN as FROZEN_SYNTHETIC
-from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.measurement import Measurement, too_few
 
 FIGURE = "null_models"
 SCORED = (
@@ -87,7 +87,8 @@ def scores_measured(scores: pl.DataFrame, settings: NullModels) -> list[Measurem
     for column, metric in SCORED:
         own = scores.filter(pl.col("arm") == TRAINED, pl.col(column).is_not_null())[column].to_numpy()
         if not len(own):
-            measured.append(Measurement(f"{column}_of_nulls", metric, None, 0, scores.height, status="too_few_examples"))
+            none = too_few("trained features with a score", 0, 1)
+            measured.append(Measurement(f"{column}_of_nulls", metric, None, 0, scores.height, **none))
             continue
         value, low, high = mean_and_interval(own, settings.seed)
         own_R = draws(len(own), settings.seed) @ own / len(own)

@@ -27,12 +27,14 @@ def _verdict(section: str, row: Row, measurements: pl.DataFrame) -> dict[str, An
     found = [(need, _measured(need, measurements)) for need in row.needs]
     outcomes = [(need, one, passes(need, one)) for need, measured in found for one in measured]
     first = found[0][1][0]
-    untestable = next((one for _, one, _ in outcomes if one["status"] != "ok"), None)
+    untestable = next((one for _, one, _ in outcomes if _is_untestable(one)), None)
     if untestable is not None:
         verdict = NOT_TESTABLE
     else:
         verdict = "reproduced" if all(passed for *_, passed in outcomes) else "not reproduced"
-    shown = untestable or first
+    # What is missing without a reason in numbers is a miss, and is shown as one.
+    missing = next((one for _, one, _ in outcomes if one["status"] != "ok"), None)
+    shown = untestable or missing or first
     columns = (
         "stage", "measurement", "size", "metric", "value", "low", "high", "control", "control_value", "difference",
         "difference_low", "difference_high", "n_scored", "n_attempted", "why", "rows", "figure", "files_sha",
@@ -42,6 +44,14 @@ def _verdict(section: str, row: Row, measurements: pl.DataFrame) -> dict[str, An
         "threshold": "; ".join(_threshold(need, measured[0]) for need, measured in found),
         "tests": "; ".join(_said(need, one, passed) for need, one, passed in outcomes), "checklist_sha": checklist_sha(),
     }  # fmt: skip
+
+
+def _is_untestable(one: dict[str, Any]) -> bool:
+    """Whether a measurement could not be taken, and a ceiling or a count below what it takes shows why."""
+    ceiling, threshold = one["ceiling"], one["ceiling_threshold"]
+    if one["status"] == "ok" or one["ceiling_metric"] is None or ceiling is None or threshold is None:
+        return False
+    return ceiling < threshold
 
 
 def _measured(need: Need, measurements: pl.DataFrame) -> list[dict[str, Any]]:
@@ -100,7 +110,7 @@ def _said(need: Need, one: dict[str, Any], passed: bool) -> str:
     value = "not measured" if one["value"] is None else f"{one['value']:.4g}"
     if need.criterion[0] in ("beats_control_by", "difference_low_above") and one["control_value"] is not None:
         value += f" against {one['control_value']:.4g}"
-    outcome = NOT_TESTABLE if one["status"] != "ok" else _met(need, one) if passed else "missed"
+    outcome = NOT_TESTABLE if _is_untestable(one) else _met(need, one) if passed else "missed"
     if outcome == "missed" and need.control == "to_beat" and not _beats_control(need.criterion[0], one):
         outcome = f"missed (control {one['control_value']:.4g})" if one["control_value"] is not None else outcome
     return f"{need.measurement}{at} {value}: {outcome}"

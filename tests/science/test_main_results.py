@@ -70,4 +70,5 @@ def test_chat_minus_prose_is_resampled_within_both():
     (one,) = _chat(sources, part)
     assert one.value == pytest.approx(-0.1) and (one.low, one.high) == (pytest.approx(-0.1), pytest.approx(-0.1))
     (other,) = _chat(sources.with_columns(source=pl.Series(["a", "b"])), part)
-    assert other.status == "not_testable" and other.low is None
+    assert other.status == "too_few_examples" and other.low is None
+    assert (other.ceiling, other.ceiling_threshold) == (0, 2)

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from sae_pipeline.survey.build_verdicts import build_verdicts
 from sae_pipeline.survey.checklist import Need, Row, Section, read_checklist
 from sae_pipeline.survey.limitations import limitations, read_limitations
-from sae_pipeline.survey.measurement import Measurement, write_measurements
+from sae_pipeline.survey.measurement import Measurement, too_few, write_measurements
 from sae_pipeline.survey.verdicts import decide
 
 
@@ -117,10 +117,24 @@ def test_the_largest_size_decides_unless_every_size_must(tmp_path):
 
 
 def test_a_value_that_is_not_there_is_no_number(tmp_path):
-    row = verdict(tmp_path, [{"measurement": "it", "at_most": 1}], one(None, status="too_few_examples", why="2 of 12"))
-    assert row["verdict"] == "not testable" and row["value"] is None
+    row = verdict(tmp_path, [{"measurement": "it", "at_most": 1}], one(None, why="as drawn", **too_few("words", 2, 12)))
+    assert row["verdict"] == "not testable" and row["value"] is None and row["why"] == "words is 2, below 12; as drawn"
+    assert row["tests"] == "it not measured: not testable"
     with pytest.raises(Exception, match="value_where_status_is_ok"):
         write_measurements(tmp_path, "a_stage", [one(None)])
+
+
+@pytest.mark.parametrize(
+    "without",
+    [{}, {"ceiling_metric": "words", "ceiling": 2.0}, {"ceiling_metric": "words", "ceiling": 12.0, "ceiling_threshold": 12.0}],
+)
+@pytest.mark.parametrize("status", ["too_few_examples", "not_testable"])
+def test_without_a_count_or_a_ceiling_below_what_it_takes_a_missing_value_is_a_miss(tmp_path, without, status):
+    needs = [{"measurement": "there", "at_least": 0}, {"measurement": "it", "at_most": 1}]
+    there = Measurement("there", "another metric", 1.0, 5, 5)
+    row = verdict(tmp_path, needs, there, one(None, status=status, why="nobody knows", **without))
+    assert row["verdict"] == "not reproduced" and row["tests"] == "there 1: met; it not measured: missed"
+    assert row["why"] == "nobody knows" and row["measurement"] == "it"
 
 
 def test_what_nobody_measured_is_named(tmp_path):

@@ -21,7 +21,7 @@ from sae_pipeline.survey.attribution.statistics import (
     top_overlap,
 )
 from sae_pipeline.survey.attribution.topics import Topics
-from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.measurement import Measurement, too_few
 
 FIGURE = "attribution_against_ablation"
 MIN_SOLVED, MIN_REFUSED = 10, 0.3
@@ -43,7 +43,7 @@ def measurements(
         )  # fmt: skip
 
     if not chosen:
-        nothing = {"status": "too_few_examples", "why": "the model gets none of the prompts right"}
+        nothing = too_few("prompts that the model gets right", 0, MIN_SOLVED)
         return [measurement(name, "not measured", None, len(prompts), "none", **nothing) for name in NAMES]
     drawn, checked = pairs.filter("is_drawn"), pairs.drop_nulls("finite_difference")
     last = pairs.filter(pl.col("position") == pl.col("position").max().over("prompt_id"))

@@ -5,15 +5,17 @@ The interval is over words. A word that stands in two families counts once.
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from sae_pipeline.survey.completeness.law import fit_sigmoid, predicted
-from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.measurement import Measurement, too_few
 from sae_pipeline.survey.resampling import bootstrap
 
 FIGURE, ROWS = "concept_presence", "concept_presence"
+MIN_WORDS = 2
 SHUFFLED, DIRECTIONS = "shuffled mentions, same selection", "the best of as many random directions of equal densities"
 NULLS = {SHUFFLED: "control_present", DIRECTIONS: "direction_present"}
 
@@ -68,6 +70,13 @@ def completeness_measurements(
     yield _prediction(presence, seed, files_sha)
 
 
+def _few(presence: Presence) -> dict[str, Any]:
+    """Words and sizes that there are. With enough of both, a law that cannot be fitted is a miss."""
+    if len(presence.sizes) < 2:
+        return too_few("sizes", len(presence.sizes), 2)
+    return too_few("words with enough mentions to say", presence.n_words, MIN_WORDS)
+
+
 def _half(presence: Presence, size: int, seed: int, files_sha: str) -> Measurement:
     n, alive = presence.n_words, presence.alive[size]
     name, metric = "half_presence_frequency_ratio", "factor between (frequency at 50 % presence) x (alive features) and 1"
@@ -79,8 +88,8 @@ def _half(presence: Presence, size: int, seed: int, files_sha: str) -> Measureme
     )
     if not np.isfinite(half):
         return Measurement(
-            name, metric, None, 0, presence.n_attempted, size, status="too_few_examples", files_sha=files_sha, rows=ROWS,
-            why=f"no sigmoid that rises with frequency fits: {covered}",
+            name, metric, None, 0, presence.n_attempted, size, files_sha=files_sha, rows=ROWS,
+            why=f"no sigmoid that rises with frequency fits: {covered}", **_few(presence),
         )  # fmt: skip
 
     def fold(drawn: np.ndarray) -> float:
@@ -109,7 +118,7 @@ def _coverage(
         name, "share of words with a feature (F1 at least 0.5 on train and on held-out documents)",
         float(own.mean()) if scored else None, len(own), presence.n_attempted, size, low=low, high=high,
         control=null, control_value=float(control.mean()) if scored else None,
-        difference_low=difference[0], difference_high=difference[1], status="ok" if scored else "too_few_examples",
+        difference_low=difference[0], difference_high=difference[1], **({} if scored else _few(presence)),
         why=why, files_sha=files_sha, rows=ROWS, figure=FIGURE,
     )  # fmt: skip
 
@@ -125,9 +134,7 @@ def _spread(presence: Presence, seed: int, files_sha: str) -> Measurement:
     value = ratio(every, presence.alive) if len(sizes) > 1 else float("nan")
     if not np.isfinite(value):
         why = "needs a rising sigmoid at two sizes or more"
-        return Measurement(
-            name, metric, None, 0, presence.n_attempted, status="too_few_examples", why=why, files_sha=files_sha, rows=ROWS
-        )
+        return Measurement(name, metric, None, 0, presence.n_attempted, why=why, files_sha=files_sha, rows=ROWS, **_few(presence))
     low, high = bootstrap(lambda drawn: ratio(drawn, presence.alive), presence.n_words, seed)
     difference = bootstrap(lambda drawn: ratio(drawn, presence.alive) - ratio(drawn, swapped), presence.n_words, seed)
     return Measurement(
@@ -147,9 +154,7 @@ def _growth(presence: Presence, seed: int, files_sha: str) -> Measurement:
     value = growth(presence.present) if presence.n_words else float("nan")
     name, metric = "coverage_growth", "smallest gain in coverage from one size to the next"
     if not np.isfinite(value):
-        return Measurement(
-            name, metric, None, 0, presence.n_attempted, status="too_few_examples", why="needs two sizes and words"
-        )
+        return Measurement(name, metric, None, 0, presence.n_attempted, why="needs two sizes and words", **_few(presence))
     low, high = bootstrap(lambda drawn: growth(presence.present, drawn), presence.n_words, seed)
     shares = ", ".join(f"{size:,}: {presence.present[size].mean():.1%}" for size in presence.sizes)
     control, null = max((growth(table), name) for name, table in presence.nulls.items())
@@ -182,9 +187,7 @@ def _prediction(presence: Presence, seed: int, files_sha: str) -> Measurement:
     value = error(True) if presence.n_words else float("nan")
     name, metric = "coverage_prediction_error", "largest error of coverage predicted from the other sizes' curve"
     if not np.isfinite(value):
-        return Measurement(
-            name, metric, None, 0, presence.n_attempted, status="too_few_examples", why="no curve of the other sizes"
-        )
+        return Measurement(name, metric, None, 0, presence.n_attempted, why="no curve of the other sizes", **_few(presence))
     low, high = bootstrap(lambda drawn: error(True, drawn), presence.n_words, seed)
     unscaled = error(False)
     return Measurement(

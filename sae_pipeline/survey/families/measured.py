@@ -12,7 +12,7 @@ from sae_pipeline.study_survey_laws import FeatureFamilies
 from sae_pipeline.survey.experiments.held_out import difference
 from sae_pipeline.survey.experiments.resampling import draws, interval
 from sae_pipeline.survey.families.links import Links
-from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.measurement import Measurement, too_few
 
 FIGURE = "feature_families"
 Pairs = Mapping[tuple[int, int], Links]
@@ -22,8 +22,7 @@ def growth_measured(sizes: Sequence[int], links: Pairs, chance: Pairs, settings:
     """Children per feature of the smallest SAE: in the largest one minus in the next larger. Intervals over parents."""
     metric = "children per feature of the smallest SAE, in the largest minus in the second size"
     if len(sizes) < 3:
-        why = "needs three sizes"
-        return [Measurement("children_per_parent_growth", metric, None, 0, 0, status="too_few_examples", why=why)]
+        return [Measurement("children_per_parent_growth", metric, None, 0, 0, **too_few("sizes", len(sizes), 3))]
     smallest, second, largest = sizes[0], sizes[1], sizes[-1]
     weight_RP = draws(smallest, settings.seed)
 
@@ -65,7 +64,7 @@ def seeds_measured(recurrence: pl.DataFrame, size: int, settings: FeatureFamilie
 
 def _share(name: str, metric: str, rows: pl.DataFrame, size: int, settings: FeatureFamilies, missing: str) -> Measurement:
     if rows.is_empty():
-        return Measurement(name, metric, None, 0, 0, size=size, status="too_few_examples", why=missing)
+        return Measurement(name, metric, None, 0, 0, size=size, why=missing, **too_few("features to look for", 0, 1))
     own, chance = (
         (rows[both] & (rows[cosine] >= settings.recurs_cosine)).to_numpy().astype(float)
         for both, cosine in (("mutual", "second_seed_cosine"), ("chance_mutual", "chance_cosine"))

@@ -16,7 +16,7 @@ from sae_pipeline.interpret.proxy import ProxyScorer
 from sae_pipeline.interpret.rules import Rule, RuleIndex
 from sae_pipeline.interpret.units import Units, choose
 from sae_pipeline.interpret.windows import Example, close_look, derangement, generator
-from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.measurement import Measurement, too_few
 from sae_pipeline.survey.resampling import bootstrap
 from sae_pipeline.tables.schemas import conform
 
@@ -138,8 +138,11 @@ def _measurement(
 
     value, control = mean("own"), mean("wrong")
     if np.isnan(value):
-        why = f"no live feature has {MIN_ACTIVATIONS} training activations and held-out ones in 3 intervals"
-        return Measurement(name, metric, None, 0, N_CHOSEN, size, status="too_few_examples", why=why)
+        why = f"a live feature with {MIN_ACTIVATIONS} training activations is looked for, and held-out ones in 3 intervals"
+        most = max((len(np.unique(one.interval)) for one in scored.values()), default=0)
+        return Measurement(
+            name, metric, None, 0, N_CHOSEN, size, why=why, **too_few("intervals with held-out activations of a feature", most, 3)
+        )
     documents = np.unique(np.concatenate([one.document for one in scored.values()]))
     low, high = bootstrap(lambda at: mean("own", documents[at]), len(documents), seed)
     difference = bootstrap(lambda at: mean("own", documents[at]) - mean("wrong", documents[at]), len(documents), seed)

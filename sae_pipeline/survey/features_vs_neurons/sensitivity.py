@@ -13,7 +13,7 @@ import polars as pl
 from sae_pipeline.interpret.tokens import TokenTable
 from sae_pipeline.interpret.units import Units
 from sae_pipeline.interpret.windows import REACH, derangement
-from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.measurement import Measurement, too_few
 from sae_pipeline.survey.resampling import bootstrap
 from sae_pipeline.tables.schemas import conform
 
@@ -80,8 +80,8 @@ def sensitivity(rows: pl.DataFrame, n_attempted: int, size: int, seed: int) -> I
     metric = "median share of held-out windows around a feature's terms in which it is active"
     if not len(own):
         yield Measurement(
-            "sensitivity_on_independent_text", metric, None, 0, n_attempted, size, status="too_few_examples",
-            why=f"no feature has terms and {MIN_TEXTS} held-out windows with them",
+            "sensitivity_on_independent_text", metric, None, 0, n_attempted, size,
+            **too_few(f"features with terms and {MIN_TEXTS} held-out windows with them", 0, 1),
         )  # fmt: skip
         return
     low, high = bootstrap(lambda drawn: float(np.median(own[drawn])), len(own), seed)

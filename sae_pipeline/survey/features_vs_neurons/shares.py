@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from sae_pipeline.interpret.bootstrap import unpaired_difference
-from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.measurement import Measurement, too_few
 
 LOW = 0.3  # the paper's bound, which 82 % of its features keep to
 N_LISTED = 5
@@ -27,7 +27,10 @@ def correlation_shares(rows: pl.DataFrame, size: int, n_attempted: int, seed: in
         low, control = (np.abs(each[column].to_numpy()) <= LOW for each in (features, directions))
         metric = f"share of features with |r| at most {LOW} with the best {what}"
         if not len(low) or not len(control):
-            yield Measurement(name, metric, None, 0, n_attempted, size, status="too_few_examples", why="no feature was active")
+            active = min(len(low), len(control))
+            yield Measurement(
+                name, metric, None, 0, n_attempted, size, **too_few("features and directions that were active", active, 1)
+            )
             continue
         found = unpaired_difference(low.astype(float), control.astype(float), seed)
         yield Measurement(

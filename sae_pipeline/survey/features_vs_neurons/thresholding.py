@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sae_pipeline.sae.autoencoder import SparseAutoencoder, SparseCodes
-from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.measurement import Measurement, too_few
 from sae_pipeline.survey.resampling import bootstrap
 
 SHARES = np.round(np.arange(0.01, 0.51, 0.01), 2)
@@ -76,8 +76,8 @@ def specificity_gain(
     n_attempted = scores["feature"].n_unique()
     if not len(gain):
         return Measurement(
-            "specificity_gain_at_5_percent_error", metric, None, 0, n_attempted, size, status="too_few_examples",
-            why="no feature has scored windows above the threshold",
+            "specificity_gain_at_5_percent_error", metric, None, 0, n_attempted, size,
+            **too_few("features with scored windows above the threshold", 0, 1),
         )  # fmt: skip
     low, high = bootstrap(lambda drawn: float(gain[drawn].mean()), len(gain), seed)
     difference = bootstrap(lambda drawn: float((gain - control)[drawn].mean()), len(gain), seed)

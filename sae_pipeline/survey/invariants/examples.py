@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.measurement import Measurement, too_few
 from sae_pipeline.tables.columns import N_INTERVALS
 
 
@@ -36,7 +36,8 @@ def samples_inside_their_interval(feature_stats: Mapping[int, Path], seed: int) 
     return Measurement(
         "samples_inside_their_interval", "share of stored interval samples inside their interval, every live feature",
         inside / attempted if attempted else None, attempted - missing, attempted, control="interval labels shuffled",
-        control_value=shuffled / attempted if attempted else None, status="ok" if attempted else "too_few_examples",
+        control_value=shuffled / attempted if attempted else None,
+        **({} if attempted else too_few("stored interval samples of live features", 0, 1)),
         why=f"all samples of {n_features:,} live features of {len(feature_stats)} sizes: a count, so without an interval",
         rows="feature_examples",
     )  # fmt: skip

@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from sae_pipeline.study_survey_laws import ScalingLaws
 from sae_pipeline.survey.experiments.held_out import ByDocument, difference
 from sae_pipeline.survey.experiments.resampling import draws, interval
-from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.measurement import Measurement, too_few
 from sae_pipeline.survey.scaling.laws import Laws, between
 
 FIGURE, RATES_FIGURE = "scaling_laws", "scaling_rates"
@@ -42,7 +42,7 @@ def laws_measured(laws: Laws, resamples: list[Laws], settings: ScalingLaws, n_ru
         bounds = (low, high) if np.isfinite(low) else (None, None)
         measured.append(Measurement(
             name, metric, known if ok else None, n_scored, n_runs, low=bounds[0] if ok else None, high=bounds[1] if ok else None,
-            status="ok" if ok else "too_few_examples", why=why, rows="scaling_runs",
+            why=why, rows="scaling_runs", **({} if ok else too_few("budgets to fit a law to", n_scored, 2)),
             figure=RATES_FIGURE if name.startswith("learning_rate") else FIGURE,
         ))  # fmt: skip
     return measured
@@ -71,7 +71,7 @@ def proxy_measured(runs: pl.DataFrame, seed: int) -> list[Measurement]:
             control="the same with every rule given to another feature", control_value=control,
             difference_low=paired[0] if own is not None and control is not None else None,
             difference_high=paired[1] if own is not None and control is not None else None,
-            status="ok" if own is not None else "too_few_examples",
+            **({} if own is not None else too_few("runs with rules that could be scored", n, 2)),
             why="interval over runs; runs differ in features and steps at one L0", rows="scaling_runs",
         ),
         Measurement(

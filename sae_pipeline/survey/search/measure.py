@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from sae_pipeline.survey.attribution.statistics import Compared, compared
-from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.measurement import Measurement, too_few
 from sae_pipeline.survey.search.families import CARRIED_AUROC, FOUND_AUROC, NOTE
 from sae_pipeline.survey.search.known_words import SEARCHES
 from sae_pipeline.survey.search.probes import MOST_K, Probed
@@ -40,7 +40,7 @@ def measurements(results: Results) -> list[Measurement]:
 def _measurement(
     results: Results, name: str, metric: str, found: Compared | None, attempted: int, control: str, rows: str, **more
 ) -> Measurement:
-    columns: dict[str, Any] = {"value": None, "status": "too_few_examples"} if found is None else found.columns
+    columns: dict[str, Any] = {"value": None} if found is None else found.columns
     return Measurement(
         name, metric, n_scored=found.n if found else 0, n_attempted=attempted, size=results.size, control=control,
         files_sha=results.sha, rows=rows, **(columns | more),
@@ -59,7 +59,8 @@ def _words(results: Results) -> list[Measurement]:
         rows.append(_measurement(
             results, f"hit_at_10_{method}", "share of words whose known feature is among the first ten found",
             _compared(own, others, results.seed, 2), results.n_words, "features of the other words", "concept_search_words",
-            ceiling_metric="words with a known feature", ceiling=float(results.n_known), ceiling_threshold=float(MIN_KNOWN),
+            status="ok" if len(own) >= 2 else "too_few_examples", ceiling_metric="words with a known feature",
+            ceiling=float(results.n_known), ceiling_threshold=float(MIN_KNOWN),
         ))  # fmt: skip
     return rows
 
@@ -73,11 +74,12 @@ def _told_apart(results: Results) -> list[Measurement]:
             results, "contrastive_accuracy",
             "units active on one text of a pair whose training tokens say which one, mean over pairs; chance 0.5",
             _compared(value, control, results.seed), len(both), DIRECTIONS, "concept_search_results",
+            **({} if len(value) else too_few("pairs that units tell apart", 0, 1)),
         ),
         _measurement(
             results, "sort_accuracy", "held-out tokens that training tokens sort to the right one of two units; chance 0.5",
             _compared(results.sorts[0][:n], results.sorts[1][:n], results.seed), max(map(len, results.sorts)), DIRECTIONS,
-            "concept_search_results",
+            "concept_search_results", **({} if n else too_few("held-out tokens to sort", 0, 1)),
         ),
     ]  # fmt: skip
 
@@ -105,6 +107,7 @@ def _sparse(results: Results) -> list[Measurement]:
             results, name, f"held-out accuracy of {k} features minus that of a dense probe, mean over data sets",
             _compared(gap[:, 0], gap[:, 1], results.seed, MIN_SETS), len(of_k), DIRECTIONS, "concept_search_probes",
             why="; ".join(f"{row.name} {row.features:.3f} against {row.dense:.3f}" for row in of_k) or None,
+            **({} if len(of_k) >= MIN_SETS else too_few("data sets with enough tokens of both classes", len(of_k), MIN_SETS)),
         ))  # fmt: skip
     return rows
 
