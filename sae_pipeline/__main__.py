@@ -21,7 +21,10 @@ StudyOption = Annotated[
 ]
 CountTokensOption = Annotated[
     bool,
-    typer.Option(help="For the plan, let the judge's server count some questions: free, but their texts go there."),
+    typer.Option(
+        "--count-tokens",
+        help="For the plan, let the judge's server count some questions: free, but their texts go there before it is printed.",
+    ),
 ]
 DEFAULT_STUDY = Path("studies/demo.yaml")
 INTERRUPTED = 130
@@ -54,7 +57,7 @@ def run(
             help="`survey`: after the main run, the nearest features within and across sizes and the map of all features.",
         ),
     ] = None,
-    count_tokens: CountTokensOption = True,
+    count_tokens: CountTokensOption = False,
 ) -> None:
     """Materialize what is not fresh, print the results.
 
@@ -74,7 +77,7 @@ def run(
 @app.command()
 def plan(
     study: StudyOption = DEFAULT_STUDY,
-    count_tokens: CountTokensOption = True,
+    count_tokens: CountTokensOption = False,
 ) -> None:
     """Check everything and print what `run` would do: tokens, sizes, expected time, disk and dollars. Writes nothing."""
     from sae_pipeline.cli.run import plan_command

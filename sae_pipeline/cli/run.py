@@ -35,7 +35,7 @@ class RunOptions:
     max_minutes: float | None = None
     job: str | None = None
     one_pass: bool = False
-    count_tokens: bool = True
+    count_tokens: bool = False
 
 
 def run_command(options: RunOptions) -> int:

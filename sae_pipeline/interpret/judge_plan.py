@@ -1,7 +1,7 @@
 """What asking the judge would take: calls, tokens and dollars, before it is asked.
 
-The questions are made (`planned_questions.py`) and some of each prompt are counted: by the judge's own server, which is free, or
-with the study's tokenizer where it cannot or may not be asked. What earlier calls took is better than either.
+The questions are made (`planned_questions.py`) and some of each prompt are counted: with the study's tokenizer, or by the judge's
+own server, which is free, if that is asked for. What earlier calls took is better than either.
 """
 
 from collections.abc import Callable, Sequence
@@ -136,14 +136,21 @@ def _share(loads: Sequence[Load], n_bytes: float) -> float:
 
 def _counted_by(server: ServerCounter, settings: Settings) -> str:
     return (
-        f"{server.n_sent} texts counted by {settings.base_url}, which is free (their texts went there; "
-        "--no-count-tokens keeps everything here)"
+        f"{server.n_sent} texts counted by {settings.base_url}, which is free (they went there, as --count-tokens asks; "
+        "without it nothing is sent)"
     )
 
 
 def _counted_at_home(key: Key | None, ask_server: bool, trouble: str | None, settings: Settings) -> str:
-    why = "as asked for" if not ask_server else f"{settings.base_url} does not count ({trouble})" if key else "for want of a key"
-    return f"tokens estimated with the study's own tokenizer, {why}; the judge's may need a quarter more or less"
+    estimate = f"tokens estimated with the study's own tokenizer (the judge's may need {HomeCounter.error:.0%} more or less)"
+    if key is None:
+        return f"{estimate}, for want of a key"
+    if ask_server:
+        return f"{estimate}: {settings.base_url} does not count ({trouble})"
+    return (
+        f"{estimate}; nothing was sent. --count-tokens lets {settings.base_url} count some of the texts (free): then within 10%, "
+        f"as after {MIN_SEEN} calls with each prompt"
+    )
 
 
 def show(plan: JudgePlan) -> str:

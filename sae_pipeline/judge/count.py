@@ -84,7 +84,7 @@ class ServerCounter:
                 detail = failure.detail if failure else "not an answer of a Messages API"
                 if failure and failure.http_status in (401, 403):
                     raise UserError(
-                        "judge", f"the key is refused ({detail})", "Mend the key, or plan with --no-count-tokens."
+                        "judge", f"the key is refused ({detail})", "Mend the key, or plan without --count-tokens."
                     ) from None
                 raise CannotCount(detail) from None
         if not all(isinstance(n_tokens, int) and n_tokens > 0 for n_tokens in counted):

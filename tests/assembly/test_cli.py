@@ -100,16 +100,16 @@ def test_plan_prints_everything_and_writes_no_artefact(capfd, study_file):
     assert not [path for path in Path("data").rglob("*") if path.is_file()]
 
 
-def test_plan_lets_the_judge_count_unless_it_is_told_not_to(capfd, study_file, monkeypatch):
+def test_plan_lets_the_judge_count_only_when_it_is_told_to(capfd, study_file, monkeypatch):
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test")
     with FakeMessagesApi() as api:
         mapping = yaml.safe_load(study_file.read_text(encoding="utf-8"))
         mapping["score"] = mapping.get("score", {}) | {"method": "rubric"}
         mapping["judge"] = {"backend": "anthropic", "model": "claude-haiku-5-5", "base_url": api.url, "budget_usd": 1}
         study_file.write_text(yaml.safe_dump(mapping), encoding="utf-8")
-        code, out, _ = call(capfd, "plan", "--study", study_file, "--no-count-tokens")
-        assert code == 0 and "study's own tokenizer, as asked for" in out and not api.log
         code, out, _ = call(capfd, "plan", "--study", study_file)
+        assert code == 0 and "study's own tokenizer" in out and "nothing was sent" in " ".join(out.split()) and not api.log
+        code, out, _ = call(capfd, "plan", "--study", study_file, "--count-tokens")
         assert code == 0 and f"{len(api.log)} texts counted by {api.url}" in out
         assert {path for _, path, _ in api.log} == {"/v1/messages/count_tokens"}
 

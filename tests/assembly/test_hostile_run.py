@@ -92,7 +92,7 @@ def hostile(tmp_path_factory, tiny_model_folder) -> Iterator[HostileRun]:
         mapping["judge"] = {"backend": "anthropic", "model": "claude-haiku-5-5", "base_url": api.url, "budget_usd": 1.0}
         study.file.write_text(yaml.safe_dump(mapping), encoding="utf-8")
         patch.setenv("ANTHROPIC_API_KEY", KEY)
-        refused = study.command("run", "--no-count-tokens")
+        refused = study.command("run")
         patch.delenv("ANTHROPIC_API_KEY")
         mapping["judge"]["key_file"] = str(secrets)
         study.file.write_text(yaml.safe_dump(mapping), encoding="utf-8")
@@ -101,7 +101,7 @@ def hostile(tmp_path_factory, tiny_model_folder) -> Iterator[HostileRun]:
         said = f"you sent Bearer {KEY}"
         echo = {"type": "error", "error": {"type": "api_error", "message": said}}
         api.script = [None, Fault(500, echo), Fault(200, said, media_type="text/html"), Fault(400, echo)]
-        done = study.command("run", "--no-count-tokens")
+        done = study.command("run")
         yield HostileRun(study, api, refused, done)
 
 
@@ -195,7 +195,7 @@ def test_every_call_is_in_the_database(hostile):
 @pytest.mark.long
 def test_forced_to_do_it_again_the_graph_asks_nothing(hostile):
     n_sent = len(hostile.api.sent())
-    code, _, errors = hostile.study.command("run", "--force", "--only", "specificity_scores", "--no-count-tokens")
+    code, _, errors = hostile.study.command("run", "--force", "--only", "specificity_scores")
     assert code == 0 and len(hostile.api.sent()) == n_sent, errors
 
 

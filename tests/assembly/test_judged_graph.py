@@ -34,6 +34,8 @@ for stage in ("explanations", "specificity_scores"):
 print("so far so good", flush=True)
 os.environ["ANTHROPIC_API_KEY"] = "sk-test"
 call("plan")
+print("with a key, too", flush=True)
+call("plan", "--count-tokens")
 """
 
 
@@ -52,7 +54,8 @@ def test_without_a_key_the_stages_complete_and_no_socket_is_connected(finished_s
     )  # fmt: skip
     assert "so far so good" in done.stdout, done.stderr
     assert "for want of a key" in done.stdout and "nothing will be asked" in done.stdout
-    # With a key there is a judge to be asked, and the watch does see it.
+    assert "with a key, too" in done.stdout and "--count-tokens" in done.stdout
+    # Asked to, the plan lets the judge's server count, and the watch does see it.
     assert done.returncode == 97 and "FORBIDDEN socket.connect (('127.0.0.1', 9),)" in done.stderr, done.stderr
     explained = pl.read_parquet(study.store.path("explanations", 32) / "explanations.parquet").filter(method="llm-v1")
     assert "not_run" in explained["status"] and "ok" not in explained["status"]
