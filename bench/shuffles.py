@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.setting import Spec
+from sae_pipeline.allocator import keep_freed_memory
 from sae_pipeline.sae.source import RingStream
 
 CHUNK = 4096
@@ -44,9 +45,9 @@ class Ring:
     """Ours."""
 
     def __init__(self, spec: Spec, x_ND: np.ndarray) -> None:
-        window = (spec.options or {})["window"]
+        window, kept = (spec.options or {})["window"], keep_freed_memory()
         self._stream = RingStream(_Rows(x_ND), spec.shape.batch, window, 0)  # pyright: ignore[reportArgumentType]
-        self.config = {"window": window}
+        self.config = {"window": window, "keeps_freed_memory": kept}
 
     def step(self, x_ND: Tensor) -> None:
         """One batch."""

@@ -1,11 +1,13 @@
 """Activations on disk, written and read in order: our shards, a file of the values alone, SAELens's Arrow data set, torch.save.
 
 A step is a batch of 4,096 tokens. Option `way`: `write` (every eighth step writes a shard of 32,768 tokens) or `read` (all
-shards, batch after batch, each a copy in memory). float32 everywhere: Arrow has no bfloat16. Files lie in the page cache and time
+shards, batch after batch, each a copy in memory). A shard is a new file, as in a harvest; the one that it replaces is removed
+first, so that nobody waits for new pages. float32 everywhere: Arrow has no bfloat16. Files lie in the page cache and time
 is processor time, so what is compared is the work per byte, not the disk. Ours also hold what stands beside activations (norms,
-documents, positions), and reading gathers unmasked tokens by index.
+documents, positions), and reading looks up which tokens are wanted.
 """
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from torch import Tensor
 from bench.setting import Spec
 from sae_pipeline.activations.reader import KEEP, ActivationReader
 from sae_pipeline.activations.shard_file import write_shard
+from sae_pipeline.allocator import keep_freed_memory
 
 CONTEXT, N_SHARDS = 128, 4
 
@@ -25,18 +28,24 @@ CONTEXT, N_SHARDS = 128, 4
 class _Store:
     """Writes or reads; a subclass says how one shard is written and how all are read."""
 
+    suffix = ""
+
     def __init__(self, spec: Spec, x_ND: np.ndarray) -> None:
         self._x_ND, self._batch = torch.from_numpy(x_ND), spec.shape.batch
         self._writes = (spec.options or {})["way"] == "write"
         self._folder, self._n = Path(tempfile.mkdtemp(prefix="bench-")), 0
         for number in range(N_SHARDS):
-            self.write(number)
+            self.write(self.shard(number))
         self._batches = self.batches()
         size = sum(file.stat().st_size for file in self._folder.rglob("*") if file.is_file())
         values = N_SHARDS * self._x_ND.numel()
         self.config = {"bytes_per_token": 4 * spec.shape.d_model, "file_bytes_per_value": size / values, "shards": N_SHARDS}
 
-    def write(self, number: int) -> None:
+    def shard(self, number: int) -> Path:
+        """Where a shard lies."""
+        return self._folder / f"{number:05d}{self.suffix}"
+
+    def write(self, path: Path) -> None:
         """One shard with all rows."""
         raise NotImplementedError
 
@@ -53,7 +62,9 @@ class _Store:
                 self._batches = self.batches()
                 next(self._batches)
         elif self._n * self._batch % len(self._x_ND) == 0:
-            self.write(self._n * self._batch // len(self._x_ND) % N_SHARDS)
+            path = self.shard(self._n * self._batch // len(self._x_ND) % N_SHARDS)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            self.write(path)
 
     def mse(self, x_ND: Tensor) -> float:
         """Not an error but the sum of the magnitudes of all values read back: equal if they are."""
@@ -63,6 +74,8 @@ class _Store:
 class OurShards(_Store):
     """`write_shard` and `ActivationReader.stream`."""
 
+    suffix = ".safetensors"
+
     def __init__(self, spec: Spec, x_ND: np.ndarray) -> None:
         x_BTD = torch.from_numpy(x_ND).unflatten(0, (-1, CONTEXT))
         ids_BT = torch.zeros(x_BTD.shape[:2], dtype=torch.int32)
@@ -70,17 +83,19 @@ class OurShards(_Store):
             "activations_BTD": x_BTD, "neurons_BTM": x_BTD[..., :0].contiguous(), "norm_BT": x_BTD.norm(dim=-1),
             "token_ids_BT": ids_BT, "doc_ids_BT": ids_BT.clone(), "position_BT": ids_BT.short(),
         }  # fmt: skip
+        kept = keep_freed_memory()
         super().__init__(spec, x_ND)
+        self.config |= {"keeps_freed_memory": kept}
 
-    def write(self, number: int) -> None:
+    def write(self, path: Path) -> None:
         """See `_Store`."""
-        write_shard(self._folder / f"{number:05d}.safetensors", self._tensors, {"shard": str(number)})
+        write_shard(path, self._tensors, {"shard": path.stem})
 
     def batches(self) -> Iterator[Tensor]:
         """See `_Store`."""
         from safetensors.torch import load_file
 
-        shards = [load_file(path) for path in sorted(self._folder.glob("*.safetensors"))]
+        shards = [load_file(path) for path in sorted(self._folder.iterdir())]
         reason_BT = torch.full((sum(len(shard["norm_BT"]) for shard in shards), CONTEXT), KEEP, dtype=torch.uint8)
         nothing_held_out_B, zeros_D = torch.zeros(len(reason_BT), dtype=torch.bool), torch.zeros(self._x_ND.shape[1])
         reader = ActivationReader(self._folder, {}, shards, reason_BT, nothing_held_out_B, zeros_D, zeros_D)
@@ -90,14 +105,14 @@ class OurShards(_Store):
 class RawFile(_Store):
     """The values alone in one file a shard, read into arrays: as fast as files go."""
 
-    def write(self, number: int) -> None:
+    def write(self, path: Path) -> None:
         """See `_Store`."""
-        self._x_ND.numpy().tofile(self._folder / f"{number}.bin")
+        self._x_ND.numpy().tofile(path)
 
     def batches(self) -> Iterator[Tensor]:
         """See `_Store`."""
         width = self._x_ND.shape[1]
-        for path in sorted(self._folder.glob("*.bin")):
+        for path in sorted(self._folder.iterdir()):
             with path.open("rb") as file:
                 while len(values := np.fromfile(file, np.float32, self._batch * width)):
                     yield torch.from_numpy(values).view(-1, width)
@@ -115,13 +130,13 @@ class ArrowDataset(_Store):
         super().__init__(spec, x_ND)
         self.config |= {"version": version("datasets"), "context": CONTEXT}
 
-    def write(self, number: int) -> None:
+    def write(self, path: Path) -> None:
         """See `_Store`."""
         from datasets import Array2D, Dataset, Features
 
         x_BTD = self._x_ND.unflatten(0, (-1, CONTEXT))
         columns = Features({"hook": Array2D(shape=tuple(x_BTD.shape[1:]), dtype="float32")})
-        Dataset.from_dict({"hook": x_BTD}, features=columns).save_to_disk(str(self._folder / f"shard_{number:05d}"), num_shards=1)
+        Dataset.from_dict({"hook": x_BTD}, features=columns).save_to_disk(str(path), num_shards=1)
 
     def batches(self) -> Iterator[Tensor]:
         """See `_Store`."""
@@ -137,13 +152,13 @@ class ArrowDataset(_Store):
 class TorchSave(_Store):
     """`torch.save` and `torch.load` of one tensor a shard."""
 
-    def write(self, number: int) -> None:
+    def write(self, path: Path) -> None:
         """See `_Store`."""
-        torch.save(self._x_ND, self._folder / f"{number}.pt")
+        torch.save(self._x_ND, path)
 
     def batches(self) -> Iterator[Tensor]:
         """See `_Store`."""
-        for path in sorted(self._folder.glob("*.pt")):
+        for path in sorted(self._folder.iterdir()):
             yield from torch.load(path, weights_only=True).split(self._batch)
 
 

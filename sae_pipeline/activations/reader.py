@@ -149,17 +149,29 @@ class ActivationReader:
 
     def _gather(self, name: str, token_index_N: Tensor) -> Tensor:
         index_N = token_index_N.to("cpu", torch.int64)
-        shard_N = torch.from_numpy(np.searchsorted(self._first_token, index_N.numpy(), side="right") - 1)
         first = self.shards[0][name]
         out = torch.empty(len(index_N), first.shape[-1], dtype=first.dtype)
+        if not len(index_N):
+            return out
+        lowest, highest = (int(shard) for shard in self._shard_of(index_N.aminmax()))
+        if lowest == highest:
+            return self._rows(lowest, name, index_N)
+        shard_N = torch.from_numpy(self._shard_of(index_N))
         for shard in shard_N.unique().tolist():
             rows = (shard_N == shard).nonzero().squeeze(1)
-            local = index_N[rows] - int(self._first_token[shard])
-            flat = self.shards[shard][name].flatten(0, 1)
-            if len(rows) == len(index_N):
-                return flat[local]
-            out[rows] = flat[local]
+            out.index_copy_(0, rows, self._rows(shard, name, index_N[rows]))
         return out
+
+    def _rows(self, shard: int, name: str, token_index_N: Tensor) -> Tensor:
+        """Copies of rows of one shard; neighbours in one piece."""
+        flat = self.shards[shard][name].flatten(0, 1)
+        local_N = token_index_N - int(self._first_token[shard])
+        if bool((local_N[1:] - local_N[:-1] == 1).all()):
+            return flat[local_N[0] : local_N[-1] + 1].clone()
+        return flat.index_select(0, local_N)
+
+    def _shard_of(self, token_index: Any) -> np.ndarray:
+        return np.searchsorted(self._first_token, np.asarray(token_index), side="right") - 1
 
     @cached_property
     def _first_token(self) -> np.ndarray:

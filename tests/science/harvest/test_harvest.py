@@ -36,6 +36,8 @@ def test_gather_keeps_the_order_asked_for(reader, corpus):
     flat = torch.cat([shard["activations_BTD"].flatten(0, 1) for shard in reader.shards])
     assert torch.equal(reader.gather(index), flat[index])
     assert torch.equal(reader.gather(index[:1]), flat[index[:1]])
+    for some in (torch.arange(5, 90), torch.arange(900, 2200), torch.arange(40).flip(0), torch.tensor([7, 7, 3])):
+        assert torch.equal(reader.gather(some), flat[some])
     assert reader.gather(index[:0]).shape == (0, reader.d_model)
 
 
