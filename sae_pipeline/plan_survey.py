@@ -24,7 +24,7 @@ def survey_seconds(work: Work, stage: str) -> float:
             return 30 + shifted * PROMPT_TOKENS * (work.whole - work.to_hook) / (FLOAT32_RATE_PER_CORE * work.cores)
         case "steering_comparison":
             compared = survey.steering_comparison
-            half, n, n_methods = compared.n_prompts // 2, compared.n_concepts, 11
+            half, n, n_methods = compared.n_prompts // 2, compared.n_concepts, 12
             texts = half * n * (n_methods * len(compared.factors) + (n_methods + 1) * compared.samples_per_prompt)
             return 60 + texts * compared.max_new_tokens * work.whole / work.generation_rate
         case "concept_search":

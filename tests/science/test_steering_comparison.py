@@ -1,6 +1,6 @@
 """The steering comparison: directions and scores on planted cases, and the whole stage on the tiny model."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +12,7 @@ from assets.steering_comparison import every_method
 from sae_pipeline.errors import UserError
 from sae_pipeline.language_model.load import load_language_model
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
+from sae_pipeline.steering.concepts import Concept
 from sae_pipeline.steering.interventions import Intervention, Push
 from sae_pipeline.steering.output_score import Candidate
 from sae_pipeline.steering.prompts import load_prompts
@@ -23,7 +24,7 @@ from sae_pipeline.survey.steering.concepts import read_questions, read_topics
 from sae_pipeline.survey.steering.directions import difference_of_means, first_component, probe
 from sae_pipeline.survey.steering.dose import CAPABILITY_FACTORS, sweet_spot
 from sae_pipeline.survey.steering.dose_results import held_out_blocks
-from sae_pipeline.survey.steering.features import Choice, mean_activation
+from sae_pipeline.survey.steering.features import N_CANDIDATES, Choice, Direction, choose_feature, fired_for, mean_activation
 from sae_pipeline.survey.steering.methods import (
     CLAMP,
     FEW_FEATURE,
@@ -34,6 +35,8 @@ from sae_pipeline.survey.steering.methods import (
     RANDOM,
     RESPONSE_ONLY,
     Steerable,
+    make_steerable,
+    means_of_few,
     steered_at,
 )
 from sae_pipeline.survey.steering.results import NAMES, Comparison, on_target
@@ -87,6 +90,65 @@ def test_sweet_spot_ends_at_the_first_factor_that_costs_too_much():
     assert spot({-1.0: 0.0199, -2.0: 0.0201}) == (-1.0, 5.0)
 
 
+def test_candidates_are_those_that_fire_more_on_the_concept_clearest_first(tiny_artefacts):
+    sae = SparseAutoencoder.load(tiny_artefacts.sae)
+    draw = torch.Generator().manual_seed(0)
+    r_QD = sae.mean_D + 0.01 * torch.randn(60, sae.d_model, generator=draw)
+    r_PD = r_QD + 20 * sae.W_dec_FD[9] + 5 * sae.W_dec_FD[4]
+    maximum_F = torch.full((N_FEATURES,), 10.0)
+    claim_F = ((sae.encode(r_PD) - sae.encode(r_QD)).mean(0) / maximum_F).tolist()
+    found = fired_for(sae, maximum_F, r_PD, r_QD)
+    assert found[0] == 9 and 0 < len(found) <= N_CANDIDATES
+    assert [claim_F[feature] for feature in found] == sorted((claim for claim in claim_F if claim > 0), reverse=True)[
+        :N_CANDIDATES
+    ]
+    maximum_F[9] = 0  # never active in training
+    assert 9 not in fired_for(sae, maximum_F, r_PD, r_QD)
+    assert fired_for(sae, maximum_F, r_QD, r_QD) == []
+
+
+def test_the_unselected_feature_is_any_candidate_and_the_selected_one_the_best(monkeypatch):
+    candidates = [Candidate(feature, 1.0, [5]) for feature in (11, 12, 13, 14)]
+    score = {11: 0.1, 12: 0.0, 13: 0.4, 14: 0.2}
+    monkeypatch.setattr(
+        "sae_pipeline.survey.steering.features.fine_scores", lambda lm, sae, asked: [score[each.feature] for each in asked]
+    )
+    choices = [choose_feature(None, None, candidates, seed) for seed in range(400)]  # pyright: ignore[reportArgumentType]
+    assert {(choice.selected.feature, choice.by_input.feature) for choice in choices} == {(13, 11)}
+    drawn = [choice.unselected.feature for choice in choices]
+    assert all(70 <= drawn.count(feature) <= 130 for feature in score)
+    assert choose_feature(None, None, candidates, 3) == choices[3]  # pyright: ignore[reportArgumentType]
+
+
+def test_a_few_examples_give_either_side_the_sentences_and_no_words(tiny_artefacts):
+    lm, sae = tiny_artefacts.lm, SparseAutoencoder.load(tiny_artefacts.sae)
+    maximum = pl.read_parquet(tiny_artefacts.feature_stats / "features.parquet")["max_activation"].to_numpy()
+    maximum_F = torch.from_numpy(maximum.astype(np.float32))
+    topics, neutral = read_topics(3)
+    other = [replace(topic, concept=Concept(("harbour", "boat"))) for topic in topics]
+    (told, _), (untold, _) = (make_steerable(lm, sae, maximum_F, each, neutral, 0) for each in (topics, other))
+    assert len(told) == len(untold) > 0
+    for one, two in zip(told, untold, strict=True):
+        assert one.few.feature == two.few.feature
+        factors = [each.arm(method, 1.5) for each in (one, two) for method in (FEW_FEATURE, FEW_MEANS)]
+        assert [arm.factor for arm in factors] == [1.5] * 4
+        pushed = [each.arm(FEW_MEANS, 1.5).push for each in (one, two)]
+        assert pushed[0] and pushed[1] and pushed[0].value == pushed[1].value
+        torch.testing.assert_close(pushed[0].direction_D, pushed[1].direction_D)
+        few = one.arm(FEW_FEATURE, 1.5).push
+        assert few and few.value == pytest.approx(1.5 * maximum[few.feature])
+
+
+def test_a_difference_of_means_reaches_as_far_as_the_farthest_token(tiny_artefacts):
+    sae = SparseAutoencoder.load(tiny_artefacts.sae)
+    axis_D = torch.nn.functional.one_hot(torch.tensor(2), sae.d_model).float()
+    r_QD = torch.zeros(4, sae.d_model)
+    made = means_of_few(sae, torch.tensor([1.0, 2.0, 6.0])[:, None] * axis_D, r_QD)
+    torch.testing.assert_close(made.direction_D, axis_D)
+    assert made.strength == pytest.approx(6.0 * sae.scale, rel=1e-5)
+    assert made.push(0.5).value == pytest.approx(3.0 * sae.scale, rel=1e-5)
+
+
 def texts(hits: list[bool], factor: float, half: str = "choose") -> pl.DataFrame:
     n = len(hits)
     return pl.DataFrame({
@@ -123,10 +185,9 @@ def test_a_share_of_wins_whose_interval_holds_an_even_match_is_no_win():
 
 def planted_steerable() -> Steerable:
     candidates = [Candidate(feature, 2.0 + feature, [5]) for feature in range(3)]
-    choice = Choice(candidates[0], candidates[1], 0.5, 0.1)
-    direction_D = torch.nn.functional.normalize(torch.ones(16), dim=0)
-    directions: dict[str, torch.Tensor] = dict.fromkeys(("difference_of_means", "probe", "pca", RANDOM, FEW_MEANS), direction_D)
-    return Steerable(0, read_topics(1)[0][0], choice, choice, directions)
+    along = Direction(torch.nn.functional.normalize(torch.ones(16), dim=0), 3.0)
+    directions: dict[str, Direction] = dict.fromkeys(("difference_of_means", "probe", "pca", RANDOM, FEW_MEANS), along)
+    return Steerable(0, read_topics(1)[0][0], Choice(*candidates), candidates[2], directions)
 
 
 def test_every_method_reports_at_the_factor_that_it_chose_itself():
@@ -187,6 +248,7 @@ def test_every_method_is_scored_on_every_concept_beside_its_controls(compared):
     assert {
         "both_sides_over_prompt_side",
         "both_sides_over_response_only",
+        "output_score_over_input_score",
         "clamp_over_random",
         "few_shot_wins",
         "repetition_at_100",

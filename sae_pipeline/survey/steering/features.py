@@ -8,35 +8,35 @@ Shape legend: N tokens, D model width, F features.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sae_pipeline.language_model.model import LanguageModel
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
-from sae_pipeline.steering.concepts import Concept
 from sae_pipeline.steering.interventions import Push
-from sae_pipeline.steering.output_score import Candidate, fine_scores, says
+from sae_pipeline.steering.output_score import Candidate, fine_scores
 
 N_CANDIDATES = 16
 
 
 @dataclass(frozen=True)
 class Choice:
-    """`selected` by output score among the candidates, `unselected`: the candidate that fires most clearly; and their scores."""
+    """Of a concept's candidates: `selected` by output score, `by_input` the one that fires most clearly, `unselected` any one,
+    drawn at random."""
 
     selected: Candidate
+    by_input: Candidate
     unselected: Candidate
-    output_score: float
-    unselected_output_score: float
 
 
 @dataclass(frozen=True)
 class Direction:
-    """A direction that is pushed as far as a feature is: `strength` x factor, in scaled units. `says`: see `Candidate`."""
+    """A direction that is added: `strength` x factor, in scaled units. `says`: see `Candidate`; for output scores only."""
 
     direction_D: Tensor
     strength: float
-    says: Sequence[int]
+    says: Sequence[int] = ()
 
     def push(self, factor: float) -> Push:
         """The direction added."""
@@ -46,7 +46,7 @@ class Direction:
 def choose_direction(
     lm: LanguageModel, sae: SparseAutoencoder, bank_FD: Tensor, like: Candidate, r_PD: Tensor, r_QD: Tensor
 ) -> Tensor:
-    """The one of the directions `bank_FD` that the steps of `choose_feature` come to, pushed as hard as the feature `like`."""
+    """The one of the directions `bank_FD` that the steps of `fired_for` and `choose_feature` come to, as strong as `like`."""
     claim_F = bank_FD @ (r_PD.mean(0) - r_QD.mean(0))
     best_C = claim_F.topk(min(N_CANDIDATES, len(bank_FD))).indices
     scores = fine_scores(lm, sae, [Direction(bank_FD[c], like.maximum, like.says) for c in best_C.tolist()])
@@ -76,29 +76,23 @@ def mean_activation(sae: SparseAutoencoder, r_ND: Tensor) -> Tensor:
     return total_F / len(r_ND)
 
 
-def choose_feature(
-    lm: LanguageModel, sae: SparseAutoencoder, maximum_F: Tensor, concept: Concept, r_PD: Tensor, r_QD: Tensor,
-    known: dict[int, float],
-) -> Choice | None:  # fmt: skip
-    """None when no feature fires more on the concept's tokens than on the neutral ones.
+def fired_for(sae: SparseAutoencoder, maximum_F: Tensor, r_PD: Tensor, r_QD: Tensor) -> list[int]:
+    """The features that fire more on the concept's tokens than on the neutral ones, clearest first, `N_CANDIDATES` at most.
 
-    `maximum_F`: training maxima. A feature's claim is the difference of its mean activations, in units of its maximum.
-    `known`: output scores of features for this concept; those that are missing are computed and added.
+    `maximum_F`: training maxima. A feature's claim is the difference of its mean activations, in units of its maximum. No word of
+    the concept is looked at.
     """
     claim_F = (mean_activation(sae, r_PD) - mean_activation(sae, r_QD)) / maximum_F.clamp(min=1e-6)
     claim_F[maximum_F <= 0] = 0
     value_C, feature_C = claim_F.topk(min(N_CANDIDATES, sae.n_features))
-    said: Sequence[int] = says(lm, concept.terms)
-    candidates = [
-        Candidate(feature, float(maximum_F[feature]), said)
-        for feature, value in zip(feature_C.tolist(), value_C.tolist(), strict=True)
-        if value > 0
-    ]
-    if not candidates:
-        return None
-    missing = [candidate for candidate in candidates if candidate.feature not in known]
-    if missing:
-        known.update(zip((candidate.feature for candidate in missing), fine_scores(lm, sae, missing), strict=True))
-    scores = [known[candidate.feature] for candidate in candidates]
-    best = _first_best(scores)
-    return Choice(candidates[best], candidates[0], scores[best], scores[0])
+    return feature_C[value_C > 0].tolist()
+
+
+def choose_feature(lm: LanguageModel, sae: SparseAutoencoder, candidates: Sequence[Candidate], seed: int) -> Choice:
+    """`candidates`: those of a concept, clearest first. `seed` draws the unselected one, the selected one not excluded.
+
+    Raises `IndexError` for no candidates.
+    """
+    scores = fine_scores(lm, sae, candidates)
+    drawn = int(np.random.default_rng(seed).integers(len(candidates)))
+    return Choice(candidates[_first_best(scores)], candidates[0], candidates[drawn])

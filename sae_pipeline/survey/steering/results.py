@@ -13,6 +13,7 @@ from sae_pipeline.survey.measurement import Measurement
 from sae_pipeline.survey.steering.concepts import Topic, committed
 from sae_pipeline.survey.steering.methods import (
     BASELINE,
+    BY_INPUT,
     CLAMP,
     FEW_FEATURE,
     FEW_MEANS,
@@ -63,6 +64,7 @@ class Comparison:
         return [
             self.paired("clamp_over_random", CLAMP, RANDOM, seed),
             self.paired("output_score_selection_gain", CLAMP, UNSELECTED, seed),
+            self.paired("output_score_over_input_score", CLAMP, BY_INPUT, seed),
             self.paired("prompt_side_over_response_only", PROMPT_SIDE, RESPONSE_ONLY, seed),
             self.paired("both_sides_over_prompt_side", CLAMP, PROMPT_SIDE, seed),
             self.paired("both_sides_over_response_only", CLAMP, RESPONSE_ONLY, seed),
@@ -71,7 +73,8 @@ class Comparison:
         ]  # fmt: skip
 
     def _few(self, seed: int) -> Measurement:
-        """Row 37: both from the same two examples. A win counts 1, a tie one half. The interval decides, not the share alone."""
+        """Row 37: both from the same two sentences, the concept's words unknown to either. A win counts 1, a tie one half. The
+        interval decides, not the share alone."""
         ours, theirs = self.score(FEW_FEATURE), self.score(FEW_MEANS)
         win_I = (ours > theirs) + 0.5 * (ours == theirs)
         _, low, high, n = paired_difference(win_I, np.zeros(len(win_I)), np.arange(len(win_I)), seed)
