@@ -99,9 +99,8 @@ def test_candidates_are_those_that_fire_more_on_the_concept_clearest_first(tiny_
     claim_F = ((sae.encode(r_PD) - sae.encode(r_QD)).mean(0) / maximum_F).tolist()
     found = fired_for(sae, maximum_F, r_PD, r_QD)
     assert found[0] == 9 and 0 < len(found) <= N_CANDIDATES
-    assert [claim_F[feature] for feature in found] == sorted((claim for claim in claim_F if claim > 0), reverse=True)[
-        :N_CANDIDATES
-    ]
+    positive = sorted((claim for claim in claim_F if claim > 0), reverse=True)
+    assert [claim_F[feature] for feature in found] == positive[:N_CANDIDATES]
     maximum_F[9] = 0  # never active in training
     assert 9 not in fired_for(sae, maximum_F, r_PD, r_QD)
     assert fired_for(sae, maximum_F, r_QD, r_QD) == []
