@@ -54,15 +54,13 @@ def test_rivals_are_the_best_of_groups_that_share_no_feature(made):
     assert [each.feature for each in best_of_groups(lm, sae, with_planted)] == [7, 7]
 
 
-def test_a_score_that_is_known_is_not_computed_again(made, monkeypatch):
+def test_among_its_candidates_the_feature_is_chosen_by_what_it_says(made):
     lm, sae = made.lm, SparseAutoencoder.load(made.sae)
-    r_ND = torch.randn(40, sae.d_model, generator=torch.Generator().manual_seed(2))
-    maximum_F, concept = torch.ones(sae.n_features), read_topics(1)[0][0].concept
-    known: dict[int, float] = {}
-    first = choose_feature(lm, sae, maximum_F, concept, 4 * r_ND[:20], r_ND[20:], known)
-    assert first is not None and known[first.selected.feature] == first.output_score == max(known.values())
-    monkeypatch.setattr("sae_pipeline.survey.steering.features.fine_scores", None)
-    assert choose_feature(lm, sae, maximum_F, concept, 4 * r_ND[:20], r_ND[20:], known) == first
+    said = says(lm, ["ship"])
+    direction_D = lm.unembedding_DV[:, said[0]]
+    sae.W_dec_FD[7] = direction_D / direction_D.norm()
+    choice = choose_feature(lm, sae, [Candidate(feature, 0.5, said) for feature in (5, 6, 7)], seed=0)
+    assert (choice.selected.feature, choice.by_input.feature) == (7, 5) and choice.unselected.feature in (5, 6, 7)
 
 
 def test_doses_are_read_along_texts_that_chose_nothing_and_name_no_concept():
