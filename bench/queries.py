@@ -55,7 +55,15 @@ class _Query:
 
 
 class OurQuery(_Query):
-    """The statement of docs/metrics.md's kind, for all features at once."""
+    """The statement of docs/metrics.md's kind, for all features at once. One connection stays open, as in the feature browser:
+    DuckDB then opens the file, and takes its memory from the kernel, once."""
+
+    def __init__(self, spec: Spec, x_ND: np.ndarray) -> None:
+        import duckdb
+
+        super().__init__(spec, x_ND)
+        self._connection = duckdb.connect(config={"threads": 1})
+        self.config |= {"version": duckdb.__version__, "connection": "stays open"}
 
     def write(self, x_ND: np.ndarray) -> int:
         """See `_Query`."""
@@ -78,15 +86,12 @@ class OurQuery(_Query):
 
     def strongest(self) -> float:
         """See `_Query`."""
-        import duckdb
-
-        with duckdb.connect(config={"threads": 1}) as connection:
-            found = connection.sql(
-                f"select feature, arg_max(token_index, value, {N_TOP}) as tokens, max(value, {N_TOP}) as strongest "
-                f"from '{self._folder / 'activations.parquet'}' group by feature"
-            )
-            assert found  # None is of statements that return nothing
-            rows = found.to_arrow_table()
+        found = self._connection.sql(
+            f"select feature, arg_max(token_index, value, {N_TOP}) as tokens, max(value, {N_TOP}) as strongest "
+            f"from '{self._folder / 'activations.parquet'}' group by feature"
+        )
+        assert found  # None is of statements that return nothing
+        rows = found.to_arrow_table()
         return float(np.sum(rows["strongest"].combine_chunks().flatten().to_numpy(), dtype=np.float64))
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench import notes
 from bench.quality import frontier
 from bench.rounds import ratios, summary
 
@@ -47,12 +48,15 @@ def bars(records: list[dict[str, Any]], heading: str) -> list[str]:
         f"Load average before a suite: {min(loads):.1f} to {max(loads):.1f}.",
         "", heading, "", "| suite | against | ratio | bar | |", "|---|---|---|---|---|",
     ]  # fmt: skip
+    reasons = []
     for record in records:
         for pair in record["pairs"]:
             values = ratios(record, pair["slower"], pair["faster"])
             mark = "" if not pair["bar"] else "passed" if median(values) >= pair["bar"] else "**missed**"
             lines.append(f"| {record['title']} | {pair['what']} | {summary(values)} | {pair['bar'] or ''} | {mark} |")
-    return [*lines, ""]
+            if "missed" in mark and (note := notes.NOTES.get((record["name"], pair["what"]))):
+                reasons += ["", f"* **{record['title']}, {pair['what']}.** {note}"]
+    return [*lines, *(["", "Why bars were missed:", *reasons] if reasons else []), ""]
 
 
 def guards(records: list[dict[str, Any]]) -> list[str]:

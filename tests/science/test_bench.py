@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bench import passes, queries, report, rounds, stores
+from bench import notes, passes, queries, report, rounds, stores
 from bench.__main__ import main
 from bench.gpu_suites import gpu_suites
 from bench.quality import frontier
@@ -25,6 +25,15 @@ def test_suites_compare_contenders_that_they_have():
         assert len(set(labels)) == len(labels)
         assert {pair.slower for pair in suite.pairs} | {pair.faster for pair in suite.pairs} <= set(labels), suite.name
         assert len({spec.shape for spec in suite.specs}) == 1
+
+
+def test_notes_are_about_bars_and_stand_beside_those_that_were_missed():
+    assert set(notes.NOTES) <= {(suite.name, pair.what) for suite in all_suites() for pair in suite.pairs if pair.bar}
+    record = next(record for record in report.read() if record["name"] == "B09-floor-S")
+    note = notes.NOTES["B09-floor-S", record["pairs"][0]["what"]]
+    for bar, is_there in ((1.0, True), (0.01, False)):
+        missed = record | {"pairs": [record["pairs"][0] | {"bar": bar}]}
+        assert (note in report.page([missed])) == is_there
 
 
 def test_without_a_gpu_its_benchmarks_are_refused(monkeypatch, capsys):
@@ -49,7 +58,7 @@ def test_our_contenders_run_and_start_from_equal_errors(tmp_path, monkeypatch):
     assert rounds.ratios(record, specs[1].label, specs[0].label)[0] > 0
     pair = {"what": "dense", "slower": specs[1].label, "faster": specs[0].label, "bar": 1e9}
     machine = {"cpu": "c", "n_cores": 2, "memory_gb": 3, "device": "d", "python": "3", "torch": "2"}
-    facts = {"title": "A", "order": 0, "n_rounds": 2, "load": 0.0, "date": "x", "machine": machine, "pairs": [pair]}
+    facts = {"name": "a", "title": "A", "order": 0, "n_rounds": 2, "load": 0.0, "date": "x", "machine": machine, "pairs": [pair]}
     alike = [{"what": "itself", "slower": specs[1].label, "faster": specs[0].label, "bar": 0.01}]
     text = report.page([json.loads(json.dumps(record | facts | {"alike": alike}))])
     assert "## Bars\n" in text and "on a GPU" not in text

@@ -1,0 +1,48 @@
+"""What lies behind bars that were missed: a profile or a floor, what was tried, what is left. By (suite, what is compared).
+
+A note appears on the page as long as its bar is missed; numbers in it were measured on the machine of the results.
+"""
+
+RAW = "a plain file of the same values (share of its speed)"
+FLOOR = "share of the step that the bfloat16 encoder alone takes"
+
+NOTES = {
+    ("B09-floor-S", FLOOR): (
+        "25 ms of a step do not depend on N: from N 1,024 to 4,096 it grows by 43 us a token. They are what is done to the "
+        "2dF = 9.4 M parameters once a step, whose memory traffic alone is 42 bytes each: fused Adam reads weight, gradient "
+        "and two moments and writes three of them (28), the gradient is written and read for its norm (8), weights become "
+        "bfloat16 (6). That is 396 MB, 12.5 ms at the copy bandwidth of that suite, 12 us a token at N 1,024 and 3 at 4,096. "
+        "Encoder and this traffic together are 0.54 of the step at N 1,024 and 0.55 at 4,096: the step is as near to what the "
+        "machine allows in both, and the bar, which knows the encoder alone, is one on N. Left: clipping within Adam "
+        "(`grad_scale`, as on a GPU) would save one pass of 8 bytes, 2 us a token, and change the last bits of every trained "
+        "SAE."
+    ),
+    ("B12-shuffle-262k", "SAELens mixing_buffer"): (
+        "A batch is one gather, one scatter and the copy that stands for reading its shard: 14 kB a token, 0.45 us at the "
+        "copy bandwidth of that suite. Measured: 0.75 to 0.95 us in a process that keeps freed memory, 1.9 in one that does "
+        "not (a page fault for every second token). Large pages for the ring and batches of 128 slots save another 0.1 us and "
+        "are not used."
+    ),
+    ("B13-store-write", RAW): (
+        "Both sides hand all values to the kernel in one call. NumPy reserves the file's blocks beforehand (fallocate), "
+        "safetensors does not: with reserved blocks such a write took 0.31 us a token, without 0.49, whoever wrote; header "
+        "and alignment made no difference. Left: a writer of our own that reserves. It would be a second implementation of "
+        "the format for 0.2 of the 400 us that harvesting a token takes, in a thread that nobody waits for."
+    ),
+    ("B13-store-read", RAW): (
+        "Shards are memory-mapped: copying 4,096 rows out of a mapping used before takes 0.14 us a token, out of a new one, "
+        "whose pages must be entered first, 0.17 to 0.20, reading a plain file 0.10 to 0.12. Neighbouring rows are copied in "
+        "one piece, rows with gaps one by one (0.18 us a token of bfloat16, where indexing took 0.31). A mapping costs no "
+        "memory, and training's random batches need it."
+    ),
+    ("B14-statistics", "delphi's latent cache, in memory"): (
+        "Sorting 64-bit numbers takes 7 ns each here, and every activation is sorted four times (by feature, by sample, by "
+        "strength, by token): 32 x 28 ns = 0.9 us a token. The rest are passes over a chunk's arrays. Chunks and runs of "
+        "125,000 to 1,000,000 rows, kept document runs and a radix sort of 16-bit features (13 ns) made it no faster."
+    ),
+    ("B16-query", "delphi's splits, loaded and sorted"): (
+        "Of 1.5 us a token (46 ns an activation) decoding the file takes 0.33, and each of the two aggregates, tokens and "
+        "values of the 20 strongest, about 0.5; with `max` alone it is 0.76. One aggregate of pairs takes 2.0, sorted lists "
+        "2.6, a threshold by feature and a second reading 1.4 to 1.8."
+    ),
+}
