@@ -162,6 +162,10 @@ def test_middles_are_compared_with_those_of_the_other_facts(tmp_path: Path):
     pl.DataFrame(rows).write_parquet(tmp_path / "examples.parquet")
     topics = Topics(tmp_path / "examples.parquet")
     assert topics.about(["japan"]) == {1} and topics.about(["france", "japan"]) == {0, 1} and topics.about(["jap"]) == frozenset()
+    assert topics.fires_on(["japan"], []) == frozenset() and topics.fires_on(["france"], []) == {0}  # 1 fires on what follows
+    rows = [{**row, "center": 2} for row in rows]
+    pl.DataFrame(rows).write_parquet(tmp_path / "examples.parquet")
+    topics = Topics(tmp_path / "examples.parquet")
     prompts = [Prompt(0, "two_hop", "", "", "", ("france",)), Prompt(1, "two_hop", "", "", "", ("japan",))]
     pairs = pl.DataFrame({"prompt_id": [0, 1, 1], "feature": [0, 0, 1], "ablation": [1.0, 2.0, None]})
     found, rivals = middles(pairs, prompts, topics)
@@ -171,6 +175,33 @@ def test_middles_are_compared_with_those_of_the_other_facts(tmp_path: Path):
     more = pl.concat([pairs, pl.DataFrame({"prompt_id": [2], "feature": [0], "ablation": [1.0]})])
     found, rivals = middles(more, also, topics)
     assert found.tolist() == [1.0, 0.0, 1.0] and rivals.tolist() == [0.5, 1.0, 1.0]
+
+
+def test_a_feature_of_the_prompt_s_own_word_is_no_middle(tmp_path: Path):
+    def examples(feature: int, *texts: list[str]) -> list[dict]:
+        return [{"feature": feature, "kind": "top", "tokens": text, "center": len(text) - 1} for text in texts]
+
+    rome, italy = ["Italy", ":", " Rome"], [" in", " It", "aly"]
+    rows = [
+        *examples(0, *[rome] * 5),  # Rome, with Italy beside it
+        *examples(1, *[rome] * 3, *[italy] * 2),  # both, Rome more often
+        *examples(2, *[rome] * 2, *[italy] * 3),  # both, Italy more often
+        *examples(3, italy, *[[" the", " sea"]] * 9),  # Italy hardly ever
+    ]
+    pl.DataFrame(rows).write_parquet(tmp_path / "examples.parquet")
+    topics = Topics(tmp_path / "examples.parquet")
+    assert topics.about(["italy"]) == {0, 1, 2} and topics.fires_on(["italy"], ["capital", "rome"]) == {2}
+    assert topics.fires_on(["italy"], []) == {1, 2}
+    asked = [
+        Prompt(0, "two_hop", "spoken where the capital is Rome", "", "", ("italy",)),
+        Prompt(1, "two_hop", "where the Colosseum stands", "", "", ("italy", "italian")),
+        Prompt(2, "two_hop", "whose capital is Rome, too", "", "", ("spain",)),
+    ]
+    for feature, expected in ((0, [0, 0, 0]), (1, [0, 1, 0]), (2, [1, 1, 0])):
+        pairs = pl.DataFrame({"prompt_id": [0, 1, 2], "feature": [feature] * 3, "ablation": [1.0] * 3})
+        found, rivals = middles(pairs, asked, topics)
+        # Italy is the rival of Spain by the same rule: not by a feature that reads Rome.
+        assert found.tolist() == expected and rivals.tolist() == [0, 0, float(feature == 2)]
 
 
 def test_pairs_are_drawn_evenly_and_the_strongest_are_always_switched_off(made, sae):

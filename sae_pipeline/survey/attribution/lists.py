@@ -1,5 +1,6 @@
 """What the strongest features of a prompt are about: emotion (row 54), the unnamed middle of a two-step fact (55)."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,12 +29,16 @@ def share_about(pairs: pl.DataFrame, about: frozenset[int]) -> tuple[float, floa
 def middles(pairs: pl.DataFrame, prompts: Sequence[Prompt], topics: Topics) -> tuple[np.ndarray, np.ndarray]:
     """(whether a feature of the middle is among the ten largest effects, share of other middles of which one is), by prompt.
 
-    `pairs`: of the solved two-step prompts; `prompts`: those prompts in order of id. Rivals are the middles of the others, but
-    not those that go by the same first word: France is the middle of its capital and of its language.
+    `pairs`: of the solved two-step prompts; `prompts`: those prompts in order of id. A feature is one of the middle if it fires
+    on the middle's own words, and less often on the words of the prompt: one that reads "Rome" where Italy stands nearby is an
+    input, no step. Rivals are the middles of the others, read by the same rule in the same prompt, but not those that go by the
+    same first word: France is the middle of its capital and of its language.
     """
-    features = {prompt.middle: topics.about(prompt.middle) for prompt in prompts}
+    every = sorted({prompt.middle for prompt in prompts})
     found, rivals = [], []
     for prompt in prompts:
+        said = re.findall(r"\w+", prompt.text.lower())
+        features = {middle: topics.fires_on(middle, said) for middle in every}
         rows = pairs.filter((pl.col("prompt_id") == prompt.prompt_id) & pl.col("ablation").is_not_null())
         top = set(rows.sort("ablation", descending=True).head(TOP)["feature"].to_list())
         hit = {middle: float(bool(top & about)) for middle, about in features.items()}
