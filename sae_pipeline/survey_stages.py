@@ -47,7 +47,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
         "null_models", SURVEY, ("corpus", "activations", "random_model"), ("sae.sizes", "sae.k", "survey.null_models"),
         per_size=False, code_version="2",
     ),
-    Stage("scaling_laws", SURVEY, ("corpus", "activations"), ("sae.k", "survey.scaling_laws"), per_size=False, code_version="2"),
+    Stage("scaling_laws", SURVEY, ("corpus", "activations"), ("sae.k", "survey.scaling_laws"), per_size=False, code_version="3"),
     Stage(
         "features_vs_neurons", SURVEY, ("corpus", "activations", "sae", "feature_stats", "explanations", "specificity_scores"),
         ("score.seed", "score.n_features", "score.features", "score.chosen", "survey.features_vs_neurons"),

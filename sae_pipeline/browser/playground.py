@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sae_pipeline.sae.autoencoder import SparseAutoencoder
 
 MAX_TOKENS = 512  # of a text or prompt
+MAX_EXACT_PARAMETERS = 1_000_000_000  # of a model that is held in single precision, too (4 GB)
 # transformers resolves its names while it is first imported: two threads that do so at once can both fail.
 LOADING = threading.Lock()
 
@@ -69,6 +70,19 @@ class Playground:
             from sae_pipeline.language_model.load import load_language_model
 
             return load_language_model(self.study.model, self.study.hook, device=self.device, dtype=self.study.model.dtype)
+
+    @cached_property
+    def exact_model(self) -> "LanguageModel":
+        """The model in float32, for differences of logits: 16 bits leave steps of about 0.1. A very large one stays as it is."""
+        import torch
+
+        n_parameters = sum(parameter.numel() for parameter in self.model.model.parameters())
+        if self.model.dtype == torch.float32 or n_parameters > MAX_EXACT_PARAMETERS:
+            return self.model
+        with LOADING:
+            from sae_pipeline.language_model.load import load_language_model
+
+            return load_language_model(self.study.model, self.study.hook, device=self.device, dtype="float32")
 
     def _check_model(self) -> None:
         """Raises `UserError` when the artefacts were made with another model than the study names now."""
@@ -155,7 +169,7 @@ class Playground:
         from sae_pipeline.attribution.attribute import attribute
         from sae_pipeline.attribution.contrast import contrast
 
-        sae, model = self._pair(asked.size)
+        sae, model = self._pair(asked.size)[0], self.exact_model
         bos = self.study.corpus.bos == "prepend"
         _refuse_long(len(model.tokenize(asked.prompt, bos)), "The prompt")
         try:

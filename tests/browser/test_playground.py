@@ -211,6 +211,19 @@ def test_saved_runs_are_files_of_the_study_and_come_back(client: TestClient, bro
     assert url in client.get("/steer").text
 
 
+def test_attributions_of_a_model_of_16_bits_are_computed_in_32(browsed: tuple[Study, Path], playground: Playground, monkeypatch):
+    study, root = browsed
+    asked = {"prompt": "the ship of the island", "target": "a", "baseline": "b", "size": "32", "cell": None}
+    expected, *_ = playground.attribute(Attributing.model_validate(asked))
+    coarse = study.model_copy(update={"model": study.model.model_copy(update={"dtype": "bfloat16"})})
+    found, _, _, is_exact = Playground(coarse, root / study.name, "cpu").attribute(Attributing.model_validate(asked))
+    assert is_exact and torch.equal(found.attribution_P, expected.attribution_P)
+    assert found.logit_difference == expected.logit_difference
+    monkeypatch.setattr("sae_pipeline.browser.playground.MAX_EXACT_PARAMETERS", 10)  # too large a model for a second one
+    rounded, _, _, is_exact = Playground(coarse, root / study.name, "cpu").attribute(Attributing.model_validate(asked))
+    assert not is_exact and rounded.logit_difference != expected.logit_difference
+
+
 def test_a_retrained_sae_is_read_again(browsed: tuple[Study, Path], tmp_path: Path):
     study, _ = browsed
     playground = Playground(study, tmp_path, "cpu")

@@ -88,6 +88,23 @@ def test_planted_laws_come_back(runs, rates):
     assert laws.optimal_features.at(flops(D, budget, SETTINGS.batch)) == pytest.approx(0.5 * budget**0.6, rel=1e-6)
 
 
+def test_the_optimum_of_the_largest_budget_is_predicted_by_the_law_of_the_others(runs, rates):
+    laws = fit_laws(runs, rates, SETTINGS, D)
+    measured = {one.measurement: one for one in laws_measured(laws, [laws, laws], SETTINGS, len(runs))}
+    factor = measured["optimal_features_held_out_factor"]
+    assert factor.value == pytest.approx(1, abs=1e-6) and factor.control_value == pytest.approx(2**0.6, rel=1e-6)
+    assert factor.difference_high is not None and factor.difference_high < 0
+    # A largest budget whose optimum does not grow as the law of the others says: 1.5 times fewer features than that.
+    last = sweep.budgets(runs)[np.flatnonzero([sweep.optimum(runs, budget)[1] for budget in sweep.budgets(runs)])[-1]]
+    bent = {
+        (size, steps): planted_loss(1.5 * size, steps / 1.5) if size * steps == last else loss
+        for (size, steps), loss in runs.items()
+    }
+    assert fit_laws(bent, rates, SETTINGS, D).features_factor == pytest.approx(1.5, rel=1e-6)
+    both = [measured[f"optimal_{which}_exponent"] for which in ("features", "steps")]
+    assert all(one.why is not None and "sum to 1 by construction" in one.why for one in both)
+
+
 def test_the_largest_budget_takes_no_part_in_the_fit(runs, rates):
     changed = {pair: loss * (3 if pair[0] * pair[1] == sweep.budgets(runs)[-1] else 1) for pair, loss in runs.items()}
     before, after = (fit_laws(each, rates, SETTINGS, D) for each in (runs, changed))
@@ -101,6 +118,7 @@ def test_without_an_inner_optimum_there_is_no_law_and_no_suggestion(rates):
     assert table.filter(quantity="optimal_features")["exponent"].to_list() == [None]
     measured = {one.measurement: one for one in laws_measured(laws, [laws], SETTINGS, len(falling))}
     assert measured["optimal_features_exponent"].status == "too_few_examples"
+    assert measured["optimal_features_held_out_factor"].ceiling == 0
     with pytest.raises(UserError, match="no optimum lay inside"):
         suggest(table, flops=1e12)
 

@@ -24,7 +24,9 @@ UNKNOWN = PowerLaw(float("nan"), float("nan"), float("nan"))
 
 @dataclass(frozen=True)
 class Laws:
-    """Every law against compute, and how well the largest budget (left out of the loss law, and of the rate law) is predicted."""
+    """Every law against compute, and how well the largest budget is predicted: it is left out of the loss law, of the rate law,
+    and of a second law of optimal features, whose prediction stands beside the optimum of the budget before.
+    """
 
     loss: PowerLaw
     optimal_features: PowerLaw
@@ -34,6 +36,9 @@ class Laws:
     loss_measured: float
     rate_predicted: float
     rate_measured: float
+    features_predicted: float
+    features_measured: float
+    features_before: float
     points: Mapping[str, tuple[np.ndarray, np.ndarray]]
     """Of each quantity: (compute, value) of the budgets it was read at."""
 
@@ -41,6 +46,16 @@ class Laws:
     def loss_error(self) -> float:
         """Relative."""
         return abs(self.loss_predicted / self.loss_measured - 1)
+
+    @property
+    def features_factor(self) -> float:
+        """Factor between the predicted optimal features of the largest budget that has an optimum, and the measured ones."""
+        return float(np.exp(abs(np.log(self.features_predicted / self.features_measured))))
+
+    @property
+    def features_factor_without_growth(self) -> float:
+        """The same when the optimum stays what it was at the budget before."""
+        return float(np.exp(abs(np.log(self.features_before / self.features_measured))))
 
     def rate_error(self, settings: ScalingLaws) -> float:
         """In steps of the grid of rates."""
@@ -65,9 +80,15 @@ def fit_laws(runs: Runs, rates: RateRuns, settings: ScalingLaws, d_model: int, r
     }
     laws = {name: _fit([(compute[b], values[b]) for b in chosen], random) for name, (values, chosen) in points.items()}
     last, last_rate = every[-1], list(rate)[-1]
+    # Of optimal features, the largest budget that has an optimum; a law of the others needs two of them.
+    with_optimum = list(best) if len(best) > 2 else []
+    held = _fit([(compute[b], best[b]) for b in with_optimum[:-1]], random)
+    before, largest = with_optimum[-2:] or (last, last)
     return Laws(
         **laws, loss_predicted=laws["loss"].at(compute[last]), loss_measured=frontier[last],
         rate_predicted=laws["optimal_learning_rate"].at(compute[last_rate]), rate_measured=rate[last_rate],
+        features_predicted=held.at(compute[largest]), features_measured=best.get(largest, float("nan")),
+        features_before=best.get(before, float("nan")),
         points={
             name: (np.array([compute[b] for b in values]), np.array(list(values.values())))
             for name, (values, _) in points.items()

@@ -14,6 +14,11 @@ from sae_pipeline.survey.scaling.laws import Laws, between
 
 FIGURE, RATES_FIGURE = "scaling_laws", "scaling_rates"
 ONE_SEED = "one seed of training; intervals over held-out documents and budgets"
+INSIDE = "budgets whose optimum lies inside"
+SUM_TO_ONE = (
+    "compute is features x steps, so this exponent and the other one sum to 1 by construction: one number, not two; "
+    "what is measured besides is optimal_features_held_out_factor"
+)
 
 
 def laws_measured(laws: Laws, resamples: list[Laws], settings: ScalingLaws, n_runs: int) -> list[Measurement]:
@@ -26,9 +31,9 @@ def laws_measured(laws: Laws, resamples: list[Laws], settings: ScalingLaws, n_ru
         ("loss_law_held_out_error", "relative error of the loss predicted for the largest budget",
          lambda each: each.loss_error, 1, ONE_SEED),
         ("optimal_features_exponent", "exponent of the optimal number of features against compute",
-         lambda each: each.optimal_features.exponent, n["optimal_features"], f"{ONE_SEED}; budgets whose optimum lies inside"),
+         lambda each: each.optimal_features.exponent, n["optimal_features"], f"{SUM_TO_ONE}; {ONE_SEED}; {INSIDE}"),
         ("optimal_steps_exponent", "exponent of the optimal number of steps against compute",
-         lambda each: each.optimal_steps.exponent, n["optimal_steps"], f"{ONE_SEED}; budgets whose optimum lies inside"),
+         lambda each: each.optimal_steps.exponent, n["optimal_steps"], f"{SUM_TO_ONE}; {ONE_SEED}; {INSIDE}"),
         ("learning_rate_exponent", "exponent of the optimal learning rate against compute, without the largest budget",
          lambda each: each.optimal_learning_rate.exponent, n["optimal_learning_rate"] - 1, ONE_SEED),
         ("learning_rate_law_error_grid_steps", "error of the rate predicted for the largest budget, in steps of the grid",
@@ -45,7 +50,29 @@ def laws_measured(laws: Laws, resamples: list[Laws], settings: ScalingLaws, n_ru
             why=why, rows="scaling_runs", **({} if ok else too_few("budgets to fit a law to", n_scored, 2)),
             figure=RATES_FIGURE if name.startswith("learning_rate") else FIGURE,
         ))  # fmt: skip
-    return measured
+    return [*measured, _held_out_features(laws, resamples, n["optimal_features"], n_runs)]
+
+
+def _held_out_features(laws: Laws, resamples: list[Laws], n_budgets: int, n_runs: int) -> Measurement:
+    """The growth of the optimum beyond the budgets that it was fitted to."""
+    name, metric = (
+        "optimal_features_held_out_factor",
+        "factor by which the predicted optimal features of the largest budget are off",
+    )
+    factor = laws.features_factor
+    if not np.isfinite(factor):
+        few = too_few("budgets whose optimum lies inside", n_budgets, 3)
+        return Measurement(name, metric, None, 0, n_runs, rows="scaling_runs", figure=FIGURE, **few)
+    value_R, control_R = (
+        np.array([getattr(each, which) for each in resamples]) for which in ("features_factor", "features_factor_without_growth")
+    )
+    low, high = interval(value_R)
+    paired = interval(value_R - control_R)
+    return Measurement(
+        name, metric, factor, 1, n_runs, low=low, high=high, control="the optimum of the budget before, unchanged",
+        control_value=laws.features_factor_without_growth, difference_low=paired[0], difference_high=paired[1],
+        why=f"law of {n_budgets - 1} smaller budgets; {ONE_SEED}", rows="scaling_runs", figure=FIGURE,
+    )  # fmt: skip
 
 
 def proxy_measured(runs: pl.DataFrame, seed: int) -> list[Measurement]:
