@@ -70,6 +70,6 @@ SURVEY_STAGES: tuple[Stage, ...] = (
     *MEASURING_STAGES,
     Stage(
         "survey_verdicts", SURVEY, tuple(stage.name for stage in MEASURING_STAGES), (), per_size=False,
-        files=("survey/checklist.yaml",), code_version="3",
+        files=("survey/checklist.yaml",), code_version="4",
     ),
 )  # fmt: skip

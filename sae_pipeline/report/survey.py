@@ -43,6 +43,7 @@ def survey_page(connection: duckdb.DuckDBPyConnection, root: Path, study_name: s
     return environment("sae_pipeline.report").get_template("survey.html").render(
         study_name=study_name, sections=sections, counts=rows(connection, COUNTS), n_rows=len(found),
         n_with_control=sum(row["value"] is not None and row["control_value"] is not None for row in found),
+        n_by_construction=sum(row["value"] is not None and row["control_by_construction"] is not None for row in found),
         families=list(families(connection).values()), others=rows(connection, OTHERS),
         n_as_expected=sum(row["verdict"] == row["expected"] for row in found),
         figures={name: images for name, stage in figures.items() if (images := embedded(root, stage, name))},

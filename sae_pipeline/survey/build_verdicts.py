@@ -32,5 +32,6 @@ def build_verdicts(folders: Iterable[Path], work: Path) -> Outcome:
         "n_rows": len(verdicts), **{verdict.replace(" ", "_"): counts.get(verdict, 0) for verdict in VERDICTS},
         "n_as_expected": int((verdicts["verdict"] == verdicts["expected"]).sum()),
         "n_with_value": int(verdicts["value"].is_not_null().sum()), "n_with_control": len(with_control),
+        "n_controls_by_construction": int(with_control["control_by_construction"].is_not_null().sum()),
         "n_measurements": len(measurements),
     })  # fmt: skip

@@ -5,6 +5,7 @@ from typing import Any
 import polars as pl
 
 from sae_pipeline.survey.checklist import CRITERIA, Need, Row, Section, checklist_sha
+from sae_pipeline.survey.controls import by_construction
 from sae_pipeline.tables.schemas import conform, empty
 
 NOT_TESTABLE = "not testable"
@@ -40,6 +41,7 @@ def _verdict(section: str, row: Row, measurements: pl.DataFrame) -> dict[str, An
         "difference_low", "difference_high", "n_scored", "n_attempted", "why", "rows", "figure", "files_sha",
     )  # fmt: skip
     return {name: shown[name] for name in columns} | {
+        "control_by_construction": by_construction(shown["measurement"], shown["control"]),
         "row": row.row, "section": section, "claim": row.claim, "expected": row.expect, "verdict": verdict,
         "threshold": "; ".join(_threshold(need, measured[0]) for need, measured in found),
         "tests": "; ".join(_said(need, one, passed) for need, one, passed in outcomes), "checklist_sha": checklist_sha(),

@@ -95,6 +95,7 @@ SURVEY_TABLES = (
             "metric": column(pl.String, "What the value is, with its unit"),
             "value": _number("The measured value"),
             **_BESIDE,
+            "control_by_construction": _text("Why the control could not have come out otherwise; null for one that was measured"),
             "n_scored": count("Items that the value is over"),
             "n_attempted": count("Items that were tried"),
             "threshold": column(pl.String, "What all its tests ask for"),

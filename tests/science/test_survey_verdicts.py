@@ -1,11 +1,14 @@
 """Verdicts follow from measurements and thresholds, whatever the row is about; every row of the checklist is readable."""
 
+from dataclasses import replace
+
 import polars as pl
 import pytest
 from pydantic import ValidationError
 
 from sae_pipeline.survey.build_verdicts import build_verdicts
 from sae_pipeline.survey.checklist import Need, Row, Section, read_checklist
+from sae_pipeline.survey.controls import BY_CONSTRUCTION
 from sae_pipeline.survey.limitations import limitations, read_limitations
 from sae_pipeline.survey.measurement import Measurement, too_few, write_measurements
 from sae_pipeline.survey.verdicts import decide
@@ -165,6 +168,16 @@ def test_the_checklist_has_72_rows_and_its_verdicts_carry_its_digest(tmp_path):
     verdicts = pl.read_parquet(tmp_path / "survey_verdicts.parquet")
     assert outcome.metadata["n_rows"] == 72 and verdicts["checklist_sha"].n_unique() == 1
     assert set(verdicts["verdict"]) == {"not reproduced"}  # nothing is above its control
+
+
+def test_a_control_that_could_not_have_come_out_otherwise_is_said_to_be_one(tmp_path):
+    faulty = Measurement("clamp_error", "a change", 1e-6, 5, 5, control="the error term left out", control_value=4.7)
+    need = {"measurement": "clamp_error", "at_most": 1e-3}
+    assert verdict(tmp_path, [need], faulty)["control_by_construction"] == "a deliberate fault"
+    assert verdict(tmp_path, [{"measurement": "it", "at_least": 0}], one(control="random"))["control_by_construction"] is None
+    assert verdict(tmp_path, [need], replace(faulty, control=None))["control_by_construction"] is None
+    asked = {need.measurement for section in read_checklist() for row in section.rows for need in row.needs}
+    assert asked >= BY_CONSTRUCTION.keys()
 
 
 def test_limitations_name_measurements_that_the_checklist_knows():
