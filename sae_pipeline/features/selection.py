@@ -21,10 +21,11 @@ def sample_priority(unit_Z: np.ndarray, token_index_Z: np.ndarray, seed: int) ->
     SplitMix64 (Steele, Lea and Flood, 'Fast splittable pseudorandom number generators', 2014), once over each part.
     """
     state_Z = np.empty(len(unit_Z), np.uint64)
-    of_seed = _mix(np.full(1, seed, np.uint64))
+    lowest, highest = (int(unit_Z.min()), int(unit_Z.max())) if len(unit_Z) else (0, 0)
+    of_unit_U = _mix(_mix(np.full(1, seed, np.uint64)) + np.arange(lowest, highest + 1, dtype=np.uint64))
     for first in range(0, len(unit_Z), HASHED_AT_ONCE):
         part = slice(first, first + HASHED_AT_ONCE)
-        z = _mix(of_seed + unit_Z[part].astype(np.uint64))
+        z = of_unit_U[unit_Z[part] - lowest]
         state_Z[part] = _mix(np.add(z, token_index_Z[part].astype(np.uint64), out=z))
     return state_Z
 
