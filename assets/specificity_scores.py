@@ -78,12 +78,17 @@ def controls_present(folder: Path, n_neurons: int, n_random_model_tokens: int) -
 
 
 def figures(folder: Path, feature_stats: Path) -> dict[str, bytes]:
-    """The paper's figures, one per method: distribution of scores by activation interval, and each chosen feature's density."""
+    """The paper's figures, one per method: distribution of scores by activation interval, and each chosen feature's density.
+
+    Of a judge that failed its calibration nothing is drawn.
+    """
     import polars as pl
 
     from sae_pipeline.plots.specificity import chosen_density, specificity_by_interval
 
     scores = pl.read_parquet(folder / "specificity_scores.parquet")
+    believed = pl.read_parquet(folder / "judge_calibration.parquet").filter("passed")["model"]
+    scores = scores.filter(~pl.col("plumbing"), pl.col("model").is_null() | pl.col("model").is_in(believed.implode()))
     chosen = scores.filter(kind="close_look")["feature"].unique().sort().to_list()
     intervals = pl.read_parquet(feature_stats / "feature_intervals.parquet").filter(split="held_out")
     drawn: dict[str, bytes] = {}

@@ -127,7 +127,9 @@ def _metadata(
     judge: AskingJudge, method: str, explained: Sequence[Sequence[Explanation]], scores: pl.DataFrame
 ) -> dict[str, Any]:
     status = Counter(each.status for mine in explained for each in mine)
-    mean = scores.filter(pl.col("status") == "ok", pl.col("method") == method).group_by("metric", "control").agg(
+    # Whether the judge's own scores may be believed is not known before its calibration, with the specificity scores.
+    believed = scores.filter(~pl.col("plumbing"), pl.col("scorer") != judge.settings.model)
+    mean = believed.filter(pl.col("status") == "ok", pl.col("method") == method).group_by("metric", "control").agg(
         pl.col("value").mean()
     )  # fmt: skip
     return {
