@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 
 from sae_pipeline.interpret.agreement import rank_correlation, weighted_kappa
-from sae_pipeline.interpret.bootstrap import paired_difference
 from sae_pipeline.interpret.judge_calibration import ProxyAgreement, calibrate_judge
 from sae_pipeline.interpret.llm_scorers import RUBRIC, Item, WindowJudge
 from sae_pipeline.interpret.protocols import Score
@@ -16,6 +15,7 @@ from sae_pipeline.interpret.specificity_rows import Arm, specificity_rows
 from sae_pipeline.interpret.tokens import TokenTable
 from sae_pipeline.interpret.windows import Example
 from sae_pipeline.judge.open import AskingJudge
+from sae_pipeline.resampling import paired_difference
 from sae_pipeline.study import Score as ScoreSettings
 
 N_REPEATED_FEATURES = 20  # features whose windows are rated once more, for the judge's agreement with itself

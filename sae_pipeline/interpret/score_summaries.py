@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sae_pipeline.interpret.bootstrap import bootstrap_mean
+from sae_pipeline.resampling import bootstrap_mean
 from sae_pipeline.tables.schemas import conform, empty
 
 KEY = ("size", "method", "scorer", "metric", "control")

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sae_pipeline.interpret.bootstrap import paired_difference
+from sae_pipeline.resampling import paired_difference
 
 _SUFFIXES = (("", "mean"), ("_low", "low"), ("_high", "high"), ("_n_features", "n_features"))
 

@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from sae_pipeline.interpret.bootstrap import unpaired_difference
+from sae_pipeline.resampling import bootstrap, mean_interval, unpaired_difference
 from sae_pipeline.sae.metrics import ce_recovered
 from sae_pipeline.store import Outcome
 from sae_pipeline.survey.limitations import limitations
 from sae_pipeline.survey.measurement import Measurement, too_few, write_measurements
-from sae_pipeline.survey.resampling import bootstrap, mean_interval
 
 STAGE = "main_results"
 CHAT, PROSE = "dialogues", "world_factbook"

@@ -17,11 +17,11 @@ from scipy.stats import rankdata
 from sae_pipeline.interpret.build_specificity import read_explanations
 from sae_pipeline.interpret.embedding import SentenceEmbedder
 from sae_pipeline.interpret.token_stats import METHOD
+from sae_pipeline.resampling import draws, interval
 from sae_pipeline.store import Outcome
 from sae_pipeline.study_survey_laws import NeighbourhoodChecks
 from sae_pipeline.survey.build import NEIGHBOURS
 from sae_pipeline.survey.experiments.held_out import difference
-from sae_pipeline.survey.experiments.resampling import draws, interval
 from sae_pipeline.survey.measurement import Measurement, too_few, write_measurements
 from sae_pipeline.survey.neighbours import decoder_rows
 from sae_pipeline.tables.schemas import conform, empty

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
+from sae_pipeline.resampling import draws, interval, mean_and_interval
 from sae_pipeline.study_survey_laws import NullModels
 from sae_pipeline.survey.experiments.held_out import ByDocument, difference
 from sae_pipeline.survey.experiments.null_scores import FROZEN, PCA, RANDOM, RANDOM_MODEL, TRAINED
-from sae_pipeline.survey.experiments.resampling import draws, interval, mean_and_interval
 from sae_pipeline.survey.experiments.synthetic import FROZEN as FROZEN_SYNTHETIC
 from sae_pipeline.survey.measurement import Measurement, too_few
 

@@ -16,6 +16,7 @@ from sae_pipeline.corpus.reader import CorpusReader
 from sae_pipeline.interpret.rules import RuleIndex
 from sae_pipeline.interpret.tokens import TokenTable
 from sae_pipeline.plots.nulls import draw_null_models
+from sae_pipeline.resampling import draws, interval
 from sae_pipeline.sae.source import PermutedStream
 from sae_pipeline.store import Outcome
 from sae_pipeline.study_survey_laws import NullModels
@@ -30,7 +31,6 @@ from sae_pipeline.survey.experiments.null_scores import (
     arms_to_score,
     score_units,
 )
-from sae_pipeline.survey.experiments.resampling import draws, interval
 from sae_pipeline.survey.experiments.synthetic import recovery
 from sae_pipeline.survey.experiments.untrained import PrincipalComponents, RandomDirections
 from sae_pipeline.survey.measurement import write_measurements

@@ -16,13 +16,13 @@ from sae_pipeline.corpus.reader import CorpusReader
 from sae_pipeline.interpret.rules import RuleIndex
 from sae_pipeline.interpret.tokens import TokenTable
 from sae_pipeline.plots.scaling import draw_scaling
+from sae_pipeline.resampling import draws
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.sae.source import PermutedStream
 from sae_pipeline.store import Outcome
 from sae_pipeline.study_survey_laws import ScalingLaws
 from sae_pipeline.survey.experiments.arms import Arm, train_arms
 from sae_pipeline.survey.experiments.held_out import ByDocument, SaeDictionary, measure
-from sae_pipeline.survey.experiments.resampling import draws
 from sae_pipeline.survey.measurement import write_measurements
 from sae_pipeline.survey.scaling import sweep
 from sae_pipeline.survey.scaling.fits import flops

@@ -79,7 +79,7 @@ def test_the_sigmoid_finds_its_middle():
 
 
 def test_a_planted_law_is_found_and_presence_without_it_is_not(monkeypatch):
-    monkeypatch.setattr("sae_pipeline.survey.resampling.N_RESAMPLES", 40)
+    monkeypatch.setattr("sae_pipeline.resampling.N_RESAMPLES", 40)
     by_law = {(one.measurement, one.size): one for one in completeness_measurements(planted(True), ALIVE, ALIVE, 0, "x")}
     without = {(one.measurement, one.size): one for one in completeness_measurements(planted(False), ALIVE, ALIVE, 0, "x")}
     for size in ALIVE:

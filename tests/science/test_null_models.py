@@ -9,13 +9,13 @@ import torch
 
 from assets.null_models import equally_sparse
 from assets.scaling_laws import laws_refitted
+from sae_pipeline.resampling import draws, interval, mean_and_interval
 from sae_pipeline.sae.metrics import Reconstruction
 from sae_pipeline.sae.parameters import initial_parameters
 from sae_pipeline.sae.source import PermutedStream
 from sae_pipeline.study_survey_laws import NullModels
 from sae_pipeline.survey.experiments.arms import Arm, threshold_for, train_arms
 from sae_pipeline.survey.experiments.held_out import SaeDictionary, measure
-from sae_pipeline.survey.experiments.resampling import draws, interval, mean_and_interval
 from sae_pipeline.survey.experiments.synthetic import BATCH, D_MODEL, N_ACTIVE, PlantedStream, best_cosines
 from sae_pipeline.survey.experiments.untrained import PrincipalComponents, RandomDirections
 from sae_pipeline.survey.null_measurements import recovery_measured

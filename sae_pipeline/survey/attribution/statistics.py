@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import polars as pl
 
-from sae_pipeline.survey.resampling import bootstrap
+from sae_pipeline.resampling import bootstrap
 
 TOP = 10
 

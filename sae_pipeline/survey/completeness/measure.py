@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from sae_pipeline.resampling import bootstrap
 from sae_pipeline.survey.completeness.law import fit_sigmoid, predicted
 from sae_pipeline.survey.measurement import Measurement, too_few
-from sae_pipeline.survey.resampling import bootstrap
 
 FIGURE, ROWS = "concept_presence", "concept_presence"
 MIN_WORDS = 2

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from sae_pipeline import progress
+from sae_pipeline.resampling import interval
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
-from sae_pipeline.survey.experiments.resampling import interval
 
 if TYPE_CHECKING:
     from sae_pipeline.activations.reader import ActivationReader

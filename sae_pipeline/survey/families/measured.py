@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
+from sae_pipeline.resampling import draws, interval
 from sae_pipeline.study_survey_laws import FeatureFamilies
 from sae_pipeline.survey.experiments.held_out import difference
-from sae_pipeline.survey.experiments.resampling import draws, interval
 from sae_pipeline.survey.families.links import Links
 from sae_pipeline.survey.measurement import Measurement, too_few
 

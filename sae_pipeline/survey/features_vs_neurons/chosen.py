@@ -16,8 +16,8 @@ from sae_pipeline.interpret.proxy import ProxyScorer
 from sae_pipeline.interpret.rules import Rule, RuleIndex
 from sae_pipeline.interpret.units import Units, choose
 from sae_pipeline.interpret.windows import Example, close_look, derangement, generator
+from sae_pipeline.resampling import bootstrap
 from sae_pipeline.survey.measurement import Measurement, too_few
-from sae_pipeline.survey.resampling import bootstrap
 from sae_pipeline.tables.schemas import conform
 
 N_CHOSEN, N_CANDIDATES, MIN_ACTIVATIONS = 4, 400, 1000

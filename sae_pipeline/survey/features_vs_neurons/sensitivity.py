@@ -13,8 +13,8 @@ import polars as pl
 from sae_pipeline.interpret.tokens import TokenTable
 from sae_pipeline.interpret.units import Units
 from sae_pipeline.interpret.windows import REACH, derangement
+from sae_pipeline.resampling import bootstrap
 from sae_pipeline.survey.measurement import Measurement, too_few
-from sae_pipeline.survey.resampling import bootstrap
 from sae_pipeline.tables.schemas import conform
 
 N_TERMS, MIN_MASS, MIN_DOCUMENTS, MAX_TEXTS, MIN_TEXTS = 5, 0.05, 3, 100, 5

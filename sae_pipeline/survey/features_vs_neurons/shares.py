@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
-from sae_pipeline.interpret.bootstrap import unpaired_difference
+from sae_pipeline.resampling import unpaired_difference
 from sae_pipeline.survey.measurement import Measurement, too_few
 
 LOW = 0.3  # the paper's bound, which 82 % of its features keep to

@@ -11,9 +11,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from sae_pipeline.resampling import bootstrap
 from sae_pipeline.sae.autoencoder import SparseAutoencoder, SparseCodes
 from sae_pipeline.survey.measurement import Measurement, too_few
-from sae_pipeline.survey.resampling import bootstrap
 
 SHARES = np.round(np.arange(0.01, 0.51, 0.01), 2)
 MAX_RISE = 0.05

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sae_pipeline.activations.reader import ActivationReader
+from sae_pipeline.resampling import mean_interval
 from sae_pipeline.sae.history import read_history
 from sae_pipeline.sae.learner import Learner
 from sae_pipeline.sae.parameters import initial_parameters
@@ -22,7 +23,6 @@ from sae_pipeline.sae.relu_l1 import ReluL1
 from sae_pipeline.sae.source import PermutedStream, RingStream
 from sae_pipeline.survey.invariants.loss import L1
 from sae_pipeline.survey.measurement import Measurement
-from sae_pipeline.survey.resampling import mean_interval
 
 CLIP, WARMUP, DECAY = 1.0, 0.05, 0.2
 NOT_OURS = "the SAE is imported: how it was trained is not ours to check"

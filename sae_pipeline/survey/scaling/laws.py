@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from sae_pipeline.resampling import interval
 from sae_pipeline.study_survey_laws import ScalingLaws
-from sae_pipeline.survey.experiments.resampling import interval
 from sae_pipeline.survey.scaling.fits import PowerLaw, flops, minimum, power_law
 from sae_pipeline.survey.scaling.sweep import Runs, budgets, optimum
 

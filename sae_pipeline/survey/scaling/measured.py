@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 from scipy.stats import spearmanr
 
+from sae_pipeline.resampling import draws, interval
 from sae_pipeline.study_survey_laws import ScalingLaws
 from sae_pipeline.survey.experiments.held_out import ByDocument, difference
-from sae_pipeline.survey.experiments.resampling import draws, interval
 from sae_pipeline.survey.measurement import Measurement, too_few
 from sae_pipeline.survey.scaling.laws import Laws, between
 

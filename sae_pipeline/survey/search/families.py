@@ -10,7 +10,7 @@ import numpy as np
 
 from sae_pipeline.interpret.explanation_scores import auroc
 from sae_pipeline.language_model.model import LanguageModel
-from sae_pipeline.survey.resampling import N_RESAMPLES
+from sae_pipeline.resampling import N_RESAMPLES
 from sae_pipeline.survey.search.banks import Bank
 from sae_pipeline.survey.search.concepts import Concept
 from sae_pipeline.survey.search.methods import (

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from sae_pipeline.corpus.reader import CorpusReader
-from sae_pipeline.interpret.bootstrap import paired_difference
 from sae_pipeline.language_model.model import LanguageModel
+from sae_pipeline.resampling import bootstrap, mean_interval, paired_difference
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.steering.output_score import Candidate
 from sae_pipeline.study_survey import SteeringComparison
 from sae_pipeline.survey.measurement import Measurement
-from sae_pipeline.survey.resampling import bootstrap, mean_interval
 from sae_pipeline.survey.steering.concepts import committed, read_questions
 from sae_pipeline.survey.steering.dose import CAPABILITY_FACTORS, MAX_DROP, MONOTONE, Costs, costs, monotone, sweet_spot
 from sae_pipeline.survey.steering.features import N_CANDIDATES, best_of_groups

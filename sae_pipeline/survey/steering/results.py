@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from sae_pipeline.interpret.bootstrap import bootstrap_mean, paired_difference, unpaired_difference
+from sae_pipeline.resampling import bootstrap_mean, paired_difference, unpaired_difference
 from sae_pipeline.survey.measurement import Measurement
 from sae_pipeline.survey.steering.concepts import Topic, committed
 from sae_pipeline.survey.steering.methods import (

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from sae_pipeline.interpret.bootstrap import paired_difference
 from sae_pipeline.interpret.embedding import SentenceEmbedder
 from sae_pipeline.interpret.explanation_scores import window_scores
 from sae_pipeline.interpret.rules import Rule, RuleIndex
 from sae_pipeline.interpret.windows import active_examples, decoys, generator
+from sae_pipeline.resampling import paired_difference
 from tests.science.interpret_world import CONTEXT, PLANTED, explanation, make_units, token
 
 
