@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import torch
 
+from sae_pipeline.features.selection import sample_priority
 from sae_pipeline.features.sparse import SparseActivations
 from sae_pipeline.features.write import write_feature_stats
 from sae_pipeline.study import Features
