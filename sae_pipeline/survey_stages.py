@@ -18,7 +18,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "case_clamps", SURVEY, ("corpus", "activations", "sae", "feature_stats"),
-        (*MODEL_IDENTITY, "model.dtype", "hook", "sae.sizes", "survey.case_studies"), per_size=False, code_version="2",
+        (*MODEL_IDENTITY, "model.dtype", "hook", "sae.sizes", "survey.case_studies"), per_size=False, code_version="3",
         files=tuple(f"survey/cases/{name}.yaml" for name in CLAMP_FILES),
     ),
     Stage(
@@ -41,7 +41,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "steering_comparison", SURVEY, ("corpus", "sae", "feature_stats"), ("sae.sizes", "hook", "survey.steering_comparison"),
-        per_size=False, code_version="5", files=("survey/steering/*.yaml", "steering/prompts.yaml"),
+        per_size=False, code_version="6", files=("survey/steering/*.yaml", "steering/prompts.yaml"),
     ),
     Stage(
         "null_models", SURVEY, ("corpus", "activations", "random_model"), ("sae.sizes", "sae.k", "survey.null_models"),

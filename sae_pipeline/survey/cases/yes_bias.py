@@ -13,7 +13,7 @@ from sae_pipeline.interpret.explanation_scores import auroc
 from sae_pipeline.survey.cases.answers import answer_prompt
 from sae_pipeline.survey.cases.clamp_case import FIGURE, Clamped, ClampWorld
 from sae_pipeline.survey.cases.clamping import Prompt
-from sae_pipeline.survey.cases.doses import RIVALS, all_doses, best_dose
+from sae_pipeline.survey.cases.doses import RIVALS, all_doses, best_dose, compared
 from sae_pipeline.survey.cases.prompts import digest, fill, in_half, load
 from sae_pipeline.survey.measurement import Measurement
 
@@ -81,8 +81,8 @@ def run(found: ClampWorld) -> Clamped:
     gains = _gains(odds_BP, answers_B, world.seed)
     for place, dose in enumerate(taken):
         made.add_rows(CASE, "debugged_behaviour", half_B, place, dose, odds_BP[0], odds_BP[place + 1])
-    cost_AT = found.clamper.nats(held_out["report"], [None, taken[0]], "yes bias: cost on half B")
-    cost_T = cost_AT[1] - cost_AT[0]
+    nats_AT = found.clamper.nats(held_out["report"], [None, *taken], "yes bias: cost on half B")
+    cost_T, rival_cost_RT = nats_AT[1] - nats_AT[0], nats_AT[2:] - nats_AT[0]
     before, after = (balanced_accuracy(odds_BP[arm], answers_B) for arm in (0, 1))
     kept_yes = [float((odds_BP[arm][answers_B] > 0).mean()) for arm in (0, 1)]
     shared = {"size": world.size, "files_sha": digest(CASE), "rows": "case_doses", "figure": FIGURE}
@@ -99,8 +99,8 @@ def run(found: ClampWorld) -> Clamped:
         ),
         Measurement(
             "debugged_behaviour_cost", "cross-entropy of held-out text with the clamp less without, nats per token",
-            float(cost_T.mean()), len(cost_T), len(cost_T), low=float(np.min(cost_T)), high=float(np.max(cost_T)),
-            why="the interval is the range over blocks", **shared,
+            n_scored=len(cost_T), n_attempted=len(cost_T), control=RIVALS, why="blocks are resampled, and rivals with them",
+            **compared(cost_T, rival_cost_RT, world.seed), **shared,
         ),
     ]  # fmt: skip
     return made

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sae_pipeline.corpus.reader import CorpusReader
 from sae_pipeline.language_model.model import LanguageModel
-from sae_pipeline.resampling import bootstrap, mean_interval, paired_difference
+from sae_pipeline.resampling import mean_interval, paired_difference, unpaired_difference
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.steering.output_score import Candidate
 from sae_pipeline.study_survey import SteeringComparison
@@ -73,17 +73,22 @@ def measure_doses(
 
 
 def _sweet_spot(chosen: Costs, beside: Costs, seed: int, shared: dict) -> Measurement:
-    spot, other = (sweet_spot(each.accuracy, each.accuracy_KC.mean(1)) for each in (chosen, beside))
-    n = chosen.accuracy_KC.shape[1]
+    spot, n = sweet_spot(chosen.accuracy, chosen.accuracy_KC.mean(1)), chosen.accuracy_KC.shape[1]
 
-    def width(drawn_C: np.ndarray) -> float:
-        low, high = sweet_spot(chosen.accuracy, chosen.accuracy_KC[:, drawn_C].mean(1))
+    def width(mean_K: np.ndarray) -> float:
+        low, high = sweet_spot(chosen.accuracy, mean_K)
         return high - low
 
-    low, high = bootstrap(width, n, seed)
+    def widths(accuracy_CK: np.ndarray, axis: int) -> np.ndarray:
+        """Of every resample the width of the range, from the mean accuracy of its features."""
+        return np.apply_along_axis(width, -1, accuracy_CK.mean(axis))
+
+    # The random features are others than the features: either is resampled by itself.
+    drawn = unpaired_difference(chosen.accuracy_KC.T, beside.accuracy_KC.T, seed, mean=widths)
     return Measurement(
-        "sweet_spot_width", f"width of the range of factors that costs at most {MAX_DROP:.0%} of accuracy", spot[1] - spot[0],
-        n, n, low=low, high=high, control_value=other[1] - other[0], ceiling_metric="accuracy without steering (chance 1/3)",
+        "sweet_spot_width", f"width of the range of factors that costs at most {MAX_DROP:.0%} of accuracy", drawn.value, n, n,
+        low=drawn.value_low, high=drawn.value_high, control_value=drawn.control, difference=drawn.difference,
+        difference_low=drawn.low, difference_high=drawn.high, ceiling_metric="accuracy without steering (chance 1/3)",
         ceiling=chosen.accuracy, ceiling_threshold=0.5, why=f"from {spot[0]:g} to {spot[1]:g} times the maximum", **shared,
     )  # fmt: skip
 
@@ -92,10 +97,11 @@ def _held_out_cost(chosen: Costs, beside: Costs, seed: int, shared: dict) -> Mea
     at = CAPABILITY_FACTORS.index(NEAR)
     ours, theirs = chosen.extra_nats_KC[at], beside.extra_nats_KC[at]
     difference, low, high, n = paired_difference(ours, theirs, np.arange(len(ours)), seed)
+    own_low, own_high = mean_interval(ours, seed)
     return Measurement(
         "held_out_cost", f"extra nats per held-out token under a clamp at {NEAR:g} times the maximum", float(ours.mean()), n, n,
-        control_value=float(theirs.mean()), difference=difference, difference_low=low, difference_high=high,
-        why=f"{chosen.cross_entropy:.3f} nats without a clamp", **shared,
+        low=own_low, high=own_high, control_value=float(theirs.mean()), difference=difference, difference_low=low,
+        difference_high=high, why=f"{chosen.cross_entropy:.3f} nats without a clamp", **shared,
     )  # fmt: skip
 
 

@@ -23,10 +23,9 @@ from sae_pipeline.survey.steering.methods import (
     UNSELECTED,
     Steerable,
 )
-from sae_pipeline.survey.steering.scoring import unsteered_rate
+from sae_pipeline.survey.steering.themes import measure_themes
 
 ROWS, FIGURE = "steering_methods", "steering_methods"
-THEME_RATIO = 3.0
 NAMES = (  # what the checklist asks of this stage
     "clamp_over_random", "output_score_selection_gain", "prompt_side_over_response_only", "few_shot_wins", "three_themes_steered",
     "on_target_share", "repetition_at_100", "monotone_dose_share", "sweet_spot_width",
@@ -69,7 +68,7 @@ class Comparison:
             self.paired("both_sides_over_prompt_side", CLAMP, PROMPT_SIDE, seed),
             self.paired("both_sides_over_response_only", CLAMP, RESPONSE_ONLY, seed),
             self.paired("clamp_over_difference_of_means", CLAMP, "difference_of_means", seed),
-            self._few(seed), self._themes(), self._on_target(seed),
+            self._few(seed), self._themes(seed), self._on_target(seed),
         ]  # fmt: skip
 
     def _few(self, seed: int) -> Measurement:
@@ -84,24 +83,11 @@ class Comparison:
             difference=float(win_I.mean()) - 0.5, difference_low=low - 0.5, difference_high=high - 0.5,
         )  # fmt: skip
 
-    def _themes(self) -> Measurement:
-        """Row 30, on its three themes only: three times the control's concept rate, in texts half of which are fluent."""
-        themes = [each.topic for each in self.found if each.topic.theme]
-        place = {name: i for i, name in enumerate(self.names)}
-
-        def n_steered(method: str, beside: dict[str, float]) -> int:
-            rate, fluent = self.score(method, "hit_rate"), self.score(method, "fluent_rate")
-            return sum(
-                rate[place[topic.name]] >= THEME_RATIO * beside[topic.name] and fluent[place[topic.name]] >= 0.5
-                for topic in themes
-            )
-
-        random = dict(zip(self.names, self.score(RANDOM, "hit_rate"), strict=True))
-        plain = {topic.name: unsteered_rate(self.texts, topic) for topic in themes}
-        return self._one(
-            "three_themes_steered", "of the themes science, transit, tourism: how many are steered", n_steered(CLAMP, random),
-            len(themes), control=RANDOM, control_value=n_steered(RANDOM, plain), n_attempted=3,
-        )  # fmt: skip
+    def _themes(self, seed: int) -> Measurement:
+        """Row 30, on its three themes only."""
+        topics = [each.topic for each in self.found if each.topic.theme]
+        shared = {"size": self.size, "files_sha": committed(), "rows": ROWS, "figure": FIGURE}
+        return measure_themes(self.texts, self.report, topics, seed, shared)
 
     def _on_target(self, seed: int) -> Measurement:
         """Row 34. Concepts are drawn with their own row of pairs; the bound that a diagonal must pass stays that of all pairs."""

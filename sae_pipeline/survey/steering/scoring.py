@@ -12,7 +12,6 @@ import polars as pl
 from sae_pipeline.interpret.embedding import SentenceEmbedder
 from sae_pipeline.steering.fluency import is_fluent
 from sae_pipeline.steering.prompts import Prompt
-from sae_pipeline.steering.scores import smoothed
 from sae_pipeline.survey.steering.concepts import Topic
 from sae_pipeline.survey.steering.methods import BASELINE
 
@@ -57,9 +56,3 @@ def summary(texts: pl.DataFrame) -> pl.DataFrame:
     )
     parts = [1 / pl.col(f"{name}_rate") for name in ("hit", "fluent", "relevant")]
     return rates.with_columns((3 / sum(parts[1:], parts[0])).alias("score"))
-
-
-def unsteered_rate(texts: pl.DataFrame, topic: Topic) -> float:
-    """Smoothed share of the unsteered reporting texts that name the concept."""
-    plain = texts.filter((pl.col("control") == BASELINE) & (pl.col("half") == "report"))["completion"]
-    return smoothed(sum(map(topic.concept.in_text, plain)), len(plain))
