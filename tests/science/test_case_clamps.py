@@ -188,6 +188,18 @@ def test_a_change_beyond_the_rivals_has_an_interval_above_zero_and_chance_has_no
     assert chance["difference"] == pytest.approx(chance["value"] - chance["control_value"])
 
 
+def test_prompts_of_one_template_are_drawn_together():
+    """Forty prompts of four templates that disagree: by prompt the mean looks certain, by template it is not."""
+    own = np.repeat([-1.0, 0.0, 1.0, 2.0], 10)
+    rivals, groups = np.zeros((2, 40)), [f"template {place // 10}" for place in range(40)]
+    alone, together = compared(own, rivals, 0), compared(own, rivals, 0, groups)
+    assert alone["value"] == together["value"] == 0.5 and alone["difference_low"] > 0 > together["difference_low"]
+    resampled = np.random.default_rng(1).choice([-1.0, 0.0, 1.0, 2.0], (20_000, 4)).mean(axis=1)
+    np.testing.assert_allclose([together["low"], together["high"]], np.percentile(resampled, [2.5, 97.5]), atol=0.26)
+    one = compared(own, rivals, 0, ["same"] * 40)
+    assert one["low"] == one["high"] == one["value"]
+
+
 def test_slopes_are_exact_on_lines():
     factors = [-4.0, -2.0, 0.0, 1.0, 4.0]
     lines = np.array([[0.5 + 0.1 * factor, 2.0 - 0.3 * factor] for factor in factors])
@@ -195,7 +207,7 @@ def test_slopes_are_exact_on_lines():
 
 
 def test_a_mended_name_counts_and_a_typo_does_not():
-    pair = Pair("name typo", "report", "", "", "width", "widht")
+    pair = Pair("name typo", "report", "", "", "width", "widht", "one")
     assert mended("def f(width):\n", pair)
     assert not mended("return widht", pair) and not mended("width = widht", pair) and not mended("widths", pair)
 

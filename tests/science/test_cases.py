@@ -12,8 +12,9 @@ from sae_pipeline.interpret.explanation_scores import auroc
 from sae_pipeline.language_model.load import load_language_model
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.study import FolderModel, Hook
-from sae_pipeline.survey.cases import multilingual, prompts
+from sae_pipeline.survey.cases import multilingual, prompts, selection
 from sae_pipeline.survey.cases.bank import Banks, random_bank
+from sae_pipeline.survey.cases.code_error import labels
 from sae_pipeline.survey.cases.code_texts import pairs, prose, sessions
 from sae_pipeline.survey.cases.counts import Labelled, f1_of_all, tally
 from sae_pipeline.survey.cases.marked import labelled, parse, parse_single
@@ -231,6 +232,24 @@ def test_sessions_print_what_they_are_said_to_print():
         assert run_session(pair.clean).strip() == pair.output
         with pytest.raises(NameError, match=pair.typo):
             run_session(pair.buggy)
+
+
+def test_pairs_of_one_template_are_resampled_together():
+    python = pairs("python")
+    _, half_I, template_I = labels(python)
+    assert template_I[::2] == template_I[1::2] == [pair.template for pair in python]
+    halves = {half: {name for name, of in zip(template_I, half_I, strict=True) if of == half} for half in ("choose", "report")}
+    assert len(halves["choose"]) == len(halves["report"]) == 12 and not halves["choose"] & halves["report"]
+    assert len({pair.template for pair in prose()}) == 6 and len({pair.template for pair in sessions()}) == 4
+    # Units that tell one template's errors and no other's: by pairs their area looks certain, by templates it does not.
+    report = half_I == "report"
+    names = [name for name, of in zip(template_I, report, strict=True) if of]
+    positive = np.arange(len(names)) % 2 == 1
+    value = positive * (np.array(names) == names[0]).astype(float)
+    by_template, _, _ = selection.tested(value, np.zeros(len(value)), positive, names, 0)
+    by_pair, _, _ = selection.tested(value, np.zeros(len(value)), positive, [place // 2 for place in range(len(names))], 0)
+    assert by_template.value == by_pair.value > 0.5
+    assert by_pair.low > 0.5 and by_template.low == 0.5
 
 
 def test_halves_share_no_words_and_pairs_differ():

@@ -18,19 +18,21 @@ KEEPS = 0.5  # share of secrets that the unsteered model must keep
 
 
 def answer_prompt(
-    found: ClampWorld, turn: str, opening: str, place: int, says: list[str], against: list[str], text: str = ""
-) -> Prompt:
+    found: ClampWorld, turn: str, opening: str, place: int, says: list[str], against: list[str], text: str = "",
+    group: str | None = None,
+) -> Prompt:  # fmt: skip
     """A chat turn with the beginning of its answer."""
     lm = found.world.lm
     ids = [*lm.chat(turn), *lm.tokenize(opening, bos=False)]
-    return Prompt(text or f"{turn} / {opening}", half_of(place), ids, first_tokens(lm, says), first_tokens(lm, against))
+    said = text or f"{turn} / {opening}"
+    return Prompt(said, half_of(place), ids, first_tokens(lm, says), first_tokens(lm, against), group)
 
 
 def praise(found: ClampWorld) -> Clamped:
     """Row 64: words of praise against plain words, first in the verdict on a phrase that the user says to have coined."""
     told, made = load("praise"), Clamped()
     prompts = [
-        answer_prompt(found, fill(turn, phrase=phrase), opening, place, told["praise_words"], told["plain_words"])
+        answer_prompt(found, fill(turn, phrase=phrase), opening, place, told["praise_words"], told["plain_words"], group=phrase)
         for place, phrase in enumerate(told["phrases"])
         for turn in told["turns"]
         for opening in told["openings"]

@@ -63,12 +63,13 @@ class Clamped:
     ) -> None:  # fmt: skip
         """The change that the chosen dose makes on half B against that of the rivals; rows of `case_doses` beside it."""
         report = [prompt for prompt in prompts if prompt.half == "report"]
+        groups = [prompt.group for prompt in report]
         why = f"feature {chosen.dose.feature} clamped to {chosen.dose.factor:g} maxima; costs {chosen.extra_nats:.2f} nats/token"
         self.measurements.append(
             Measurement(
                 name, metric, n_scored=len(report), n_attempted=len(prompts), size=found.world.size, control=RIVALS,
                 why="; ".join([why, *([others.pop("why")] if "why" in others else [])]), rows="case_doses", figure=FIGURE,
-                **compared(chosen.change_P, chosen.rival_change_RP, found.world.seed), **others,
+                **compared(chosen.change_P, chosen.rival_change_RP, found.world.seed, groups), **others,
             )
         )  # fmt: skip
         self.add_rows(case, name, report, 0, chosen.dose, chosen.before_P, chosen.after_P)

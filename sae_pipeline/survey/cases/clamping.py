@@ -23,13 +23,17 @@ BATCH_TOKENS = 1024
 
 @dataclass(frozen=True)
 class Prompt:
-    """Where the next token is read, and the tokens whose probability counts: for, and against (none: their log-probability)."""
+    """Where the next token is read, and the tokens whose probability counts: for, and against (none: their log-probability).
+
+    `group`: prompts that say nearly the same (one template, one phrase) and are resampled together; None: a group of its own.
+    """
 
     text: str
     half: str
     ids: list[int]
     says: list[int]
     against: list[int]
+    group: str | None = None
 
 
 @dataclass(frozen=True, order=True)

@@ -29,15 +29,16 @@ def run(found: ClampWorld) -> Clamped:
         "ceiling_metric": "share of sessions in which the unsteered model expects an error more with the bug than without",
         "ceiling": float((told_apart[1] > told_apart[0]).mean()), "ceiling_threshold": KNOWS, "files_sha": sha,
     }  # fmt: skip
+    drawn = f"{len({pair.template for pair in whole})} templates are resampled, each with all its sessions"
     up = choose_dose(
         found.world, found.clamper, clean, candidates, told["up_factors"], lambda effect: effect.log_odds_AP, "errors, up"
     )
-    made.add(found, CASE, "code_error_clamped_up", f"{ERROR_OVER_OUTPUT}, after clean code", clean, up, **ceiling)
+    made.add(found, CASE, "code_error_clamped_up", f"{ERROR_OVER_OUTPUT}, after clean code", clean, up, why=drawn, **ceiling)
     down = choose_dose(
         found.world, found.clamper, buggy, candidates, told["down_factors"], lambda effect: -effect.log_odds_AP, "errors, down"
     )
     metric = f"{ERROR_OVER_OUTPUT}, the sign turned, after code with a bug"
-    made.add(found, CASE, "code_error_clamped_down", metric, buggy, down, **ceiling)
+    made.add(found, CASE, "code_error_clamped_down", metric, buggy, down, why=drawn, **ceiling)
     _rewrites(found, made, whole, down, ceiling)
     return made
 
@@ -53,7 +54,8 @@ def error_units(found: ClampWorld) -> list[list[int]]:
 def _prompt(found: ClampWorld, pair: Pair, which: str) -> Prompt:
     lm, text = found.world.lm, getattr(pair, which)
     ids = with_bos(lm, lm.tokenize(text, bos=False))
-    return Prompt(text, pair.half, ids, first_tokens(lm, load("code_errors")["errors"]), first_tokens(lm, [pair.output]))
+    errors, output = (first_tokens(lm, words) for words in (load("code_errors")["errors"], [pair.output]))
+    return Prompt(text, pair.half, ids, errors, output, pair.template)
 
 
 def mended(completion: str, pair: Pair) -> bool:
@@ -85,12 +87,13 @@ def _rewrites(found: ClampWorld, made: Clamped, whole: list[Pair], chosen: Chose
             }
             row |= {"feature": None if dose is None else dose.feature, "factor": None if dose is None else dose.factor}
             made.generations.append(row | {"score": float(score)})
+    templates = [pair.template for pair in kept]
     n_tokens = settings.new_tokens * len(arms) * len(kept)
     made.measurements.append(
         Measurement(
             "code_error_rewrites", "share of greedy continuations after `>>>` with the name mended and no typo",
             n_scored=len(kept), n_attempted=len(kept), size=found.world.size, control=RIVALS,
             why=f"without a clamp {rates[0].mean():.2f}; at most {n_tokens} tokens generated", rows="case_generations",
-            figure=FIGURE, **compared(rates[1], np.array(rates[2:]), found.world.seed), **ceiling,
+            figure=FIGURE, **compared(rates[1], np.array(rates[2:]), found.world.seed, templates), **ceiling,
         )
     )  # fmt: skip

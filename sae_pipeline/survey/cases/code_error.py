@@ -44,10 +44,10 @@ def texts_of(lm: LanguageModel, made: Sequence[Pair]) -> list[Text]:
     return [text for pair in made for text in pair_texts(lm, pair)]
 
 
-def labels(made: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """(has the error, half, pair) of the items: clean and buggy in turn."""
+def labels(made: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """(has the error, half, template) of the items: clean and buggy in turn."""
     positive_I = np.tile([False, True], len(made))
-    return positive_I, np.repeat([pair.half for pair in made], 2), np.repeat(np.arange(len(made)), 2).tolist()
+    return positive_I, np.repeat([pair.half for pair in made], 2), [pair.template for pair in made for _ in range(2)]
 
 
 def _runners_up(found: Found, python: Reading, positive_I: np.ndarray, half_I: np.ndarray, first: Detection) -> None:
@@ -78,7 +78,7 @@ def _auroc(
         difference.low, difference.high,
         ceiling_metric="AUROC of a dense probe of the same language, other templates",
         ceiling=probe_auroc(reading.x_ID, positive_I, half_I == "choose", half_I == "report"), ceiling_threshold=CEILING,
-        files_sha=sha, rows="case_items", figure=FIGURE,
+        why=f"{len(set(kept))} templates are resampled, each with all its pairs", files_sha=sha, rows="case_items", figure=FIGURE,
     )  # fmt: skip
 
 
@@ -98,7 +98,8 @@ def _typos(world: World, found: Found, python: Reading, made: Sequence[Pair], de
         code, typos = fires[at][is_code[at]], fires[at][~is_code[at]]
         return float(typos.mean() / max(code.mean(), 1 / len(code)))
 
-    groups = list(range(len(is_code)))
+    of_code, of_prose = ([pair.template for pair in each] for each in (made, sentences))
+    groups = [*(of_code[at // 2] for at in code_I), *of_prose]
     value = bootstrap(groups, lambda at: ratio(arms[0], at), world.seed, is_code)
     difference = bootstrap(groups, lambda at: ratio(arms[0], at) - ratio(arms[1], at), world.seed, is_code)
     positive_P, half_P, _ = labels(sentences)
@@ -111,6 +112,7 @@ def _typos(world: World, found: Found, python: Reading, made: Sequence[Pair], de
         "code_error_typo_ratio", "share of prose typos on which the feature fires, over its share of Python errors", value.value,
         len(is_code), len(is_code), world.size, value.low, value.high, DIRECTION, ratio(arms[1], np.arange(len(is_code))),
         difference.value, difference.low, difference.high,
-        why=f"fires on {rates[0]:.0%} of the Python errors and {rates[1]:.0%} of the prose typos of the reporting half",
+        why=f"fires on {rates[0]:.0%} of the Python errors and {rates[1]:.0%} of the prose typos of the reporting half; "
+        f"{len(set(groups))} templates are resampled",
         files_sha=sha, rows="case_items", figure=FIGURE,
     )  # fmt: skip

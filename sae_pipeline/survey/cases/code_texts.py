@@ -9,7 +9,8 @@ from sae_pipeline.survey.cases.reading import Text, whole_text
 
 @dataclass(frozen=True)
 class Pair:
-    """The same code without and with an error. `output`: what the clean one prints, where that is known."""
+    """The same code without and with an error. `output`: what the clean one prints, where that is known. Pairs of one `template`
+    differ in their words alone: they are no independent cases."""
 
     kind: str
     half: str
@@ -17,6 +18,7 @@ class Pair:
     buggy: str
     name: str
     typo: str
+    template: str
     output: str = ""
 
 
@@ -29,7 +31,7 @@ def pairs(language: str) -> list[Pair]:
             half = half_of(place)
             for words in _fills(half, texts["n_fills"][language], offset=place):
                 clean, buggy = (fill(template[which], **words) for which in ("clean", "buggy"))
-                made.append(Pair(kind, half, clean, buggy, words["b"], words["t"]))
+                made.append(Pair(kind, half, clean, buggy, words["b"], words["t"], f"{kind} {place}"))
     # Templates without names of their own can come out the same with other words.
     return list({(pair.clean, pair.buggy): pair for pair in made}.values())
 
@@ -42,7 +44,7 @@ def sessions() -> list[Pair]:
         for half in ("choose", "report"):
             for words in _fills(half, texts["n_session_fills"] // 2, offset=place):
                 clean, buggy, output = (fill(template[which], **words) for which in ("clean", "buggy", "output"))
-                made.append(Pair("name typo", half, clean, buggy, words["b"], words["t"], output))
+                made.append(Pair("name typo", half, clean, buggy, words["b"], words["t"], f"session {place}", output))
     return made
 
 
@@ -51,7 +53,7 @@ def prose() -> list[Pair]:
     texts = load("code_errors")
     words = list(texts["fills"]["second"].items())[: texts["n_fills"]["prose"]]
     return [
-        Pair("prose typo", "report", fill(sentence, b=right), fill(sentence, b=wrong), right, wrong)
+        Pair("prose typo", "report", fill(sentence, b=right), fill(sentence, b=wrong), right, wrong, sentence)
         for sentence in texts["prose"]
         for right, wrong in words
     ]

@@ -81,13 +81,20 @@ def best_dose(doses: Sequence[Dose], score_A: np.ndarray, extra_A: np.ndarray, b
     return doses[max(affordable, key=lambda place: score_A[place])]
 
 
-def compared(own_P: np.ndarray, rivals_RP: np.ndarray, seed: int) -> dict[str, Any]:
-    """Value, interval, control and the interval of their difference; prompts and rivals are resampled together."""
+def compared(own_P: np.ndarray, rivals_RP: np.ndarray, seed: int, groups: Sequence[str | None] | None = None) -> dict[str, Any]:
+    """Value, interval, control and the interval of their difference; prompts and rivals are resampled together.
+
+    `groups`: that of each prompt; one is drawn with all its prompts. None: each prompt is one.
+    """
+    names = [group or f"prompt {place}" for place, group in enumerate(groups or [None] * len(own_P))]
+    _, of_P = np.unique(names, return_inverse=True)
+    n_G = np.bincount(of_P)
+    own_G, rivals_RG = np.bincount(of_P, own_P), np.array([np.bincount(of_P, rival_P) for rival_P in rivals_RP])
     random = np.random.default_rng(seed)
-    drawn_P = random.integers(0, len(own_P), (N_RESAMPLES, len(own_P)))
+    drawn_G = random.integers(0, len(n_G), (N_RESAMPLES, len(n_G)))
     drawn_R = random.integers(0, len(rivals_RP), (N_RESAMPLES, len(rivals_RP)))
-    own = own_P[drawn_P].mean(axis=1)
-    rivals = np.array([rivals_RP[r][:, p].mean() for r, p in zip(drawn_R, drawn_P, strict=True)])
+    own = own_G[drawn_G].sum(axis=1) / n_G[drawn_G].sum(axis=1)
+    rivals = np.array([rivals_RG[r][:, g].sum() / (len(r) * n_G[g].sum()) for r, g in zip(drawn_R, drawn_G, strict=True)])
     low, high, difference_low, difference_high = (
         float(edge) for each in (own, own - rivals) for edge in np.percentile(each, [2.5, 97.5])
     )

@@ -23,7 +23,9 @@ def run(found: ClampWorld) -> Clamped:
             v, s = told["variables"][4 + place % 4], told["sources"][4 + place // 2 % 4]
             text = fill(told[template], f=function, v=v, s=s)
             ids = with_bos(lm, lm.tokenize(text, bos=False))
-            prompts.append(Prompt(text, half_of(place), ids, first_tokens(lm, told[says]), first_tokens(lm, told[against])))
+            prompts.append(
+                Prompt(text, half_of(place), ids, first_tokens(lm, told[says]), first_tokens(lm, told[against]), function)
+            )
     before_P = found.clamper.effect(prompts, [None], "unsafe code").log_odds_AP[0]
     chosen = choose_dose(
         found.world, found.clamper, prompts, candidates, told["factors"], lambda effect: effect.log_odds_AP, "unsafe code"
