@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from sae_pipeline.survey.measurement import Measurement
 from sae_pipeline.resampling import bootstrap
+from sae_pipeline.survey.measurement import Measurement
 from sae_pipeline.survey.steering.concepts import Topic
 from sae_pipeline.survey.steering.methods import BASELINE, CLAMP, RANDOM
 
