@@ -144,12 +144,16 @@ def scores(cursor: Cursor, key: FeatureKey) -> list[Row]:
     """Means beside their controls: [{"metric", "method", "control", "value", "n_scored", "n_attempted", "why"}]."""
     return cursor.rows(
         """
+        with failed as (select model from judge_calibration where size = $size and not passed)
         select 'specificity, 0 to 3' || case kind when 'active' then '' else ' (' || replace(kind, '_', ' ') || ')' end as metric,
-            method || if(plumbing, ' (plumbing)', '') as method, control, avg(score) as value, count(score) as n_scored,
+            method || case when plumbing then ' (plumbing)' when model in (from failed) then ' (judge failed its calibration)'
+                else '' end as method, control, avg(score) as value, count(score) as n_scored,
             count(*) as n_attempted, min(status) filter (status <> 'ok') as why
-        from specificity_scores where size = $size and feature = $feature group by kind, method, plumbing, control
+        from specificity_scores where size = $size and feature = $feature group by all
         union all
-        select replace(metric, '_', ' '), method || if(plumbing, ' (plumbing)', ''), control, value,
+        select replace(metric, '_', ' '),
+            method || case when plumbing then ' (plumbing)' when scorer in (from failed) then ' (judge failed its calibration)'
+                else '' end, control, value,
             case when status = 'ok' then n else 0 end, n,
             case when status <> 'ok' then status end
         from explanation_scores where size = $size and feature = $feature

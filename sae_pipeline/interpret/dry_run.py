@@ -47,7 +47,7 @@ FILLER = "the capital of the region lies near a river and many people who live t
 class CountingJudge:
     """Notes what it is asked. `asked_for[prompt]` holds every question with that prompt, `said[prompt]` its typical answers."""
 
-    n_sent = 0
+    n_sent, not_run_because = 0, ""
 
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self.settings, self.ledger = settings, ledger

@@ -83,7 +83,7 @@ def calibrate_judge(
     pairs = [(a.value, b.value) for a, b in zip(first, second, strict=True) if a.value is not None and b.value is not None]
     votes = np.array(pairs, int).reshape(-1, 2)
     repeat_kappa = weighted_kappa(votes[:, 0], votes[:, 1])
-    reasons: list[str] = []
+    reasons = [f"not_run: {judge.not_run_because}"] if judge.not_run_because else []
     if judge.settings.plumbing:
         reasons.append("the model is too small to judge (plumbing)")
     if answered_share < MIN_ANSWERED:

@@ -134,6 +134,7 @@ def _metadata(
     )  # fmt: skip
     return {
         "llm_model": judge.settings.model,
+        **({"llm_status": f"not_run: {judge.not_run_because}"} if judge.not_run_because else {}),
         "llm_is_plumbing": judge.settings.plumbing,
         "llm_explanations_by_status": dict(sorted(status.items())),
         "llm_requests_sent": judge.n_sent,

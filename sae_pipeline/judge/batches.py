@@ -42,6 +42,7 @@ class BatchJudge:
     """A judge over Message Batches; same interface as `InteractiveJudge`."""
 
     backend = "anthropic-batch"
+    not_run_because = ""
 
     def __init__(
         self, settings: Settings, price: Price, ledger: Ledger, key: Key, wait_seconds: float, poll_seconds: float = 30.0,

@@ -33,6 +33,8 @@ MAX_GIVEN_UP_IN_A_ROW = 5
 class InteractiveJudge:
     """A judge that answers while you wait. What the ledger already has is not asked again."""
 
+    not_run_because = ""
+
     def __init__(
         self,
         backend: str,

@@ -27,6 +27,7 @@ class AskingJudge(Protocol):
     n_sent: int
     asked: set[str]
     unanswered: set[str]
+    not_run_because: str
 
     def ask(self, requests: Iterable[Request], what: str = "judge") -> list[Reply]:
         """One reply per request, in order. What went wrong with a single request is a status, never an exception."""
@@ -37,6 +38,7 @@ class AbsentJudge:
     """Stands in where there is no key: gives what the ledger holds, everything else is `not_run`. Opens no socket."""
 
     n_sent = 0
+    not_run_because = NO_KEY
 
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self.settings, self.ledger = settings, ledger

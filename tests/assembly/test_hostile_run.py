@@ -176,6 +176,7 @@ def test_the_key_is_in_no_file_no_table_no_page_and_not_on_the_terminal(hostile)
         pages = {page: client.get(page) for page in ("/", "/features", "/compare", "/text", "/survey", *feature_pages(hostile))}
     assert all(page.status_code == 200 for page in pages.values())
     assert any("[key]" in page.text for page in pages.values())
+    assert any("judge failed its calibration" in page.text for page in pages.values())
     readable |= {name: page.text for name, page in pages.items()}
     readable |= {f"terminal {i}": text for i, text in enumerate((*hostile.refused[1:], *hostile.done[1:]))}
     assert [name for name, text in readable.items() if KEY in text] == []

@@ -59,6 +59,10 @@ def test_without_a_key_the_stages_complete_and_no_socket_is_connected(finished_s
     assert done.returncode == 97 and "FORBIDDEN socket.connect (('127.0.0.1', 9),)" in done.stderr, done.stderr
     explained = pl.read_parquet(study.store.path("explanations", 32) / "explanations.parquet").filter(method="llm-v1")
     assert "not_run" in explained["status"] and "ok" not in explained["status"]
+    facts = study.store.manifest("explanations", 32).metadata
+    assert facts["llm_status"].startswith("not_run: no judge configured")
+    calibration = pl.read_parquet(study.store.path("specificity_scores", 32) / "judge_calibration.parquet")
+    assert calibration["reasons"][0].startswith("not_run: no judge configured") and not calibration["passed"][0]
     scores = pl.read_parquet(study.store.path("specificity_scores", 32) / "specificity_scores.parquet")
     rubric = scores.filter(pl.col("method").str.starts_with("rubric"))
     assert rubric.height > 0 and rubric["score"].null_count() == rubric.height
