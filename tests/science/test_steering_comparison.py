@@ -345,6 +345,7 @@ def test_with_too_few_concepts_every_measurement_says_why(tiny_artefacts, tmp_pa
     build_steering_comparison(made.lm, made.corpus, made.sae, made.feature_stats, settings, N_FEATURES, tmp_path)
     measured = pl.read_parquet(tmp_path / "measurements.parquet")
     assert set(measured["measurement"]) == set(NAMES) and set(measured["status"]) == {"too_few_examples"}
+    assert set(measured["ceiling"]) == {0.0}, "a row that is not testable says how many concepts there were"
     assert every_method(tmp_path).passed and "0 of 2 concepts" in measured["why"][0]
 
 

@@ -26,7 +26,7 @@ from sae_pipeline.steering.plan import of_half
 from sae_pipeline.steering.prompts import Prompt, load_prompts
 from sae_pipeline.store import Outcome
 from sae_pipeline.study_survey import SteeringComparison
-from sae_pipeline.survey.measurement import Measurement, write_measurements
+from sae_pipeline.survey.measurement import Measurement, too_few, write_measurements
 from sae_pipeline.survey.steering.concepts import committed, read_topics
 from sae_pipeline.survey.steering.dose_results import COSTS, held_out_blocks, measure_doses
 from sae_pipeline.survey.steering.methods import BASELINE, CLAMP, METHODS, Steerable, make_steerable, steered_at
@@ -60,8 +60,7 @@ def build_steering_comparison(
     topics, neutral = read_topics(settings.n_concepts)
     found, missing = make_steerable(lm, sae, maximum_F, topics, neutral, settings.seed)
     if len(found) < MIN_CONCEPTS:
-        why = f"features fire on {len(found)} of {len(topics)} concepts, {MIN_CONCEPTS} are needed to compare"
-        return _nothing(work, size, len(topics), why)
+        return _nothing(work, size, len(found), len(topics))
     prompts = load_prompts(settings.n_prompts)
     embedder = SentenceEmbedder()
 
@@ -97,13 +96,17 @@ def build_steering_comparison(
     })  # fmt: skip
 
 
-def _nothing(work: Path, size: int, n_concepts: int, why: str) -> Outcome:
+def _nothing(work: Path, size: int, n_found: int, n_concepts: int) -> Outcome:
     """Empty tables, and every measurement as one that could not be taken."""
+    why = f"features fire on {n_found} of {n_concepts} concepts, {MIN_CONCEPTS} are needed to compare"
     for name in (ROWS, COSTS, TEXTS):
         empty(name).write_parquet(work / f"{name}.parquet")
     sha = committed()
     write_measurements(work, STAGE, [
-        Measurement(name, "not measured", None, 0, n_concepts, size, status="too_few_examples", why=why, files_sha=sha)
+        Measurement(
+            name, "not measured", None, 0, n_concepts, size, why=why, files_sha=sha,
+            **too_few("concepts on which features fire", n_found, MIN_CONCEPTS),
+        )
         for name in NAMES
     ])  # fmt: skip
     return Outcome({"n_concepts": 0, "n_generated_tokens": 0, "without_feature": why})
