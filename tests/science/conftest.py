@@ -1,12 +1,15 @@
-"""The made-up analysis and its size comparison, drawn once: figures are the slow part of what reads them."""
+"""The made-up analysis with its size comparison, drawn once (figures are slow), and made-up artefacts for steering."""
 
 from pathlib import Path
 
 import pytest
 
+from sae_pipeline.language_model.load import load_language_model
 from sae_pipeline.plots.comparison import build_size_comparison
 from sae_pipeline.store import Outcome
+from sae_pipeline.study import FolderModel, Hook
 from tests.synthetic_analysis import write_synthetic_analysis
+from tests.tiny_steering import TinyArtefacts, make_artefacts
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +23,10 @@ def made_up_comparison(made_up_database: Path, tmp_path_factory: pytest.TempPath
     """Its size comparison: (folder, outcome)."""
     folder = tmp_path_factory.mktemp("comparison")
     return folder, build_size_comparison(made_up_database, folder)
+
+
+@pytest.fixture(scope="module")
+def tiny_artefacts(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TinyArtefacts:
+    """A corpus, an SAE and feature statistics for the tiny model."""
+    lm = load_language_model(FolderModel(source="folder", path=str(tiny_model_folder)), Hook(after_block=1), dtype="float32")
+    return make_artefacts(lm, tmp_path_factory.mktemp("steering") / "tiny")
