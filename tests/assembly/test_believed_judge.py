@@ -24,6 +24,9 @@ from sae_pipeline.interpret.prompts import load_prompt
 from tests.conftest import FinishedStudy
 from tests.fakes.messages_api import FakeMessagesApi
 
+# A whole judged run, and an SAE trained for it: about a minute.
+pytestmark = pytest.mark.long
+
 MODEL = "claude-haiku-5-5"
 METHOD = "rubric-v1-of-llm-logits-v1"
 MARKED, NEAR, N_WORDS = re.compile(r"«([^»]*)»"), 2, 40
