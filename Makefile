@@ -41,7 +41,7 @@ screenshots: install  ## pictures of the feature browser for the README (after `
 	@$(BIN)/python docs/screenshots.py
 
 test: install  ## the test suite
-	@$(BIN)/python -m pytest -m "not long"
+	@$(BIN)/python -m pytest -m "not long" --numprocesses 2 --dist loadfile
 
 test-long: install  ## many-point fault injection and long runs
 	@# One test drives the real client against a server that runs the bundled model.

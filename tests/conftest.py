@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 # Before torch or tokenizers start their pools: tests are tiny, and several of them may share two cores.
@@ -13,6 +14,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from sae_pipeline.study import Study, parse_study
 
@@ -53,24 +55,44 @@ def tiny_documents(n_documents: int, seed: int, n_words: int = 60) -> list[str]:
     return documents
 
 
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, name: str, fill: Callable[[Path], None]) -> Path:
+    """A folder that one of the processes that share the tests (pytest-xdist) fills, and the others wait for."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"shared-{name}"
+    filled = folder.with_name(f"{folder.name}.filled")
+    with FileLock(f"{folder}.lock"):
+        if not filled.exists():
+            folder.mkdir()
+            fill(folder)
+            filled.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two local corpora, one JSON object per line: `stories.jsonl` and `notes.jsonl` (columns text, title)."""
-    folder = tmp_path_factory.mktemp("texts")
+    return shared_folder(tmp_path_factory, "texts", write_texts)
+
+
+def write_texts(folder: Path) -> None:
+    """The corpora of `tiny_text_folder`."""
     for name, n_documents, seed in (("stories", 48, 0), ("notes", 32, 1)):
         rows = [json.dumps({"text": text, "title": f"{name} {i}"}) for i, text in enumerate(tiny_documents(n_documents, seed))]
         (folder / f"{name}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    return folder
 
 
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random 3-block Llama (32 dimensions, MLP of 64) and a byte-level BPE tokenizer with BOS, EOS and a chat template."""
+    return shared_folder(tmp_path_factory, "tiny_model", write_model)
+
+
+def write_model(folder: Path) -> None:
+    """The model of `tiny_model_folder`."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    folder = tmp_path_factory.mktemp("tiny_model")
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -97,7 +119,6 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if "norm" not in name:
                 parameter.normal_(0.0, 0.3, generator=generator)
     model.save_pretrained(folder)
-    return folder
 
 
 # As little of every part of the survey as still goes through all of its code.
@@ -199,7 +220,11 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: 
     """The tiny study, run once per session by `sae-pipeline run`. Read it, never change it: copy `folder` for that."""
     import yaml
 
-    study = FinishedStudy(tmp_path_factory.mktemp("finished"))
-    study.file.write_text(yaml.safe_dump(tiny_study_mapping(tiny_model_folder, tiny_text_folder)), encoding="utf-8")
-    study.exit_code, study.output, study.errors = study.command("run")
+    def run(folder: Path) -> None:
+        study = FinishedStudy(folder)
+        study.file.write_text(yaml.safe_dump(tiny_study_mapping(tiny_model_folder, tiny_text_folder)), encoding="utf-8")
+        (folder / "said.json").write_text(json.dumps(study.command("run")), encoding="utf-8")
+
+    study = FinishedStudy(shared_folder(tmp_path_factory, "finished", run))
+    study.exit_code, study.output, study.errors = json.loads((study.folder / "said.json").read_text(encoding="utf-8"))
     return study
