@@ -21,8 +21,8 @@ def case_clamps(
 ):
     """Code errors, pronouns, praise, persona, a secret, unsafe code and one wrong behaviour under a clamp, on the largest size.
 
-    Feature and factor chosen on half A, reported on half B, beside random directions through the same search and choice. Read off
-    next-token probabilities. Part of `sae-pipeline run --job survey`.
+    Feature and factor chosen on half A, reported on half B, beside random directions through the same search and choice, and
+    beside random features. Read off next-token probabilities. Part of `sae-pipeline run --job survey`.
     """
     from sae_pipeline.survey.cases.build import open_world
     from sae_pipeline.survey.cases.build_clamps import build_case_clamps
@@ -46,16 +46,20 @@ def case_clamps(
 
 
 def changes_recomputed(folder: Path) -> Verdict:
-    """Mean change over the prompts of arm 0, and over those of all rivals, for every measurement in nats."""
+    """Mean change over the prompts of arm 0, and over those of its random directions or features, of all measurements in nats."""
     import polars as pl
+
+    from sae_pipeline.survey.cases.random_features import SUFFIX
 
     doses = pl.read_parquet(folder / "case_doses.parquet").with_columns(change=pl.col("after") - pl.col("before"))
     measured = pl.read_parquet(folder / "measurements.parquet").filter(pl.col("metric").str.contains("log P", literal=True))
     worst, n_checked = 0.0, 0
     for row in measured.iter_rows(named=True):
-        mine = doses.filter(pl.col("measurement") == row["measurement"])
-        for stored, arms in ((row["value"], pl.col("arm") == 0), (row["control_value"], pl.col("arm") > 0)):
-            change = mine.filter(arms)["change"].to_numpy()
+        name = row["measurement"].removesuffix(SUFFIX)
+        rivals = "random_feature" if row["measurement"].endswith(SUFFIX) else "random_direction"
+        mine = doses.filter(pl.col("measurement") == name)
+        for stored, control in ((row["value"], "none"), (row["control_value"], rivals)):
+            change = mine.filter(pl.col("control") == control)["change"].to_numpy()
             worst = max(worst, abs(float(change.mean()) - stored) if len(change) else float("inf"))
             n_checked += 1
     return Verdict(worst < 1e-9, f"changes differ by {worst:.2g}", {"n_checked": n_checked})

@@ -1,4 +1,4 @@
-"""The paper's single cases, each beside random directions."""
+"""The paper's single cases, each beside random directions and random features."""
 
 from pathlib import Path
 
@@ -21,7 +21,8 @@ def case_studies(
 ):
     """Code errors, addition, list positions, syntax, toy features, languages, abstraction, chat and self, on the largest size.
 
-    Chosen on half A, reported on half B, beside the best of as many random directions. Part of `sae-pipeline run --job survey`.
+    Chosen on half A, reported on half B, beside the best of as many random directions and beside random features. Part of
+    `sae-pipeline run --job survey`.
     """
     from sae_pipeline.survey.cases.build import build_case_studies, open_world
 
@@ -47,10 +48,15 @@ def areas_recomputed(folder: Path) -> Verdict:
     """The area under the curve once more, by ranks: sums of ranks of the positives (Mann-Whitney)."""
     import polars as pl
 
+    from sae_pipeline.survey.cases.random_features import SUFFIX
+
     items = pl.read_parquet(folder / "case_items.parquet").filter(pl.col("case_name") == "code_error")
     measured = pl.read_parquet(folder / "measurements.parquet")
     worst, n_checked = 0.0, 0
-    for row in measured.filter(pl.col("measurement").str.starts_with("code_error_auroc_")).iter_rows(named=True):
+    stored_areas = measured.filter(
+        pl.col("measurement").str.starts_with("code_error_auroc_"), ~pl.col("measurement").str.ends_with(SUFFIX)
+    )
+    for row in stored_areas.iter_rows(named=True):
         language = row["measurement"].removeprefix("code_error_auroc_")
         mine = items.filter(pl.col("part") == language)
         if language == "python":

@@ -13,12 +13,12 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     Stage("neighbourhoods", SURVEY, ("sae",), ("sae.sizes", "survey.neighbourhoods"), per_size=False),
     Stage(
         "case_studies", SURVEY, ("corpus", "activations", "sae", "feature_stats"),
-        (*MODEL_IDENTITY, "model.dtype", "hook", "sae.sizes", "survey.case_studies"), per_size=False, code_version="3",
+        (*MODEL_IDENTITY, "model.dtype", "hook", "sae.sizes", "survey.case_studies"), per_size=False, code_version="4",
         files=tuple(f"survey/cases/{name}.yaml" for name in CASE_FILES),
     ),
     Stage(
         "case_clamps", SURVEY, ("corpus", "activations", "sae", "feature_stats"),
-        (*MODEL_IDENTITY, "model.dtype", "hook", "sae.sizes", "survey.case_studies"), per_size=False, code_version="4",
+        (*MODEL_IDENTITY, "model.dtype", "hook", "sae.sizes", "survey.case_studies"), per_size=False, code_version="5",
         files=tuple(f"survey/cases/{name}.yaml" for name in CLAMP_FILES),
     ),
     Stage(

@@ -120,6 +120,7 @@ def _write_statistics(corpus: CorpusReader, sae: SparseAutoencoder, r_BTD: torch
     pl.DataFrame(
         {
             "feature": pl.Series(range(N_FEATURES), dtype=pl.Int32),
+            "alive": [True] * N_FEATURES,
             "density": [float((feature == i).sum() / n_train) for i in range(N_FEATURES)],
             "max_activation": [float(value[feature == i].max(initial=0)) for i in range(N_FEATURES)],
             "top_token": [" ship"] * N_FEATURES,

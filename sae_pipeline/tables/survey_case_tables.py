@@ -5,7 +5,7 @@ import polars as pl
 
 from sae_pipeline.tables.columns import HALVES, column, feature, one_of, table
 
-UNIT_CONTROLS = ("none", "random_direction")
+UNIT_CONTROLS = ("none", "random_direction", "random_feature")
 
 CASE_TABLES = (
     table(
@@ -29,24 +29,24 @@ CASE_TABLES = (
         {
             "case_name": column(pl.String, "Case study"),
             "part": column(pl.String, "What the unit was chosen for"),
-            "control": column(pl.String, "none: an SAE feature; random_direction: its control", one_of(UNIT_CONTROLS)),
+            "control": column(pl.String, "none: the case's own feature; the others: its controls", one_of(UNIT_CONTROLS)),
             "unit": column(pl.Int32, "Feature, or number of the random direction", pa.Check.ge(0)),
-            "rank": column(pl.Int32, "1 is the chosen one; candidates follow", pa.Check.ge(1)),
+            "rank": column(pl.Int32, "1 is the chosen one; candidates follow. Of random features: their group", pa.Check.ge(1)),
             "score_choose": column(pl.Float64, "On the half that it was chosen on; null: not chosen on any", nullable=True),
             "score_report": column(pl.Float64, "On what was held out; null: not measured", nullable=True),
         },
-        file="case_studies/case_features.parquet", key=("case_name", "part", "control", "unit"),
+        file="case_studies/case_features.parquet", key=("case_name", "part", "control", "unit", "rank"),
     ),
     table(
         "case_doses",
-        "What a clamp of the case studies does to one held-out prompt: the case's own feature (arm 0) and random directions.",
+        "What a clamp does to one held-out prompt of a case: its own feature (arm 0), random directions and random features.",
         {
             "case_name": column(pl.String, "Case study"),
             "measurement": column(pl.String, "Measurement that it counts for"),
             "item": column(pl.Int32, "Number of the prompt", pa.Check.ge(0)),
             "text": column(pl.String, "The prompt"),
-            "arm": column(pl.Int32, "0: the case's own feature; from 1: random directions, chosen alike", pa.Check.ge(0)),
-            "control": column(pl.String, "none: the case's own feature", one_of(("none", "random_direction"))),
+            "arm": column(pl.Int32, "0: the case's own feature; from 1: its controls, chosen alike", pa.Check.ge(0)),
+            "control": column(pl.String, "none: the case's own feature", one_of(UNIT_CONTROLS)),
             "feature": feature(nullable=True),
             "factor": column(pl.Float64, "Clamped to this multiple of the training maximum"),
             "before": column(pl.Float64, "Score of the next token without a clamp (what it is, the measurement's metric says)"),
@@ -61,7 +61,7 @@ CASE_TABLES = (
             "case_name": column(pl.String, "Case study"),
             "item": column(pl.Int32, "Number of the prompt", pa.Check.ge(0)),
             "arm": column(pl.Int32, "Number of the arm", pa.Check.ge(0)),
-            "control": column(pl.String, "none: its own feature clamped", one_of(("none", "baseline", "random_direction"))),
+            "control": column(pl.String, "none: its own feature clamped", one_of(("baseline", *UNIT_CONTROLS))),
             "feature": feature(nullable=True),
             "factor": column(pl.Float64, "Clamped to this multiple of the training maximum; null: not clamped", nullable=True),
             "prompt": column(pl.String, "What was continued"),

@@ -105,14 +105,23 @@ def test_the_best_affordable_dose_is_taken_and_the_cheapest_when_none_is():
     assert best_dose(doses, score, extra, 0) == Dose(2, 2.0)
     assert best_dose(doses, score, extra + 5, 0) == Dose(1, 2.0)
     assert best_dose(doses, score, extra, 1) == Dose(3, 2.0, 1)
-    assert all_doses([[4, 2], [7]], [2, 1]) == [Dose(4, 1), Dose(4, 2), Dose(2, 1), Dose(2, 2), Dose(7, 1, 1), Dose(7, 2, 1)]
+    assert all_doses({0: [4, 2], 1: [7]}, [2, 1]) == [
+        Dose(4, 1),
+        Dose(4, 2),
+        Dose(2, 1),
+        Dose(2, 2),
+        Dose(7, 1, 1),
+        Dose(7, 2, 1),
+    ]
 
 
 def test_a_dose_is_chosen_on_half_a_alone_and_rivals_choose_alike(found):
     prompts = prompts_of(found, TEXTS)
     live = np.flatnonzero(found.clamper.maximum_F > 0)[:3].tolist()
     groups = [live, [live[1]], [live[0], live[2]]]
-    chosen = choose_dose(found.world, found.clamper, prompts, groups, [1, 2], lambda effect: effect.log_odds_AP, "test")
+    chosen = choose_dose(
+        found.world, found.clamper, prompts, dict(enumerate(groups)), [1, 2], lambda effect: effect.log_odds_AP, "test"
+    )
     assert chosen.dose.feature in live and chosen.rivals_RP.shape == (2, 3)
     assert [dose.bank for dose in chosen.rivals] == [1, 2]
     assert all(dose.unit in group for dose, group in zip(chosen.rivals, groups[1:], strict=True))
@@ -141,7 +150,8 @@ def _extra(found: ClampWorld, dose: Dose) -> float:
 def test_every_bank_goes_through_the_search(found):
     """A control that holds the features themselves under other numbers must come to the same ones."""
     positives, negatives = ["the ship left the harbour", "a sailor on the boat"], ["bread and butter", "a judge spoke of the law"]
-    own, turned, same = found.separating(positives, negatives, "test")
+    candidates = found.separating(positives, negatives, "test")
+    own, turned, same = (candidates[bank] for bank in range(3))
     live_F = found.clamper.maximum_F > 0
     assert same == own and len(own) == 3 and live_F[own].all()
     texts = [whole_text(found.world.lm, text) for text in (*positives, *negatives)]
@@ -151,8 +161,8 @@ def test_every_bank_goes_through_the_search(found):
     assert min(score_F[turned]) >= np.sort(np.where(live_F, score_F, -1))[-3]
     assert found.candidates(np.where(np.arange(N_FEATURES) == 4, 1.0, -np.inf)) == ([4] if live_F[4] else [])
     for search in (error_units, self_units):
-        own, _, same = search(found)
-        assert own == same and 0 < len(own) <= 3
+        candidates = search(found)
+        assert candidates[0] == candidates[2] and 0 < len(candidates[0]) <= 3
 
 
 def test_a_control_that_is_as_good_as_the_features_ties_with_them(found):

@@ -5,8 +5,9 @@ import numpy as np
 from sae_pipeline.interpret.explanation_scores import auroc
 from sae_pipeline.survey.cases.case import DIRECTION, FIGURE, Found, World
 from sae_pipeline.survey.cases.prompts import digest, load
+from sae_pipeline.survey.cases.random_features import with_random_features
 from sae_pipeline.survey.cases.reading import whole_text
-from sae_pipeline.survey.cases.selection import aurocs, best, bootstrap, probe_auroc
+from sae_pipeline.survey.cases.selection import aurocs, beside_rivals, best, bootstrap, probe_auroc
 from sae_pipeline.survey.measurement import Measurement
 
 CASE, WANTED, CEILING = "abstract", 0.75, 0.65
@@ -19,11 +20,13 @@ def run(world: World) -> Found:
     topic_I, side_I, texts = (list(column) for column in zip(*rows, strict=True))
     topic_I, abstract_I = np.array(topic_I), np.array(side_I) == "abstract"
     reading = world.read([whole_text(world.lm, text) for text in texts], "concrete and abstract")
-    values, nulls, probes = [], [], []
+    values, nulls, probes, units, scores_F = [], [], [], [], []
     for topic in topics:
         positive_I = topic_I == topic
         score_F, null_F = (aurocs(bank.max_IF[~abstract_I], positive_I[~abstract_I]) for bank in (reading.features, reading.null))
         unit, null_unit = best(score_F)[0], best(null_F)[0]
+        units.append(unit)
+        scores_F.append(score_F)
         values.append(reading.features.max_IF[:, unit])
         nulls.append(reading.null.max_IF[:, null_unit])
         probes.append(probe_auroc(reading.x_ID, positive_I, ~abstract_I, abstract_I))
@@ -34,6 +37,11 @@ def run(world: World) -> Found:
         halves = np.where(abstract_I, "report", "choose")
         found.add_items(CASE, topic, texts, halves, positive_I, values[-1], nulls[-1])
     of_A, names = topic_I[abstract_I], list(topics)
+    random_RU = world.random_rivals(units, scores_F)
+    random = [list(reading.features.max_IF[:, random_U].T) for random_U in random_RU]
+    for topic, random_R, score_F in zip(topics, random_RU.T, scores_F, strict=True):
+        reported_R = aurocs(reading.features.max_IF[abstract_I][:, random_R], of_A == topic)
+        found.add_random(CASE, topic, random_R, score_F, reported_R)
 
     def n_found(arms: list[np.ndarray], at: np.ndarray) -> float:
         return float(sum(auroc(arms[place][abstract_I][at], of_A[at] == name) >= WANTED for place, name in enumerate(names)))
@@ -42,7 +50,10 @@ def run(world: World) -> Found:
     value = bootstrap(groups, lambda at: n_found(values, at), world.seed, strata)
     difference = bootstrap(groups, lambda at: n_found(values, at) - n_found(nulls, at), world.seed, strata)
     n_carried = sum(probe >= CEILING for probe in probes)
-    found.measurements.append(
+    beside = beside_rivals(
+        lambda at: n_found(values, at), lambda r, at: n_found(random[r], at), len(random), groups, world.seed, strata
+    )
+    found.measurements += with_random_features(
         Measurement(
             "abstract_from_concrete_topics", "topics whose feature, chosen on instances, reaches AUROC .75 on talk about them",
             value.value, len(topics), len(topics), world.size, value.low, value.high, DIRECTION,
@@ -51,6 +62,6 @@ def run(world: World) -> Found:
             ceiling_threshold=2.0,
             why="; ".join(f"{row['part']} {row['score_report']:.2f}" for row in found.chosen if row["control"] == "none"),
             files_sha=digest("abstract"), rows="case_items", figure=FIGURE,
-        )
+        ), beside,
     )  # fmt: skip
     return found

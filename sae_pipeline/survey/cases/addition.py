@@ -7,8 +7,9 @@ import torch
 
 from sae_pipeline.survey.cases.case import DIRECTION, FIGURE, Found, World
 from sae_pipeline.survey.cases.prompts import digest, fill, half_of, load
+from sae_pipeline.survey.cases.random_features import with_random_features
 from sae_pipeline.survey.cases.reading import from_spans, with_bos
-from sae_pipeline.survey.cases.selection import detect, probe_auroc, tested
+from sae_pipeline.survey.cases.selection import aurocs, detect, probe_auroc, tested, tested_beside
 from sae_pipeline.survey.measurement import Measurement
 
 CASE = "addition_function"
@@ -37,6 +38,9 @@ def run(world: World) -> Found:
     found = Found()
     found.add_detection(CASE, "direct", detection)
     value_I, null_I = reading.features.max_IF[:, detection.unit], reading.null.max_IF[:, detection.null_unit]
+    (random_R,) = world.random_rivals([detection.unit], [detection.score_F]).T
+    random_IR = reading.features.max_IF[:, random_R]
+    found.add_random(CASE, "direct", random_R, detection.score_F, aurocs(random_IR[report_I], positive_I[report_I]))
     found.add_items(CASE, "call", names, half_I, positive_I, value_I, null_I)
     said = digits_said(world, names)
     executed = float(np.mean([digit == int(str(result)[0]) for digit, result in zip(said, results, strict=True)]))
@@ -45,7 +49,8 @@ def run(world: World) -> Found:
     for name, at_I in (("addition_function_auroc", report_I), ("addition_function_auroc_composed", report_I & ~direct_I)):
         kept = [group for group, keep in zip(groups, at_I, strict=True) if keep]
         value, control, difference = tested(value_I[at_I], null_I[at_I], positive_I[at_I], kept, world.seed)
-        found.measurements.append(
+        beside = tested_beside(value_I[at_I], random_IR[at_I], positive_I[at_I], kept, world.seed)
+        found.measurements += with_random_features(
             Measurement(
                 name, "AUROC on the calling line, functions that add against the same that multiply", value.value,
                 int(at_I.sum()), len(rows), world.size, value.low, value.high, DIRECTION, control, difference.value,
@@ -54,7 +59,7 @@ def run(world: World) -> Found:
                 ceiling_threshold=EXECUTES,
                 why=f"a dense probe reaches {probe:.2f}; the likeliest digit is {favourite} after {n_times} of {len(said)} calls",
                 files_sha=digest("functions"), rows="case_items", figure=FIGURE,
-            )
+            ), beside,
         )  # fmt: skip
     return found
 

@@ -62,7 +62,7 @@ def persona(found: ClampWorld) -> Clamped:
     return made
 
 
-def self_units(found: ClampWorld) -> list[list[int]]:
+def self_units(found: ClampWorld) -> dict[int, list[int]]:
     """Of every bank the units that pass the filter of `self_features` on half A, strongest first.
 
     Of a bank where none passes: those that best separate the two kinds of questions.

@@ -12,6 +12,7 @@ from sae_pipeline.corpus.reader import CorpusReader
 from sae_pipeline.language_model.model import LanguageModel
 from sae_pipeline.study_survey import CaseStudies
 from sae_pipeline.survey.cases.bank import Banks
+from sae_pipeline.survey.cases.random_features import IN_GROUP, N_GROUPS, best_of_groups, live_densities, matched
 from sae_pipeline.survey.cases.reading import Reading, Text, read
 from sae_pipeline.survey.cases.selection import Detection
 from sae_pipeline.survey.measurement import Measurement
@@ -44,6 +45,15 @@ class World:
     def read(self, texts: Sequence[Text], what: str) -> Reading:
         """Every unit of both banks on every item of the texts."""
         return read(self.lm, self.banks, texts, what)
+
+    def random_features(self, units: Sequence[int], n: int, never: Iterable[int] = ()) -> np.ndarray:
+        """`n` random features beside each unit, as dense as it and none of `never`, U x n."""
+        return matched(*live_densities(self.feature_stats, self.size), units, n, never, self.seed)
+
+    def random_rivals(self, units: Sequence[int], score_UF: Sequence[np.ndarray], never: Iterable[int] = ()) -> np.ndarray:
+        """Of `N_GROUPS` groups of random features beside each unit the best by the unit's score on half A. R x U."""
+        drawn_UN = self.random_features(units, N_GROUPS * IN_GROUP, never)
+        return best_of_groups(score_UF, drawn_UN.reshape(len(units), -1, IN_GROUP))
 
 
 @dataclass
@@ -82,6 +92,12 @@ class Found:
         for control, unit, score, report in zip(("none", "random_direction"), units, chosen, reported, strict=True):
             row = {"case_name": case, "part": part, "control": control, "unit": unit, "rank": 1}
             self.chosen.append(row | {"score_choose": float(score), "score_report": float(report)})
+
+    def add_random(self, case: str, part: str, units: np.ndarray, score_F: np.ndarray, reported: Iterable[float]) -> None:
+        """Rows of `case_features`: the random features of one chosen unit, a row a group."""
+        for group, (unit, report) in enumerate(zip(units, reported, strict=True), start=1):
+            row = {"case_name": case, "part": part, "control": "random_feature", "unit": int(unit), "rank": group}
+            self.chosen.append(row | {"score_choose": float(score_F[unit]), "score_report": float(report)})
 
     def add_detection(self, case: str, part: str, found: Detection) -> None:
         """The two units of a detection."""

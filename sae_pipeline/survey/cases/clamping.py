@@ -3,7 +3,8 @@
 Shapes: P prompts, A arms (unit, factor), B rows, T positions, D width, V vocabulary.
 
 The model is read up to the hook once; every arm goes on from there. A factor is a multiple of the feature's training maximum. A
-random direction is clamped like a feature, as far as the feature of its number: nulls push as hard.
+random direction is clamped like a feature, as far as the feature of its number: nulls push as hard. A random feature is clamped
+to multiples of its own maximum.
 """
 
 from collections.abc import Iterable, Sequence
@@ -38,7 +39,8 @@ class Prompt:
 
 @dataclass(frozen=True, order=True)
 class Dose:
-    """One arm: a unit of one of the banks. Bank 0 is the SAE; from 1, random directions."""
+    """One arm: a unit of one of the banks. Bank 0 is the SAE; from 1, random directions; below 0, groups of the SAE's own random
+    features."""
 
     unit: int
     factor: float
@@ -47,12 +49,12 @@ class Dose:
     @property
     def feature(self) -> int | None:
         """The SAE feature, if it is one."""
-        return None if self.bank else self.unit
+        return None if self.bank > 0 else self.unit
 
     @property
     def control(self) -> str:
         """What it is a control of: see the tables."""
-        return "random_direction" if self.bank else "none"
+        return ("none", "random_direction", "random_feature")[np.sign(self.bank)]
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Clamper:
         """The intervention of an arm; None is the model as it is."""
         if dose is None:
             return None
-        bank, push = self.banks[dose.bank], Push(dose.factor * float(self.maximum_F[dose.unit]), "clamp", dose.unit)
+        bank, push = self.banks[max(dose.bank, 0)], Push(dose.factor * float(self.maximum_F[dose.unit]), "clamp", dose.unit)
         return Intervention(bank, [[push]], bank.config["threshold_norm"], device=self.lm.device)
 
     def effect(self, prompts: Sequence[Prompt], doses: Sequence[Dose | None], what: str) -> Effect:

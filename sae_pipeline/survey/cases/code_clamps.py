@@ -43,7 +43,7 @@ def run(found: ClampWorld) -> Clamped:
     return made
 
 
-def error_units(found: ClampWorld) -> list[list[int]]:
+def error_units(found: ClampWorld) -> dict[int, list[int]]:
     """Of every bank the units that best tell Python with an error from Python without, on half A, as `case_studies` does."""
     half_A = [pair for pair in pairs("python") if pair.half == "choose"]
     positive_I, _, _ = labels(half_A)
@@ -70,7 +70,7 @@ def _rewrites(found: ClampWorld, made: Clamped, whole: list[Pair], chosen: Chose
     prompts = [pair.buggy + load("code_errors")["rewrite_prompt"] for pair in kept]
     ids = [with_bos(lm, lm.tokenize(prompt.rstrip(" "), bos=False)) for prompt in prompts]
     arms: list[tuple[str, Dose | None]] = [("baseline", None), ("none", chosen.dose)]
-    arms += [(dose.control, dose) for dose in chosen.rivals[: settings.n_generation_rivals]]
+    arms += [(dose.control, dose) for rivals in (chosen.rivals, chosen.random) for dose in rivals[: settings.n_generation_rivals]]
     rates = []
     for arm, (control, dose) in enumerate(arms):
         texts = lm.generate(ids, settings.new_tokens, 0.0, torch.Generator(), found.clamper.edit(dose))
@@ -89,11 +89,14 @@ def _rewrites(found: ClampWorld, made: Clamped, whole: list[Pair], chosen: Chose
             made.generations.append(row | {"score": float(score)})
     templates = [pair.template for pair in kept]
     n_tokens = settings.new_tokens * len(arms) * len(kept)
-    made.measurements.append(
-        Measurement(
-            "code_error_rewrites", "share of greedy continuations after `>>>` with the name mended and no typo",
-            n_scored=len(kept), n_attempted=len(kept), size=found.world.size, control=RIVALS,
-            why=f"without a clamp {rates[0].mean():.2f}; at most {n_tokens} tokens generated", rows="case_generations",
-            figure=FIGURE, **compared(rates[1], np.array(rates[2:]), found.world.seed, templates), **ceiling,
-        )
+    rivals_RP, random_RP = (
+        np.array([rate for (control, _), rate in zip(arms, rates, strict=True) if control == name])
+        for name in ("random_direction", "random_feature")
+    )
+    main = Measurement(
+        "code_error_rewrites", "share of greedy continuations after `>>>` with the name mended and no typo",
+        n_scored=len(kept), n_attempted=len(kept), size=found.world.size, control=RIVALS,
+        why=f"without a clamp {rates[0].mean():.2f}; at most {n_tokens} tokens generated", rows="case_generations",
+        figure=FIGURE, **compared(rates[1], rivals_RP, found.world.seed, templates), **ceiling,
     )  # fmt: skip
+    made.add_compared(main, rates[1], random_RP, found.world.seed, templates)

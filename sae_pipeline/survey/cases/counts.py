@@ -60,13 +60,17 @@ class Tally:
 
 
 def tally(arms: Sequence[tuple[SparseAutoencoder, Sequence[int]]], batches: Iterable[Labelled], n_groups: int) -> list[Tally]:
-    """Counts of the chosen units (one per label) of each bank, by group."""
+    """Counts of the chosen units (one per label) of each arm, by group. A bank of several arms is encoded once."""
     n_labels = len(arms[0][1])
     counted = [Tally(*(np.zeros((n_groups, n_labels)) for _ in range(3))) for _ in arms]
     for batch in batches:
+        fired: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        for bank, _ in arms:
+            if id(bank) not in fired:
+                codes = bank.encode_sparse(batch.r_ND)
+                fired[id(bank)] = codes.token.cpu().numpy(), codes.feature.cpu().numpy()
         for (bank, units), counts in zip(arms, counted, strict=True):
-            codes = bank.encode_sparse(batch.r_ND)
-            token_P, feature_P = codes.token.cpu().numpy(), codes.feature.cpu().numpy()
+            token_P, feature_P = fired[id(bank)]
             for label, unit in enumerate(units):
                 fired_P = token_P[feature_P == unit]
                 hit_P = fired_P[batch.label_NL[fired_P, label]]

@@ -1,10 +1,11 @@
-"""Choose a feature and a factor on half A, report what the clamp does on half B, beside random directions.
+"""Choose a feature and a factor on half A, report what the clamp does on half B, beside random directions and random features.
 
-Shapes: P prompts, A arms, R rivals: one of each bank of random directions. Each bank goes through the same steps as the SAE: the
-search that proposes candidates (`ClampWorld.searched`), the same factors, the same limit on what the clamp may cost.
+Shapes: P prompts, A arms, R rivals: one of each bank of random directions, or of each group of random features. Each bank goes
+through the same steps as the SAE: the search that proposes candidates (`ClampWorld.searched`), the same factors, the same limit
+on what the clamp may cost. Random features are drawn in place of candidates; what follows is the same.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from sae_pipeline.survey.cases.prompts import load
 from sae_pipeline.survey.cases.reading import with_bos
 
 RIVALS = "as many random directions, as dense and as strong, through the same search and choice of unit and factor"
+RANDOM_FEATURES = "random features, as dense, in place of the candidates, through the same choice of unit and factor"
 
 N_RESAMPLES = 2000
 Score = Callable[[Effect], np.ndarray]
@@ -25,14 +27,16 @@ Score = Callable[[Effect], np.ndarray]
 
 @dataclass(frozen=True)
 class Chosen:
-    """The dose of the features and that of every rival, and the scores of all on half B."""
+    """The dose of the features and those of all rivals: random directions, random features; the scores of all on half B."""
 
     dose: Dose
     rivals: list[Dose]
+    random: list[Dose]
     extra_nats: float
     before_P: np.ndarray
     after_P: np.ndarray
     rivals_RP: np.ndarray
+    random_RP: np.ndarray
 
     @property
     def change_P(self) -> np.ndarray:
@@ -41,18 +45,23 @@ class Chosen:
 
     @property
     def rival_change_RP(self) -> np.ndarray:
-        """The same of every rival."""
+        """The same of every random direction."""
         return self.rivals_RP - self.before_P
+
+    @property
+    def random_change_RP(self) -> np.ndarray:
+        """The same of every random feature."""
+        return self.random_RP - self.before_P
 
 
 def choose_dose(
-    world: World, clamper: Clamper, prompts: Sequence[Prompt], candidates: Sequence[Sequence[int]], factors: Sequence[float],
+    world: World, clamper: Clamper, prompts: Sequence[Prompt], candidates: Mapping[int, Sequence[int]], factors: Sequence[float],
     score: Score, what: str,
 ) -> Chosen:  # fmt: skip
     """Of every bank the (unit, factor) of largest mean score on half A that costs at most one nat per token of neutral text.
 
-    `candidates`: units of each bank, the SAE first. When every dose costs more, the cheapest one is taken: it is then measured,
-    and its cost reported.
+    `candidates`: units of each bank, by its number: the SAE, then random directions, then random features. When every dose costs
+    more, the cheapest one is taken: it is then measured, and its cost reported.
     """
     doses = all_doses(candidates, factors)
     half_A, half_B = ([prompt for prompt in prompts if prompt.half == half] for half in ("choose", "report"))
@@ -60,16 +69,23 @@ def choose_dose(
     neutral = [with_bos(world.lm, world.lm.tokenize(text, bos=False)) for text in load("neutral")["texts"]]
     nats_AT = clamper.nats(neutral, [None, *doses], f"{what}: neutral texts")
     extra_A = (nats_AT[1:] - nats_AT[:1]).mean(axis=1)
-    taken = [best_dose(doses, score_AP.mean(axis=1), extra_A, bank) for bank in range(len(candidates))]
+    taken = [best_dose(doses, score_AP.mean(axis=1), extra_A, bank) for bank in candidates]
     score_BP = score(clamper.effect(half_B, [None, *taken], f"{what}: reporting"))
-    return Chosen(taken[0], taken[1:], float(extra_A[doses.index(taken[0])]), score_BP[0], score_BP[1], score_BP[2:])
+    first = 1 + n_directions(candidates)
+    return Chosen(
+        taken[0], taken[1:first], taken[first:], float(extra_A[doses.index(taken[0])]), score_BP[0], score_BP[1],
+        score_BP[2 : 1 + first], score_BP[1 + first :],
+    )  # fmt: skip
 
 
-def all_doses(candidates: Sequence[Sequence[int]], factors: Sequence[float]) -> list[Dose]:
+def n_directions(banks: Iterable[int]) -> int:
+    """How many of the banks are random directions."""
+    return sum(bank > 0 for bank in banks)
+
+
+def all_doses(candidates: Mapping[int, Sequence[int]], factors: Sequence[float]) -> list[Dose]:
     """Every candidate of every bank at every factor."""
-    return [
-        Dose(unit, float(factor), bank) for bank, units in enumerate(candidates) for unit in units for factor in sorted(factors)
-    ]
+    return [Dose(unit, float(factor), bank) for bank, units in candidates.items() for unit in units for factor in sorted(factors)]
 
 
 def best_dose(doses: Sequence[Dose], score_A: np.ndarray, extra_A: np.ndarray, bank: int) -> Dose:

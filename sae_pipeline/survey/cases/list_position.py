@@ -5,8 +5,9 @@ import numpy as np
 from sae_pipeline.interpret.explanation_scores import auroc
 from sae_pipeline.survey.cases.case import DIRECTION, FIGURE, Found, World
 from sae_pipeline.survey.cases.prompts import digest, fill, half_of, load
+from sae_pipeline.survey.cases.random_features import with_random_features
 from sae_pipeline.survey.cases.reading import Text, from_spans
-from sae_pipeline.survey.cases.selection import aurocs, best, bootstrap, probe_auroc
+from sae_pipeline.survey.cases.selection import aurocs, beside_rivals, best, bootstrap, probe_auroc
 from sae_pipeline.survey.measurement import Measurement
 
 CASE, CEILING = "list_position", 0.75
@@ -39,11 +40,13 @@ def run(world: World) -> Found:
     position_I = np.tile(np.arange(n_items), len(texts))
     list_I, half_I = np.repeat(np.arange(len(texts)), n_items), np.repeat(half_G, n_items)
     choose_I, report_I = half_I == "choose", half_I == "report"
-    values, nulls, probes = [], [], []
+    values, nulls, probes, units, scores_F = [], [], [], [], []
     for position in range(n_items):
         positive_I = position_I == position
         scores = [aurocs(bank.max_IF[choose_I], positive_I[choose_I]) for bank in (reading.features, reading.null)]
         unit, null_unit = (best(score)[0] for score in scores)
+        units.append(unit)
+        scores_F.append(scores[0])
         values.append(reading.features.max_IF[:, unit])
         nulls.append(reading.null.max_IF[:, null_unit])
         probes.append(probe_auroc(reading.x_ID, positive_I, choose_I, report_I))
@@ -56,23 +59,31 @@ def run(world: World) -> Found:
             CASE, f"item {position + 1}", [words[each] for each in list_I[positive_I]], half_I[positive_I],
             np.ones(positive_I.sum(), bool), values[-1][positive_I], nulls[-1][positive_I],
         )  # fmt: skip
-    position_R = position_I[report_I]
+    random_RU = world.random_rivals(units, scores_F)
+    random = [list(reading.features.max_IF[:, random_U].T) for random_U in random_RU]
+    for position, (random_R, score_F) in enumerate(zip(random_RU.T, scores_F, strict=True)):
+        reported_R = aurocs(reading.features.max_IF[report_I][:, random_R], position_I[report_I] == position)
+        found.add_random(CASE, f"item {position + 1}", random_R, score_F, reported_R)
+    of_B = position_I[report_I]
 
     def mean_auroc(arms: list[np.ndarray], at: np.ndarray) -> float:
-        of_arm = [auroc(each[report_I][at], position_R[at] == position) for position, each in enumerate(arms)]
+        of_arm = [auroc(each[report_I][at], of_B[at] == position) for position, each in enumerate(arms)]
         return float(np.mean(of_arm))
 
-    groups, strata = list_I[report_I].tolist(), np.zeros(len(position_R))
+    groups, strata = list_I[report_I].tolist(), np.zeros(len(of_B))
     value = bootstrap(groups, lambda at: mean_auroc(values, at), world.seed, strata)
     difference = bootstrap(groups, lambda at: mean_auroc(values, at) - mean_auroc(nulls, at), world.seed, strata)
-    found.measurements.append(
+    beside = beside_rivals(
+        lambda at: mean_auroc(values, at), lambda r, at: mean_auroc(random[r], at), len(random), groups, world.seed, strata
+    )
+    found.measurements += with_random_features(
         Measurement(
             "list_position_auroc", f"AUROC of one item of a list against the others, mean over {n_items} positions", value.value,
             int(report_I.sum()), len(position_I), world.size, value.low, value.high, DIRECTION,
-            mean_auroc(nulls, np.arange(len(position_R))), difference.value, difference.low, difference.high,
+            mean_auroc(nulls, np.arange(len(of_B))), difference.value, difference.low, difference.high,
             ceiling_metric="mean AUROC of a dense probe on the other half's kinds of things", ceiling=float(np.mean(probes)),
             ceiling_threshold=CEILING, why="the best position of the dictionary is in case_features",
             files_sha=digest("lists"), rows="case_items", figure=FIGURE,
-        )
+        ), beside,
     )  # fmt: skip
     return found

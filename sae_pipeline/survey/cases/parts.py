@@ -9,6 +9,7 @@ import polars as pl
 
 from sae_pipeline.plots.cases import draw_cases
 from sae_pipeline.store import Outcome
+from sae_pipeline.survey.cases.random_features import SUFFIX
 from sae_pipeline.survey.measurement import MEASUREMENTS, Measurement, write_measurements
 from sae_pipeline.tables.schemas import conform, empty
 
@@ -43,12 +44,14 @@ def build_parts(stage: str, figure: str, cases: Mapping[str, Callable[[], Made]]
         pl.concat([pl.read_parquet(work / PARTS / name / table) for name in cases]).write_parquet(
             work / table, compression="zstd"
         )
-    draw_cases(frame, work, figure)
+    # The same values stand beside random features once more: they are drawn and counted once.
+    once = frame.filter(~pl.col("measurement").str.ends_with(SUFFIX))
+    draw_cases(once, work, figure)
     shutil.rmtree(work / PARTS)
     return Outcome({
-        "n_measurements": frame.height,
-        "n_not_testable": frame.filter(pl.col("status") == "not_testable").height,
-        **{row["measurement"]: row["value"] for row in frame.iter_rows(named=True)},
+        "n_measurements": once.height,
+        "n_not_testable": once.filter(pl.col("status") == "not_testable").height,
+        **{row["measurement"]: row["value"] for row in once.iter_rows(named=True)},
     })  # fmt: skip
 
 

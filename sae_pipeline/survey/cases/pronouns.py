@@ -4,7 +4,7 @@ import numpy as np
 
 from sae_pipeline.survey.cases.clamp_case import FIGURE, Clamped, ClampWorld
 from sae_pipeline.survey.cases.clamping import Dose, Effect, Prompt, first_tokens
-from sae_pipeline.survey.cases.doses import RIVALS, compared
+from sae_pipeline.survey.cases.doses import RIVALS, compared, n_directions
 from sae_pipeline.survey.cases.prompts import digest, fill, half_of, load
 from sae_pipeline.survey.cases.reading import with_bos
 from sae_pipeline.survey.measurement import Measurement
@@ -31,30 +31,30 @@ def run(found: ClampWorld) -> Clamped:
     pronoun, age = _prompts(found, "prompt", "she", "he"), _prompts(found, "age_prompt", "old", "young")
     half_A, half_B = ([prompt for prompt in pronoun if prompt.half == half] for half in ("choose", "report"))
     taken = []
-    for bank, units in enumerate(candidates):
+    for bank, units in candidates.items():
         doses = [Dose(unit, factor, bank) for unit in units for factor in (factors[0], factors[-1])]
         value_AP = difference_of(found.clamper.effect(half_A, doses, "pronouns: choosing"))
         rise_F = (value_AP[1::2] - value_AP[::2]).mean(axis=1)
-        taken.append(units[int(rise_F.argmax())])
+        taken.append((bank, units[int(rise_F.argmax())]))
+    first = 1 + n_directions(candidates)
     age_B = [prompt for prompt in age if prompt.half == "report"]
     for name, metric, prompts in (
         (CASE, "slope of P(she) - P(he) after an occupation, per training maximum of the clamp", half_B),
         (f"{CASE}_off_target_age", "the same of P(old) - P(young): what else the clamp moves", age_B),
     ):
         slope_RP = []
-        for place, unit in enumerate(taken):
-            doses = [Dose(unit, factor, place) for factor in factors]
+        for place, (bank, unit) in enumerate(taken):
+            doses = [Dose(unit, factor, bank) for factor in factors]
             value_FP = difference_of(found.clamper.effect(prompts, [None, *doses], "pronouns: doses"))
             slope_RP.append(slopes(value_FP[1:], factors))
             for dose, value_P in zip(doses, value_FP[1:], strict=True):
                 made.add_rows(CASE, name, prompts, place, dose, value_FP[0], value_P)
-        made.measurements.append(
-            Measurement(
-                name, metric, n_scored=len(prompts), n_attempted=len(pronoun), size=world.size, control=RIVALS,
-                why=f"feature {taken[0]}, factors {factors[0]:g} to {factors[-1]:g}", files_sha=digest("pronouns"),
-                rows="case_doses", figure=FIGURE, **compared(slope_RP[0], np.array(slope_RP[1:]), world.seed),
-            )
+        main = Measurement(
+            name, metric, n_scored=len(prompts), n_attempted=len(pronoun), size=world.size, control=RIVALS,
+            why=f"feature {taken[0][1]}, factors {factors[0]:g} to {factors[-1]:g}", files_sha=digest("pronouns"),
+            rows="case_doses", figure=FIGURE, **compared(slope_RP[0], np.array(slope_RP[1:first]), world.seed),
         )  # fmt: skip
+        made.add_compared(main, slope_RP[0], np.array(slope_RP[first:]), world.seed)
     return made
 
 

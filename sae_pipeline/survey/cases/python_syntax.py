@@ -4,7 +4,7 @@ Chosen on training documents, reported on held-out ones; then the same units on 
 Shapes: N tokens, L labels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -15,8 +15,9 @@ from sae_pipeline.survey.cases.counts import Labelled, Tally, f1_of_all, tally
 from sae_pipeline.survey.cases.marked import labelled, parse
 from sae_pipeline.survey.cases.prompts import digest, load
 from sae_pipeline.survey.cases.python_labels import LABELS, python_spans
+from sae_pipeline.survey.cases.random_features import with_random_features
 from sae_pipeline.survey.cases.reading import token_ranges
-from sae_pipeline.survey.cases.selection import Interval, best, bootstrap
+from sae_pipeline.survey.cases.selection import Interval, beside_rivals, best, bootstrap
 from sae_pipeline.survey.measurement import Measurement
 
 CASE, N_BEST, MIN_TOKENS = "python_syntax", 3, 50
@@ -34,10 +35,13 @@ def run(world: World) -> Found:
         return found
     feature_LF, null_LF, total_L = f1_of_all(world.banks, batches(world, documents["train"], n_tokens), len(LABELS))
     units, null_units = ([best(row)[0] for row in score_LF] for score_LF in (feature_LF, null_LF))
+    random_RU = world.random_rivals(units, list(feature_LF))
     arms = [(world.banks.features, units), (world.banks.null, null_units)]
+    arms += [(world.banks.features, random_U) for random_U in random_RU.tolist()]
     counted = tally(arms, batches(world, documents["held_out"], n_tokens), len(documents["held_out"]))
     seen = np.flatnonzero(counted[0].total_GL.sum(axis=1) + counted[0].fires_GL.sum(axis=1) > 0)
-    scores = [feature_LF[np.arange(len(LABELS)), units], null_LF[np.arange(len(LABELS)), null_units]]
+    every = np.arange(len(LABELS))
+    scores = [feature_LF[every, units], null_LF[every, null_units], *(feature_LF[every, random_U] for random_U in random_RU)]
     enough = np.flatnonzero(total_L >= MIN_TOKENS)
     chosen = [enough[np.argsort(-score[enough], kind="stable")[:N_BEST]] for score in scores]
     reported = [each.f1(seen) for each in counted]
@@ -46,32 +50,42 @@ def run(world: World) -> Found:
             CASE, name, (units[label], null_units[label]), (float(scores[0][label]), float(scores[1][label])),
             (float(reported[0][label]), float(reported[1][label])),
         )  # fmt: skip
-    for name, labels in (("python_syntax_f1", chosen), ("python_syntax_f1_all_labels", [enough, enough])):
+        found.add_random(CASE, name, random_RU[:, label], feature_LF[label], [each[label] for each in reported[2:]])
+    for name, labels in (("python_syntax_f1", chosen), ("python_syntax_f1_all_labels", [enough] * len(arms))):
         value, control, difference = compared(counted, labels, seen, world.seed)
         what = ", ".join(LABELS[label] for label in labels[0])
-        found.measurements.append(
+        found.measurements += with_random_features(
             Measurement(
                 name, f"mean F1 of firing against the parser's labels of held-out tokens: {what}", value.value, len(seen),
                 len(documents["held_out"]), world.size, value.low, value.high, DIRECTION, control, difference.value,
                 difference.low, difference.high,
                 why="labels by F1 on training documents; items are documents", files_sha=digest("syntax"),
                 rows="case_features", figure=FIGURE,
-            )
+            ), beside_random(counted, labels, seen, world.seed),
         )  # fmt: skip
-    found.measurements += list(_transfer(world, found, units, null_units))
+    found.measurements += _transfer(world, found, [units for _, units in arms])
     return found
 
 
 def compared(counted: list[Tally], labels: list[np.ndarray], groups: np.ndarray, seed: int) -> tuple[Interval, float, Interval]:
-    """(mean F1 over the labels, the control's over its own, their difference); documents are resampled."""
-
-    def mean(arm: int, at: np.ndarray) -> float:
-        return float(counted[arm].f1(groups[at])[labels[arm]].mean())
-
-    strata = np.zeros(len(groups))
+    """(mean F1 over the labels, the control's over its own, their difference) of the first two arms; documents are resampled."""
+    mean, strata = _mean_f1(counted, labels, groups), np.zeros(len(groups))
     value = bootstrap(groups.tolist(), lambda at: mean(0, at), seed, strata)
     difference = bootstrap(groups.tolist(), lambda at: mean(0, at) - mean(1, at), seed, strata)
     return value, mean(1, np.arange(len(groups))), difference
+
+
+def beside_random(counted: list[Tally], labels: list[np.ndarray], groups: np.ndarray, seed: int) -> dict[str, float] | None:
+    """The first arm beside all from the third on."""
+    mean, n_rivals = _mean_f1(counted, labels, groups), len(counted) - 2
+    return beside_rivals(
+        lambda at: mean(0, at), lambda r, at: mean(2 + r, at), n_rivals, groups.tolist(), seed, np.zeros(len(groups))
+    )
+
+
+def _mean_f1(counted: list[Tally], labels: list[np.ndarray], groups: np.ndarray) -> Callable[[int, np.ndarray], float]:
+    """(arm, places among the groups) -> its mean F1 over its labels."""
+    return lambda arm, at: float(counted[arm].f1(groups[at])[labels[arm]].mean())
 
 
 def python_documents(world: World, split: str) -> list[int]:
@@ -113,14 +127,15 @@ def batches(world: World, documents: list[int], n_tokens: int) -> Iterator[Label
             yield Labelled(r_ND, label_TL[use_T], np.full(int(use_T.sum()), group))
 
 
-def _transfer(world: World, found: Found, units: list[int], null_units: list[int]) -> Iterator[Measurement]:
+def _transfer(world: World, found: Found, units_of_arms: list[list[int]]) -> Iterator[Measurement]:
     """The features of parameters, strings, comments and keywords on programs in other languages."""
     told = load("syntax")
     marks, names = list(told["marks"]), list(told["marks"].values())
     places = [LABELS.index(name) for name in names]
     arms = [
-        (world.banks.features, [units[place] for place in places]), (world.banks.null, [null_units[place] for place in places])
-    ]  # fmt: skip
+        (world.banks.null if arm == 1 else world.banks.features, [units[place] for place in places])
+        for arm, units in enumerate(units_of_arms)
+    ]
     for language in (key for key in told if key != "marks"):
         programs = [parse(source, marks) for source in told[language]]
         counted = tally(
@@ -128,7 +143,8 @@ def _transfer(world: World, found: Found, units: list[int], null_units: list[int
         )
         groups = np.arange(len(programs))
         there = np.flatnonzero(counted[0].total_GL.sum(axis=0) > 0)
-        value, control, difference = compared(counted, [there, there], groups, world.seed)
+        labels = [there] * len(arms)
+        value, control, difference = compared(counted, labels, groups, world.seed)
         for label in there:
             row = {
                 "case_name": CASE,
@@ -138,9 +154,10 @@ def _transfer(world: World, found: Found, units: list[int], null_units: list[int
                 "rank": 1,
             }
             found.chosen.append(row | {"score_choose": None, "score_report": float(counted[0].f1(groups)[label])})
-        yield Measurement(
+        main = Measurement(
             f"python_syntax_transfer_{language}",
             f"mean F1 of Python's features of {', '.join(names[each] for each in there)} on {language}", value.value,
             len(programs), len(programs), world.size, value.low, value.high, DIRECTION, control, difference.value, difference.low,
             difference.high, files_sha=digest("syntax"), rows="case_features", figure=FIGURE,
         )  # fmt: skip
+        yield from with_random_features(main, beside_random(counted, labels, groups, world.seed))

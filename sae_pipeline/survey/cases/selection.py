@@ -3,7 +3,7 @@
 Shapes: I items, F units, D width, L labels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,8 +40,8 @@ class Interval:
     high: float
 
 
-def bootstrap(groups: Sequence[object], statistic: Callable[[np.ndarray], float], seed: int, strata: np.ndarray) -> Interval:
-    """Resample groups with all their items, within strata; `statistic` gets the places of the drawn items.
+def resamples(groups: Sequence[object], seed: int, strata: np.ndarray) -> Iterator[np.ndarray]:
+    """Places of the items of groups drawn within strata, `N_RESAMPLES` times.
 
     Groups whose items fall into the same set of strata are exchanged among themselves: pairs stay pairs, and single items of one
     class are replaced by others of that class.
@@ -53,18 +53,44 @@ def bootstrap(groups: Sequence[object], statistic: Callable[[np.ndarray], float]
     for places in of_group.values():
         kinds.setdefault(frozenset(strata[places].tolist()), []).append(np.array(places))
     generator = np.random.default_rng(seed)
-    values = []
     for _ in range(N_RESAMPLES):
         drawn = [members[i] for members in kinds.values() for i in generator.integers(0, len(members), len(members))]
-        values.append(statistic(np.concatenate(drawn)))
+        yield np.concatenate(drawn)
+
+
+def bootstrap(groups: Sequence[object], statistic: Callable[[np.ndarray], float], seed: int, strata: np.ndarray) -> Interval:
+    """Resample groups with all their items, within strata; `statistic` gets the places of the drawn items."""
+    values = [statistic(at) for at in resamples(groups, seed, strata)]
     low, high = np.percentile(values, [2.5, 97.5])
     return Interval(float(statistic(np.arange(len(groups)))), float(low), float(high))
 
 
+def beside_rivals(
+    own: Callable[[np.ndarray], float], rival: Callable[[int, np.ndarray], float], n_rivals: int, groups: Sequence[object],
+    seed: int, strata: np.ndarray,
+) -> dict[str, float] | None:  # fmt: skip
+    """Mean of several rivals, and what a unit is above it, over the draws of `bootstrap`; rivals are drawn again with the items.
+
+    `rival`: (number of the rival, places) -> its statistic. None for no rivals.
+    """
+    if not n_rivals:
+        return None
+    # A generator of its own: the items are drawn as without rivals.
+    random, every, apart = np.random.default_rng([seed, n_rivals]), np.arange(len(groups)), []
+    for at in resamples(groups, seed, strata):
+        drawn = random.integers(0, n_rivals, n_rivals)
+        apart.append(own(at) - float(np.mean([rival(int(r), at) for r in drawn])))
+    control = float(np.mean([rival(r, every) for r in range(n_rivals)]))
+    low, high = np.percentile(apart, [2.5, 97.5])
+    difference = {"difference": own(every) - control, "difference_low": float(low), "difference_high": float(high)}
+    return {"control_value": control} | difference
+
+
 @dataclass(frozen=True)
 class Detection:
-    """A unit and its control, both chosen on one half by AUROC and tested on the other."""
+    """A unit and its control, both chosen on one half by AUROC (`score_F`: of all features) and tested on the other."""
 
+    score_F: np.ndarray
     unit: int
     null_unit: int
     chosen_score: float
@@ -85,6 +111,16 @@ def tested(
     return value, auroc(null_I, positive_I), difference
 
 
+def tested_beside(
+    value_I: np.ndarray, rival_IR: np.ndarray, positive_I: np.ndarray, groups: Sequence[object], seed: int
+) -> dict[str, float] | None:
+    """AUROC of one unit beside that of several rivals over the same items."""
+    return beside_rivals(
+        lambda at: auroc(value_I[at], positive_I[at]), lambda r, at: auroc(rival_IR[at, r], positive_I[at]), rival_IR.shape[1],
+        groups, seed, positive_I,
+    )  # fmt: skip
+
+
 def detect(
     feature_IF: np.ndarray, null_IF: np.ndarray, positive_I: np.ndarray, choose_I: np.ndarray, report_I: np.ndarray,
     groups: Sequence[object], seed: int,
@@ -96,7 +132,7 @@ def detect(
     value, control, difference = tested(
         feature_IF[report_I, unit], null_IF[report_I, null_unit], positive_I[report_I], kept, seed
     )
-    return Detection(unit, null_unit, float(scores[0][unit]), float(scores[1][null_unit]), value, control, difference)
+    return Detection(scores[0], unit, null_unit, float(scores[0][unit]), float(scores[1][null_unit]), value, control, difference)
 
 
 def probe_auroc(x_ID: np.ndarray, positive_I: np.ndarray, choose_I: np.ndarray, report_I: np.ndarray) -> float:

@@ -1,11 +1,16 @@
 """The model's self (paper, 'Features relating to the model's representation of self'): active on questions about itself and not
-on questions of the same form about the weather."""
+on questions of the same form about the weather.
+
+Shapes: I questions, F units, P features that pass the filter, R draws of random features.
+"""
 
 import numpy as np
 
 from sae_pipeline.survey.cases.case import DIRECTION, FIGURE, Found, World
 from sae_pipeline.survey.cases.prompts import digest, half_of, load
+from sae_pipeline.survey.cases.random_features import BESIDE_EACH, N_GROUPS, with_random_features
 from sae_pipeline.survey.cases.reading import from_ids
+from sae_pipeline.survey.cases.selection import beside_rivals
 from sae_pipeline.survey.measurement import Measurement
 
 CASE, N_KEPT = "self_features", 3
@@ -21,12 +26,13 @@ def passing(fires_IF: np.ndarray, about_self_I: np.ndarray) -> np.ndarray:
 def surviving(fires_IF: np.ndarray, about_self_I: np.ndarray, choose_I: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(units that pass the filter on half A, those of them that pass on half B), bool F."""
 
-    def rate(items: np.ndarray) -> np.ndarray:
-        return fires_IF[items].mean(axis=0)
-
     passed_F = passing(fires_IF[choose_I], about_self_I[choose_I])
-    held_F = (rate(about_self_I & ~choose_I) >= STILL_ON_SELF) & (rate(~about_self_I & ~choose_I) <= STILL_ON_OTHER)
-    return passed_F, passed_F & held_F
+    return passed_F, passed_F & holding(fires_IF[about_self_I & ~choose_I], fires_IF[~about_self_I & ~choose_I])
+
+
+def holding(on_self_IF: np.ndarray, on_other_IF: np.ndarray) -> np.ndarray:
+    """The filter of half B: units that still fire on the model itself, and hardly on the weather. Bool, F."""
+    return (on_self_IF.mean(axis=0) >= STILL_ON_SELF) & (on_other_IF.mean(axis=0) <= STILL_ON_OTHER)
 
 
 def strength(mean_IF: np.ndarray, about_self_I: np.ndarray) -> np.ndarray:
@@ -67,12 +73,12 @@ def run(world: World) -> Found:
         drawn = [members[random.integers(0, len(members), len(members))] for members in strata]
         for name, each in fires.items():
             among = np.flatnonzero(passed[name][0])
-            on_self, on_other = (each[np.ix_(places, among)].mean(axis=0) for places in drawn)
-            counts[name].append(int(((on_self >= STILL_ON_SELF) & (on_other <= STILL_ON_OTHER)).sum()))
+            counts[name].append(int(holding(*(each[np.ix_(places, among)] for places in drawn)).sum()))
     low, high = np.percentile(counts["features"], [2.5, 97.5])
     apart = np.array(counts["features"]) - np.array(counts["null"])
     n_null = int(passed["null"][1].sum())
-    found.measurements.append(
+    beside = _beside(world, found, candidates, fires["features"][~choose_I], about_self_I[~choose_I], on_A)
+    found.measurements += with_random_features(
         Measurement(
             "self_features", "features active on questions about the model and silent on questions about the weather",
             float(len(kept)), int(passed["features"][0].sum()), world.size, world.size, float(low), float(high),
@@ -80,6 +86,29 @@ def run(world: World) -> Found:
             float(len(kept) - n_null), float(np.percentile(apart, 2.5)), float(np.percentile(apart, 97.5)),
             why=f"{len(candidates)} pass on half A; scored on other questions of the same two kinds",
             files_sha=digest("self"), rows="case_features", figure=FIGURE,
-        )
+        ), beside, BESIDE_EACH.format(n=N_GROUPS),
     )  # fmt: skip
     return found
+
+
+def _beside(
+    world: World, found: Found, candidates: np.ndarray, fires_IF: np.ndarray, about_self_I: np.ndarray, on_A: np.ndarray
+) -> dict[str, float] | None:
+    """The features that pass on half A beside as many random ones: how many of them hold on half B, whose questions `I` are.
+
+    All features that pass are candidates, so that no random one can: random features are held to the filter of half B alone.
+    """
+    random_RP = world.random_features(candidates.tolist(), N_GROUPS).T
+    arms = [fires_IF[:, units] for units in (candidates, *random_RP)]
+
+    def held(arm: int, at: np.ndarray) -> np.ndarray:
+        return holding(arms[arm][at[about_self_I[at]]], arms[arm][at[~about_self_I[at]]])
+
+    every = np.arange(len(about_self_I))
+    held_RP = np.array([held(1 + r, every) for r in range(len(random_RP))])
+    for place, unit in enumerate(candidates.tolist() if random_RP.size else []):
+        found.add_random(CASE, f"as dense as {unit}", random_RP[:, place], on_A, held_RP[:, place])
+    return beside_rivals(
+        lambda at: float(held(0, at).sum()), lambda r, at: float(held(1 + r, at).sum()), len(random_RP) if random_RP.size else 0,
+        every.tolist(), world.seed, about_self_I,
+    )  # fmt: skip

@@ -13,8 +13,9 @@ from sae_pipeline.interpret.explanation_scores import auroc
 from sae_pipeline.survey.cases.answers import answer_prompt
 from sae_pipeline.survey.cases.clamp_case import FIGURE, Clamped, ClampWorld
 from sae_pipeline.survey.cases.clamping import Prompt
-from sae_pipeline.survey.cases.doses import RIVALS, all_doses, best_dose, compared
+from sae_pipeline.survey.cases.doses import RANDOM_FEATURES, RIVALS, all_doses, best_dose, compared, n_directions
 from sae_pipeline.survey.cases.prompts import digest, fill, in_half, load
+from sae_pipeline.survey.cases.random_features import with_random_features
 from sae_pipeline.survey.measurement import Measurement
 
 CASE, KNOWS, N_RESAMPLES = "yes_bias", 0.6, 2000
@@ -67,7 +68,7 @@ def run(found: ClampWorld) -> Clamped:
     is_yes_P = np.array(is_yes)
     choose_P = np.array([prompt.half == "choose" for prompt in prompts])
     wrong_A = [prompt for prompt, yes in zip(prompts, is_yes, strict=True) if not yes and prompt.half == "choose"]
-    candidates = [found.candidates(score_F) for score_F in attribution(found, wrong_A)]
+    candidates = found.beside_random([found.candidates(score_F) for score_F in attribution(found, wrong_A)])
     doses = all_doses(candidates, told["factors"])
     half_A, half_B = ([prompt for prompt in prompts if prompt.half == half] for half in ("choose", "report"))
     odds_AP = found.clamper.effect(half_A, doses, "yes bias: choosing").log_odds_AP
@@ -75,10 +76,12 @@ def run(found: ClampWorld) -> Clamped:
     held_out = _held_out_texts(found)
     nats_AT = found.clamper.nats(held_out["choose"], [None, *doses], "yes bias: cost on half A")
     extra_A = (nats_AT[1:] - nats_AT[:1]).mean(axis=1)
-    taken = [best_dose(doses, score_A, extra_A, bank) for bank in range(len(candidates))]
+    taken = [best_dose(doses, score_A, extra_A, bank) for bank in candidates]
     odds_BP = found.clamper.effect(half_B, [None, *taken], "yes bias: reporting").log_odds_AP
     answers_B = is_yes_P[~choose_P]
-    gains = _gains(odds_BP, answers_B, world.seed)
+    n, first = len(taken), 1 + n_directions(candidates)
+    gains = _gains(odds_BP[: 1 + first], answers_B, world.seed)
+    beside = _gains(odds_BP[[0, 1, *range(1 + first, 1 + n)]], answers_B, world.seed) if n > first else None
     for place, dose in enumerate(taken):
         made.add_rows(CASE, "debugged_behaviour", half_B, place, dose, odds_BP[0], odds_BP[place + 1])
     nats_AT = found.clamper.nats(held_out["report"], [None, *taken], "yes bias: cost on half B")
@@ -86,7 +89,7 @@ def run(found: ClampWorld) -> Clamped:
     before, after = (balanced_accuracy(odds_BP[arm], answers_B) for arm in (0, 1))
     kept_yes = [float((odds_BP[arm][answers_B] > 0).mean()) for arm in (0, 1)]
     shared = {"size": world.size, "files_sha": digest(CASE), "rows": "case_doses", "figure": FIGURE}
-    made.measurements = [
+    made.measurements += with_random_features(
         Measurement(
             "debugged_behaviour", "gain of balanced accuracy on held-out yes-no questions by clamping the feature behind `Yes`",
             n_scored=len(half_B), n_attempted=len(prompts), control=RIVALS,
@@ -96,13 +99,14 @@ def run(found: ClampWorld) -> Clamped:
             f"to {1 - (odds_BP[0][~answers_B] <= 0).mean():.0%} of the questions with answer no before; right on those "
             f"with answer yes {kept_yes[0]:.2f} before, {kept_yes[1]:.2f} after; held-out text costs {cost_T.mean():+.3f} nats",
             **gains, **shared,
-        ),
-        Measurement(
-            "debugged_behaviour_cost", "cross-entropy of held-out text with the clamp less without, nats per token",
-            n_scored=len(cost_T), n_attempted=len(cost_T), control=RIVALS, why="blocks are resampled, and rivals with them",
-            **compared(cost_T, rival_cost_RT, world.seed), **shared,
-        ),
-    ]  # fmt: skip
+        ), beside, RANDOM_FEATURES,
+    )  # fmt: skip
+    main = Measurement(
+        "debugged_behaviour_cost", "cross-entropy of held-out text with the clamp less without, nats per token",
+        n_scored=len(cost_T), n_attempted=len(cost_T), control=RIVALS, why="blocks are resampled, and rivals with them",
+        **compared(cost_T, rival_cost_RT[: first - 1], world.seed), **shared,
+    )  # fmt: skip
+    made.add_compared(main, cost_T, rival_cost_RT[first - 1 :], world.seed)
     return made
 
 

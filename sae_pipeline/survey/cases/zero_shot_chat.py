@@ -1,6 +1,6 @@
 """Chat (paper, 'Zero-shot generalization'): features silent on all training dialogues, active on turns in the chat template.
 
-Shapes: F features, I prompts.
+Shapes: F features, I prompts, R draws of random features, U silent features.
 """
 
 import numpy as np
@@ -9,6 +9,7 @@ import polars as pl
 from sae_pipeline.features.sparse import SparseActivations
 from sae_pipeline.survey.cases.case import FIGURE, Found, World
 from sae_pipeline.survey.cases.prompts import digest, load
+from sae_pipeline.survey.cases.random_features import BESIDE_EACH, N_GROUPS, with_random_features
 from sae_pipeline.survey.cases.reading import from_ids
 from sae_pipeline.survey.measurement import Measurement
 
@@ -25,6 +26,22 @@ def silent_on(world: World, source: str) -> np.ndarray:
     feature_Z = np.repeat(np.arange(activations.n_units), activations.count_U)
     silent_F[np.unique(feature_Z[from_source_N[activations.token_index]])] = False
     return silent_F
+
+
+def _beside(active_U: np.ndarray, random_active_RU: np.ndarray, seed: int) -> dict[str, float] | None:
+    """The number of active features beside that of random ones, over the draws of its interval; None without random features."""
+    if not random_active_RU.size:
+        return None
+    random, rivals, apart = np.random.default_rng(seed), np.random.default_rng([seed, len(random_active_RU)]), []
+    for _ in range(1000):
+        at = random.integers(0, len(active_U), len(active_U))
+        drawn = rivals.integers(0, len(random_active_RU), len(random_active_RU))
+        apart.append(active_U[at].sum() - random_active_RU[np.ix_(drawn, at)].sum() / len(drawn))
+    value, control = float(active_U.sum()), float(random_active_RU.sum() / len(random_active_RU))
+    low, high = np.percentile(apart, [2.5, 97.5])
+    return {
+        "control_value": control, "difference": value - control, "difference_low": float(low), "difference_high": float(high),
+    }  # fmt: skip
 
 
 def run(world: World) -> Found:
@@ -51,9 +68,12 @@ def run(world: World) -> Found:
         found.chosen.append(row | {"score_choose": None, "score_report": n_prompts / len(turns)})
     random = np.random.default_rng(world.seed)
     drawn = [float(active[random.integers(0, len(active), len(active))].sum()) for _ in range(1000)]
+    # Beside each silent feature random ones that did fire on the source.
+    random_RU = world.random_features(np.flatnonzero(silent_F).tolist(), N_GROUPS).T
+    beside = _beside(active, (reading.features.max_IF > 0).sum(axis=0)[random_RU] >= N_PROMPTS, world.seed)
     low, high = np.percentile(drawn, [2.5, 97.5])
     seen = SOURCE in set(world.corpus.source_of_doc.tolist())
-    found.measurements.append(
+    found.measurements += with_random_features(
         Measurement(
             "zero_shot_chat", f"features silent on {SOURCE} in training that fire on at least {N_PROMPTS} chat prompts",
             float(active.sum()), int(silent_F.sum()), world.size, world.size, float(low), float(high),
@@ -63,6 +83,6 @@ def run(world: World) -> Found:
             f"{'without the chat template: only features that it never activated count' if seen else 'so every feature counts'}; "
             f"{int(silent_F.sum())} of {world.size} features are silent on it; interval over features",
             files_sha=digest("chat"), rows="case_features", figure=FIGURE,
-        )
+        ), beside, BESIDE_EACH.format(n=N_GROUPS),
     )  # fmt: skip
     return found
