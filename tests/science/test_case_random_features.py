@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -153,10 +154,8 @@ def planted_world(value_IF: np.ndarray, tmp_path) -> World:
         {"feature": range(n_units), "alive": [True] * n_units, "density": [0.01] * n_units, "max_activation": [1.0] * n_units}
     ).write_parquet(tmp_path / "features.parquet")
     pooled = Pooled(value_IF, value_IF)
-    world = World(
-        SimpleNamespace(chat=lambda turn: [0, 1]), Banks(SimpleNamespace(n_features=n_units), None), None, None, tmp_path,
-        CaseStudies(),
-    )  # fmt: skip  # pyright: ignore[reportArgumentType]
+    lm, sae, unread = SimpleNamespace(chat=lambda turn: [0, 1]), SimpleNamespace(n_features=n_units), None
+    world = World(*cast(Any, (lm, Banks(*cast(Any, (sae, unread))), unread, unread, tmp_path, CaseStudies())))
     object.__setattr__(world, "read", lambda texts, what: Reading(pooled, Pooled(0 * value_IF, 0 * value_IF), value_IF))
     return world
 
