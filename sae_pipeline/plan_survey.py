@@ -10,7 +10,7 @@ SAE_WEIGHT_STEP_SECONDS = 4e-9  # of an optimizer step, per weight
 MAP_SECONDS_PER_FEATURE = 1.5e-3  # UMAP, one thread whatever the machine
 GATHER_BYTES_PER_SECOND = 4e9  # of correlations: rows of neurons summed for every active pair
 RANKED_TOKENS, SHORTLISTED = 85_000, 1_200  # tokens on which completeness ranks random directions; how many it looks at closely
-CASE_TOKENS, CLAMP_TOKENS = 60_000, 540_000  # read by the case studies; continued from the hook under clamps
+CASE_TOKENS, CLAMP_TOKENS = 60_000, 60_000  # read by the case studies; continued from the hook under the clamps of an arm
 SEARCH_TOKENS = 15_000  # read to find what is clamped, through every bank
 
 
@@ -80,7 +80,8 @@ def survey_seconds(work: Work, stage: str) -> float:
             return 30 + CASE_TOKENS * work.to_hook / work.model_rate + read * banks / work.sae_rate
         case "case_clamps":
             banks = (1 + survey.case_studies.n_rival_groups) * work.encode(max(study.sae.sizes))
-            steered = CLAMP_TOKENS * (work.whole - work.to_hook) / work.model_rate
+            arms = 1 + 2 * survey.case_studies.n_rival_groups  # the features, random directions, random features
+            steered = arms * CLAMP_TOKENS * (work.whole - work.to_hook) / work.model_rate
             return 20 + steered + SEARCH_TOKENS * banks / work.sae_rate
         case _:
             return 3

@@ -62,10 +62,9 @@ class CaseStudies(Section):
         default=16_384, ge=256, le=1_000_000, description="tokens of Python documents per split, held against the parser's labels"
     )
     n_rival_groups: int = Field(
-        default=4, ge=2, le=50,
+        default=8, ge=2, le=50,
         description="banks of random directions as large as the SAE, and groups of random features, beside every clamp",
     )  # fmt: skip
-    n_generation_rivals: int = Field(default=2, ge=1, le=50, description="of these, how many also generate text")
     new_tokens: int = Field(default=24, ge=4, le=200, description="tokens of every text that is generated")
     cost_blocks: int = Field(default=8, ge=2, le=1_000, description="held-out blocks per half that say what a clamp costs")
     seed: int = Field(default=0, description="of every random choice of this section")

@@ -18,7 +18,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "case_clamps", SURVEY, ("corpus", "activations", "sae", "feature_stats"),
-        (*MODEL_IDENTITY, "model.dtype", "hook", "sae.sizes", "survey.case_studies"), per_size=False, code_version="5",
+        (*MODEL_IDENTITY, "model.dtype", "hook", "sae.sizes", "survey.case_studies"), per_size=False, code_version="6",
         files=tuple(f"survey/cases/{name}.yaml" for name in CLAMP_FILES),
     ),
     Stage(

@@ -9,20 +9,20 @@ import pytest
 import torch
 
 from sae_pipeline.language_model.load import load_language_model
+from sae_pipeline.language_model.model import LanguageModel
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.study import FolderModel, Hook
 from sae_pipeline.study_survey import CaseStudies
 from sae_pipeline.survey.cases.answers import self_units
-from sae_pipeline.survey.cases.bank import Banks
+from sae_pipeline.survey.cases.bank import Banks, random_bank
 from sae_pipeline.survey.cases.build import build_case_studies, rival_banks
 from sae_pipeline.survey.cases.case import Found, World, densities
 from sae_pipeline.survey.cases.clamp_case import ClampWorld, maxima
 from sae_pipeline.survey.cases.clamping import Clamper, Dose, Prompt
 from sae_pipeline.survey.cases.code_clamps import error_units, mended
 from sae_pipeline.survey.cases.code_texts import Pair
-from sae_pipeline.survey.cases.doses import all_doses, best_dose, choose_dose, compared
+from sae_pipeline.survey.cases.doses import choose_dose, compared
 from sae_pipeline.survey.cases.parts import PARTS
-from sae_pipeline.survey.cases.pronouns import slopes
 from sae_pipeline.survey.cases.reading import read_banks, whole_text
 from sae_pipeline.survey.cases.selection import aurocs
 from sae_pipeline.survey.cases.yes_bias import attribution, balanced_accuracy
@@ -99,22 +99,6 @@ def test_cross_entropies_are_those_of_every_text_alone(found):
     assert np.abs(nats[1] - nats[0]).max() > 1e-3
 
 
-def test_the_best_affordable_dose_is_taken_and_the_cheapest_when_none_is():
-    doses = [Dose(1, 2.0), Dose(1, 4.0), Dose(2, 2.0), Dose(3, 2.0, 1)]
-    score, extra = np.array([1.0, 9.0, 2.0, 50.0]), np.array([0.1, 3.0, 0.5, 0.0])
-    assert best_dose(doses, score, extra, 0) == Dose(2, 2.0)
-    assert best_dose(doses, score, extra + 5, 0) == Dose(1, 2.0)
-    assert best_dose(doses, score, extra, 1) == Dose(3, 2.0, 1)
-    assert all_doses({0: [4, 2], 1: [7]}, [2, 1]) == [
-        Dose(4, 1),
-        Dose(4, 2),
-        Dose(2, 1),
-        Dose(2, 2),
-        Dose(7, 1, 1),
-        Dose(7, 2, 1),
-    ]
-
-
 def test_a_dose_is_chosen_on_half_a_alone_and_rivals_choose_alike(found):
     prompts = prompts_of(found, TEXTS)
     live = np.flatnonzero(found.clamper.maximum_F > 0)[:3].tolist()
@@ -131,10 +115,8 @@ def test_a_dose_is_chosen_on_half_a_alone_and_rivals_choose_alike(found):
         dose: found.clamper.effect(half_A, [dose], "test").log_odds_AP.mean()
         for dose in (Dose(feature, factor) for feature in live for factor in (1.0, 2.0))
     }
-    if chosen.extra_nats <= 1.0:
-        assert mean[chosen.dose] >= max(
-            value for dose, value in mean.items() if _extra(found, dose) <= 1.0
-        ) - 1e-6  # fmt: skip
+    affordable = {dose: value for dose, value in mean.items() if _extra(found, dose) <= 1.0}
+    assert affordable and mean[chosen.dose] >= max(affordable.values()) - 1e-6
     again = found.clamper.effect(half_B, [None, chosen.dose], "test").log_odds_AP
     np.testing.assert_allclose(chosen.change_P, again[1] - again[0], atol=1e-4)
 
@@ -189,31 +171,48 @@ def test_banks_of_random_directions_differ_and_are_as_dense_as_the_features(foun
         np.testing.assert_allclose((bank.encode(r_ND) > 0).float().mean(0).numpy(), density_F, atol=0.005)
 
 
-def test_a_change_beyond_the_rivals_has_an_interval_above_zero_and_chance_has_not():
-    random = np.random.default_rng(0)
-    own, rivals = random.normal(1.0, 0.3, 30), random.normal(0.0, 0.3, (4, 30))
-    assert compared(own, rivals, 0)["difference_low"] > 0.5
-    chance = compared(random.normal(0.0, 0.3, 30), rivals, 0)
-    assert chance["difference_low"] < 0 < chance["difference_high"]
-    assert chance["difference"] == pytest.approx(chance["value"] - chance["control_value"])
+def pushing(lm: LanguageModel, prompts: list[Prompt]) -> torch.Tensor:
+    """The direction at the hook along which the log-odds of the prompts rise fastest, of length 1. D."""
+    gradients = []
+
+    def leaf(r_BTD: torch.Tensor, ids_BT, offset) -> torch.Tensor:
+        gradients.append(r_BTD.detach().requires_grad_(True))
+        return gradients[-1]
+
+    for prompt in prompts:
+        with torch.enable_grad(), lm.edited(leaf):
+            log_p_V = lm.model(input_ids=torch.tensor([prompt.ids]), use_cache=False).logits[0, -1].log_softmax(-1)
+            (log_p_V[prompt.says[0]] - log_p_V[prompt.against[0]]).backward()
+    return torch.nn.functional.normalize(torch.stack([r_BTD.grad[0].sum(0) for r_BTD in gradients]).sum(0), dim=0)
 
 
-def test_prompts_of_one_template_are_drawn_together():
-    """Forty prompts of four templates that disagree: by prompt the mean looks certain, by template it is not."""
-    own = np.repeat([-1.0, 0.0, 1.0, 2.0], 10)
-    rivals, groups = np.zeros((2, 40)), [f"template {place // 10}" for place in range(40)]
-    alone, together = compared(own, rivals, 0), compared(own, rivals, 0, groups)
-    assert alone["value"] == together["value"] == 0.5 and alone["difference_low"] > 0 > together["difference_low"]
-    resampled = np.random.default_rng(1).choice([-1.0, 0.0, 1.0, 2.0], (20_000, 4)).mean(axis=1)
-    np.testing.assert_allclose([together["low"], together["high"]], np.percentile(resampled, [2.5, 97.5]), atol=0.26)
-    one = compared(own, rivals, 0, ["same"] * 40)
-    assert one["low"] == one["high"] == one["value"]
-
-
-def test_slopes_are_exact_on_lines():
-    factors = [-4.0, -2.0, 0.0, 1.0, 4.0]
-    lines = np.array([[0.5 + 0.1 * factor, 2.0 - 0.3 * factor] for factor in factors])
-    np.testing.assert_allclose(slopes(lines, factors), [0.1, -0.3])
+@pytest.mark.parametrize("planted", [True, False])
+def test_what_moves_the_answer_is_found_chosen_and_beyond_its_rivals(found, planted):
+    """A feature tells ships from kitchens; its decoder is turned to what moves the answer, or left as it is."""
+    world, sae = found.world, found.clamper.banks[0]
+    openings = ["we saw the", "then came the", "she spoke of the", "in spring the", "he walked with the", "under a", "near the"]
+    prompts = [
+        Prompt(text, ("choose", "report")[place % 2], world.lm.tokenize(text, bos=True), [5], [11])
+        for place, text in enumerate([*openings, *(f"{text} old" for text in openings)])
+    ]
+    sentences = ["the ship left the harbour", "a sailor on the boat"], ["bread and butter", "salt and flour"]
+    unit = found.separating(*sentences, "test")[0][0]
+    W_dec_FD = sae.W_dec_FD.clone()
+    if planted:
+        W_dec_FD[unit] = pushing(world.lm, prompts)
+    weights = {name: getattr(sae, name) for name in ("W_enc_FD", "b_enc_F", "b_dec_D", "threshold_F", "mean_D")}
+    own = SparseAutoencoder(weights | {"W_dec_FD": W_dec_FD}, sae.config)
+    r_ND = world.lm.residual(torch.tensor(world.corpus.token_ids_BT).long())[:, 1:].float().flatten(0, 1)
+    density_F = densities(world.feature_stats, N_FEATURES)
+    banks = [own, *(random_bank(sae, r_ND, density_F, seed) for seed in range(8))]
+    there = ClampWorld(world, Clamper(world.lm, banks, found.clamper.maximum_F))
+    candidates = there.separating(*sentences, "test")
+    assert unit in candidates[0]
+    chosen = choose_dose(world, there.clamper, prompts, candidates, [0.5, 1], lambda effect: effect.log_odds_AP, "test")
+    beside = compared(chosen.change_P, chosen.rival_change_RP, 0)
+    assert len(chosen.rivals) == 8 and chosen.extra_nats <= 1.0
+    assert (chosen.dose.unit == unit) == planted
+    assert (beside["difference_low"] > 0) == planted
 
 
 def test_a_mended_name_counts_and_a_typo_does_not():

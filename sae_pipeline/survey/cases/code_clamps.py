@@ -70,7 +70,7 @@ def _rewrites(found: ClampWorld, made: Clamped, whole: list[Pair], chosen: Chose
     prompts = [pair.buggy + load("code_errors")["rewrite_prompt"] for pair in kept]
     ids = [with_bos(lm, lm.tokenize(prompt.rstrip(" "), bos=False)) for prompt in prompts]
     arms: list[tuple[str, Dose | None]] = [("baseline", None), ("none", chosen.dose)]
-    arms += [(dose.control, dose) for rivals in (chosen.rivals, chosen.random) for dose in rivals[: settings.n_generation_rivals]]
+    arms += [(dose.control, dose) for dose in (*chosen.rivals, *chosen.random)]
     rates = []
     for arm, (control, dose) in enumerate(arms):
         texts = lm.generate(ids, settings.new_tokens, 0.0, torch.Generator(), found.clamper.edit(dose))

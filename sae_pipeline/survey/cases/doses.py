@@ -66,9 +66,7 @@ def choose_dose(
     doses = all_doses(candidates, factors)
     half_A, half_B = ([prompt for prompt in prompts if prompt.half == half] for half in ("choose", "report"))
     score_AP = score(clamper.effect(half_A, doses, f"{what}: choosing"))
-    neutral = [with_bos(world.lm, world.lm.tokenize(text, bos=False)) for text in load("neutral")["texts"]]
-    nats_AT = clamper.nats(neutral, [None, *doses], f"{what}: neutral texts")
-    extra_A = (nats_AT[1:] - nats_AT[:1]).mean(axis=1)
+    extra_A = neutral_cost(world, clamper, doses, what)
     taken = [best_dose(doses, score_AP.mean(axis=1), extra_A, bank) for bank in candidates]
     score_BP = score(clamper.effect(half_B, [None, *taken], f"{what}: reporting"))
     first = 1 + n_directions(candidates)
@@ -76,6 +74,13 @@ def choose_dose(
         taken[0], taken[1:first], taken[first:], float(extra_A[doses.index(taken[0])]), score_BP[0], score_BP[1],
         score_BP[2 : 1 + first], score_BP[1 + first :],
     )  # fmt: skip
+
+
+def neutral_cost(world: World, clamper: Clamper, doses: Sequence[Dose], what: str) -> np.ndarray:
+    """What each dose adds to the cross-entropy of the neutral texts, nats per token. A."""
+    neutral = [with_bos(world.lm, world.lm.tokenize(text, bos=False)) for text in load("neutral")["texts"]]
+    nats_AT = clamper.nats(neutral, [None, *doses], f"{what}: neutral texts")
+    return (nats_AT[1:] - nats_AT[:1]).mean(axis=1)
 
 
 def n_directions(banks: Iterable[int]) -> int:
@@ -91,16 +96,22 @@ def all_doses(candidates: Mapping[int, Sequence[int]], factors: Sequence[float])
 def best_dose(doses: Sequence[Dose], score_A: np.ndarray, extra_A: np.ndarray, bank: int) -> Dose:
     """The dose of largest score among the affordable ones of a bank; the cheapest one when none is."""
     mine = [place for place, dose in enumerate(doses) if dose.bank == bank]
-    affordable = [place for place in mine if extra_A[place] <= MAX_EXTRA_NATS]
-    if not affordable:
-        return doses[min(mine, key=lambda place: extra_A[place])]
-    return doses[max(affordable, key=lambda place: score_A[place])]
+    return doses[mine[best_affordable(score_A[mine], extra_A[mine])]]
+
+
+def best_affordable(score_A: np.ndarray, extra_A: np.ndarray) -> int:
+    """The place of the largest score among those that cost at most `MAX_EXTRA_NATS`; the cheapest one when none does."""
+    affordable = extra_A <= MAX_EXTRA_NATS
+    return int(np.where(affordable, score_A, -np.inf).argmax()) if affordable.any() else int(extra_A.argmin())
 
 
 def compared(own_P: np.ndarray, rivals_RP: np.ndarray, seed: int, groups: Sequence[str | None] | None = None) -> dict[str, Any]:
-    """Value, interval, control and the interval of their difference; prompts and rivals are resampled together.
+    """Value, interval, control (mean of the rivals) and the interval of the difference to one rival.
 
-    `groups`: that of each prompt; one is drawn with all its prompts. None: each prompt is one.
+    Each resample draws prompts, and one rival to stand beside them on these prompts: were the value a rival like the others, it
+    would lie below some of them. An interval around the rivals' mean would call one such value in four special. With R rivals
+    no chance below 1 / (R + 1) can be shown. `groups`: that of each prompt; one is drawn with all its prompts. None: each
+    prompt is one.
     """
     names = [group or f"prompt {place}" for place, group in enumerate(groups or [None] * len(own_P))]
     _, of_P = np.unique(names, return_inverse=True)
@@ -108,14 +119,12 @@ def compared(own_P: np.ndarray, rivals_RP: np.ndarray, seed: int, groups: Sequen
     own_G, rivals_RG = np.bincount(of_P, own_P), np.array([np.bincount(of_P, rival_P) for rival_P in rivals_RP])
     random = np.random.default_rng(seed)
     drawn_G = random.integers(0, len(n_G), (N_RESAMPLES, len(n_G)))
-    drawn_R = random.integers(0, len(rivals_RP), (N_RESAMPLES, len(rivals_RP)))
-    own = own_G[drawn_G].sum(axis=1) / n_G[drawn_G].sum(axis=1)
-    rivals = np.array([rivals_RG[r][:, g].sum() / (len(r) * n_G[g].sum()) for r, g in zip(drawn_R, drawn_G, strict=True)])
-    low, high, difference_low, difference_high = (
-        float(edge) for each in (own, own - rivals) for edge in np.percentile(each, [2.5, 97.5])
-    )
+    drawn = random.integers(0, len(rivals_RP), N_RESAMPLES)
+    own, rival = (each_G[..., drawn_G].sum(axis=-1) / n_G[drawn_G].sum(axis=1) for each_G in (own_G, rivals_RG))
+    beside = own - rival[drawn, np.arange(N_RESAMPLES)]
+    edges = [float(edge) for each in (own, beside) for edge in np.percentile(each, [2.5, 97.5])]
     value, control = float(own_P.mean()), float(rivals_RP.mean())
     return {
-        "value": value, "low": low, "high": high, "control_value": control, "difference": value - control,
-        "difference_low": difference_low, "difference_high": difference_high,
+        "value": value, "low": edges[0], "high": edges[1], "control_value": control, "difference": value - control,
+        "difference_low": edges[2], "difference_high": edges[3],
     }  # fmt: skip

@@ -18,7 +18,7 @@ from sae_pipeline.survey.cases.prompts import digest, fill, in_half, load
 from sae_pipeline.survey.cases.random_features import with_random_features
 from sae_pipeline.survey.measurement import Measurement
 
-CASE, KNOWS, N_RESAMPLES = "yes_bias", 0.6, 2000
+CASE, FAULTY, N_RESAMPLES = "yes_bias", 0.5, 2000  # share of the questions with answer no that the model must answer with yes
 
 
 def balanced_accuracy(log_odds_P: np.ndarray, is_yes_P: np.ndarray) -> float:
@@ -93,11 +93,12 @@ def run(found: ClampWorld) -> Clamped:
         Measurement(
             "debugged_behaviour", "gain of balanced accuracy on held-out yes-no questions by clamping the feature behind `Yes`",
             n_scored=len(half_B), n_attempted=len(prompts), control=RIVALS,
-            ceiling_metric="AUROC of the unsteered log-odds of yes, true against false",
-            ceiling=auroc(odds_BP[0], answers_B), ceiling_threshold=KNOWS,
-            why=f"feature {taken[0].feature} at {taken[0].factor:g} maxima: {before:.2f} before, {after:.2f} after; answers yes "
-            f"to {1 - (odds_BP[0][~answers_B] <= 0).mean():.0%} of the questions with answer no before; right on those "
-            f"with answer yes {kept_yes[0]:.2f} before, {kept_yes[1]:.2f} after; held-out text costs {cost_T.mean():+.3f} nats",
+            # What is not there cannot be mended: the fault was registered before the model was asked.
+            ceiling_metric="share of the questions with answer no that the unsteered model answers with yes (the fault)",
+            ceiling=float((odds_BP[0][~answers_B] > 0).mean()), ceiling_threshold=FAULTY,
+            why=f"feature {taken[0].feature} at {taken[0].factor:g} maxima: {before:.2f} before, {after:.2f} after; right on "
+            f"questions with answer yes {kept_yes[0]:.2f} before, {kept_yes[1]:.2f} after; AUROC of its log-odds of yes "
+            f"{auroc(odds_BP[0], answers_B):.2f}; held-out text costs {cost_T.mean():+.3f} nats",
             **gains, **shared,
         ), beside, RANDOM_FEATURES,
     )  # fmt: skip
@@ -111,7 +112,8 @@ def run(found: ClampWorld) -> Clamped:
 
 
 def _gains(odds_BP: np.ndarray, is_yes_P: np.ndarray, seed: int) -> dict[str, Any]:
-    """Gain of the chosen dose and mean gain of the rivals; questions (within answers) and rivals are resampled."""
+    """Gain of the chosen dose and mean gain of the rivals; each resample of the questions (within answers) stands beside one
+    rival, as in `doses.compared`."""
     random = np.random.default_rng(seed)
     kinds = [np.flatnonzero(is_yes_P == answer) for answer in (True, False)]
 
@@ -123,7 +125,7 @@ def _gains(odds_BP: np.ndarray, is_yes_P: np.ndarray, seed: int) -> dict[str, An
     for _ in range(N_RESAMPLES):
         drawn = gains(np.concatenate([random.choice(kind, len(kind)) for kind in kinds]))
         own.append(drawn[0])
-        apart.append(drawn[0] - random.choice(drawn[1:], len(drawn) - 1).mean())
+        apart.append(drawn[0] - random.choice(drawn[1:]))
     there = gains(np.arange(len(is_yes_P)))
     edges = [float(edge) for each in (own, apart) for edge in np.percentile(each, [2.5, 97.5])]
     value, control = float(there[0]), float(there[1:].mean())
