@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sae_pipeline.activations.batch_size import BatchSize
 from sae_pipeline.activations.computed import ComputedShards
 from sae_pipeline.activations.mask import token_mask
 from sae_pipeline.activations.reader import KEEP, REASONS, ActivationReader
 from sae_pipeline.activations.shard_bytes import expected_shard_bytes
-from sae_pipeline.activations.shards import ShardPlan, harvest, is_complete, plan_shards
+from sae_pipeline.activations.shards import ShardPlan, harvest, is_complete, plan_shards, tuned_batch
 from sae_pipeline.activations.splice import splice_baselines
 from sae_pipeline.activations.statistics import Moments
 from sae_pipeline.corpus.reader import CorpusReader
@@ -45,9 +46,15 @@ def build_activations(
     for leftover in (work / "shards").glob("*.partial"):
         leftover.unlink()  # what a killed harvest was writing
     _require_disk(plans, corpus, lm, activations, neuron_ids, work)
-    harvest(corpus, lm, plans, neuron_ids, getattr(torch, activations.dtype), stored)
+    dtype = getattr(torch, activations.dtype)
+    batch = tuned_batch(corpus, lm, plans, neuron_ids, dtype, work)
+    harvest(corpus, lm, plans, neuron_ids, dtype, batch.n_blocks, stored)
 
-    streaming = {} if stored or model is None else {"source": "streaming", "model": model.model_dump(mode="json")}
+    streaming = {}
+    if not stored and model is not None:
+        streaming = {
+            "source": "streaming", "model": model.model_dump(mode="json"), "blocks_per_forward": batch.n_blocks
+        }  # fmt: skip
     facts = {
         "neuron_ids": neuron_ids,
         "d_model": lm.d_model,
@@ -85,7 +92,7 @@ def build_activations(
 
     baselines = splice_baselines(corpus, lm, ActivationReader.open(work, lm), metrics.splice_tokens, metrics.seed)
     baselines.write_parquet(work / "splice_baselines.parquet")
-    return Outcome(metadata=_metadata(facts, fractions, baselines, norm_BT, reason_BT, lm))
+    return Outcome(metadata=_metadata(facts, fractions, baselines, norm_BT, reason_BT, lm, batch))
 
 
 def choose_neurons(lm: LanguageModel, n: int, seed: int) -> list[int]:
@@ -148,9 +155,10 @@ def _require_few_masked(fractions: pl.DataFrame, bound: float) -> None:
 
 
 def _metadata(
-    facts: dict[str, Any], fractions: pl.DataFrame, baselines: pl.DataFrame, norm_BT: Tensor, reason_BT: Tensor, lm: LanguageModel
-) -> dict[str, Any]:
-    total = reason_BT.numel()
+    facts: dict[str, Any], fractions: pl.DataFrame, baselines: pl.DataFrame, norm_BT: Tensor, reason_BT: Tensor,
+    lm: LanguageModel, batch: BatchSize,
+) -> dict[str, Any]:  # fmt: skip
+    total, context = reason_BT.numel(), reason_BT.shape[1]
     by_reason = dict(fractions.group_by("reason", maintain_order=True).agg(pl.col("n_tokens").sum()).iter_rows())
     square_BT = norm_BT.double().square()
     return {
@@ -158,6 +166,8 @@ def _metadata(
         "d_model": lm.d_model,
         "dtype": str(lm.dtype).removeprefix("torch."),
         "dtype_reason": lm.dtype_reason,
+        "tokens_per_forward": batch.n_blocks * context,
+        "tokens_per_second_by_batch": {str(n_blocks * context): rate for n_blocks, rate in batch.tokens_per_second.items()},
         "masked_fraction": 1 - by_reason["keep"] / total,
         **{f"masked_fraction_{reason}": n / total for reason, n in by_reason.items() if reason != "keep"},
         # Why the mask: the share of all squared norm that these few tokens hold.

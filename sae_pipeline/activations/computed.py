@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_pipeline.activations.shards import batch_blocks, forward_blocks
+from sae_pipeline.activations.batch_size import blocks_on_cpu
+from sae_pipeline.activations.shards import forward_blocks
 from sae_pipeline.device import choose_device
 from sae_pipeline.language_model.load import load_language_model
 from sae_pipeline.language_model.model import LanguageModel
@@ -52,7 +53,8 @@ class ComputedShards:
     def _compute(self, ids_BT: Tensor) -> dict[str, Tensor]:
         facts = self._facts
         self._lm = self._lm or _model(json.dumps(facts["model"]), json.dumps(facts["hook"]))
-        dtype, batch = getattr(torch, facts["dtype"]), batch_blocks(self._lm, facts["context"])
+        dtype = getattr(torch, facts["dtype"])
+        batch = facts.get("blocks_per_forward", blocks_on_cpu(facts["context"]))  # the harvest's: other sizes, other bits
         r_BTD, n_BTM, _ = forward_blocks(self._lm, ids_BT, facts["neuron_ids"], dtype, batch, lambda _: None)
         return dict(zip(COMPUTED, (r_BTD, n_BTM), strict=True))
 

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from sae_pipeline.activations.batch_size import BatchSize, batch_size, speed_on_gpu
 from sae_pipeline.activations.shard_file import write_shard
 from sae_pipeline.corpus.reader import CorpusReader
 from sae_pipeline.device import halving
@@ -22,8 +23,6 @@ from sae_pipeline.language_model.model import LanguageModel
 from sae_pipeline.progress import bar
 
 SHARD_TOKENS = 32_768  # what a killed harvest may lose; about 45 MB at width 576
-BATCH_TOKENS = 4_096  # on 2 CPU cores 10 % faster than 2,048, and no slower than 8,192; GPUs take more
-GPU_BATCH_TOKENS = 32_768
 
 
 @dataclass(frozen=True)
@@ -72,9 +71,15 @@ def is_complete(plan: ShardPlan, context: int, d_model: int, n_neurons: int, sto
     return (shapes.get("activations_BTD"), shapes.get("neurons_BTM")) == wanted
 
 
-def batch_blocks(lm: LanguageModel, context: int) -> int:
-    """Blocks of one forward pass."""
-    return max(1, (GPU_BATCH_TOKENS if lm.device.type == "cuda" else BATCH_TOKENS) // context)
+def tuned_batch(
+    corpus: CorpusReader, lm: LanguageModel, plans: list[ShardPlan], neuron_ids: list[int], dtype: torch.dtype, work: Path
+) -> BatchSize:
+    """Blocks of one forward pass of this harvest, measured on its first shard where that is done (`batch_size`)."""
+    ids_BT = torch.from_numpy(corpus.token_ids_BT[: plans[0].n_blocks])
+    speed = speed_on_gpu(
+        lm.device, ids_BT.numel(), lambda n_blocks: forward_blocks(lm, ids_BT, neuron_ids, dtype, n_blocks, lambda _: None)
+    )
+    return batch_size(lm.device, corpus.context, len(ids_BT), work, speed)
 
 
 def harvest(
@@ -83,9 +88,10 @@ def harvest(
     plans: list[ShardPlan],
     neuron_ids: list[int],
     dtype: torch.dtype,
+    batch: int,
     stored: bool = True,
 ) -> int:
-    """Compute the shards that are missing; returns how many. Raises `UserError` for non-finite activations.
+    """Compute the shards that are missing, `batch` blocks a forward; returns how many. `UserError` for non-finite activations.
 
     While one shard is computed the one before it is written, by another thread; never more than one waits for the disk.
     `stored` false keeps the norms and lets the activations go.
@@ -93,7 +99,6 @@ def harvest(
     missing = [plan for plan in plans if not is_complete(plan, corpus.context, lm.d_model, len(neuron_ids), stored)]
     total = corpus.n_blocks * corpus.context
     done = total - sum(plan.n_blocks for plan in missing) * corpus.context
-    batch = batch_blocks(lm, corpus.context)
     written: Future[None] | None = None
     with bar("harvest", total, "tokens", initial=done) as progress, ThreadPoolExecutor(1, "shard-writer") as writer:
         for plan in missing:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from sae_pipeline.activations.build import moments_of
 from sae_pipeline.activations.mask import token_mask
 from sae_pipeline.activations.reader import KEEP, ActivationReader
-from sae_pipeline.activations.shards import harvest, plan_shards
+from sae_pipeline.activations.shards import harvest, plan_shards, tuned_batch
 from sae_pipeline.corpus.reader import CorpusReader
 from sae_pipeline.features.sparse import SparseActivations
 from sae_pipeline.interpret.token_stats import MIN_EXAMPLES
@@ -48,8 +48,8 @@ def build_random_model(
     part = replace(
         whole, token_ids_BT=whole.token_ids_BT[blocks], doc_ids_BT=whole.doc_ids_BT[blocks], held_out_B=whole.held_out_B[blocks]
     )
-    plans = plan_shards(part, work / "shards")
-    harvest(part, lm, plans, [], getattr(torch, activations.dtype))
+    plans, dtype = plan_shards(part, work / "shards"), getattr(torch, activations.dtype)
+    harvest(part, lm, plans, [], dtype, tuned_batch(part, lm, plans, [], dtype, work).n_blocks)
     reader = _reader(part, [load_file(plan.path) for plan in plans], lm, activations, work)
     (size,) = sae.sizes
     trained = build_sae(reader, sae, size, work, {"reinitialized": True}, device)
