@@ -73,8 +73,9 @@ class OurStatistics:
     def step(self, x_ND: Tensor) -> None:
         """One batch; the last of a pass computes everything."""
         feature_NK, value_NK = self._latents.codes[self._n % len(self._latents.codes)]
-        token = np.repeat(np.arange(self._n * len(feature_NK), (self._n + 1) * len(feature_NK)), feature_NK.shape[1])
-        self._runs["train"].add(feature_NK.flatten().numpy(), token, value_NK.flatten().numpy())
+        n, k = feature_NK.shape
+        token_N, count_N = np.arange(self._n * n, (self._n + 1) * n), np.full(n, k)
+        self._runs["train"].add(token_N, count_N, feature_NK.flatten().numpy(), value_NK.flatten().numpy())
         self._n += 1
         if self._n == PASS_BATCHES:
             self._finish()
@@ -87,7 +88,8 @@ class OurStatistics:
         from sae_pipeline.features.cache import CacheWriter
         from sae_pipeline.features.chunks import chunks
         from sae_pipeline.features.examples import chosen
-        from sae_pipeline.features.statistics import feature_rows, interval_rows, intervals_by_split
+        from sae_pipeline.features.selection import document_runs
+        from sae_pipeline.features.statistics import cells_by_split, feature_rows, interval_rows
 
         n_features, n_tokens = self._shape.n_features, {"train": self._n * self._shape.batch, "held_out": 0}
         found = np.zeros((3, n_features))
@@ -99,10 +101,10 @@ class OurStatistics:
                 train, first, last = chunk.by_split["train"], chunk.first_feature, chunk.first_feature + chunk.n_features
                 if writer:
                     writer.write(train, first)
-                intervals = intervals_by_split(chunk)
-                rows = feature_rows(chunk, self._token_id, self._document, self._text, n_tokens)
-                interval_rows(chunk, intervals)
-                row_E, _, is_top_E = chosen(chunk, "train", intervals["train"], self._document, self._settings)
+                cells, first_row_R = cells_by_split(chunk), document_runs(train, self._document[train.token_index])
+                rows = feature_rows(chunk, self._token_id, first_row_R, self._text, n_tokens)
+                interval_rows(chunk, cells)
+                row_E, _, is_top_E = chosen(chunk, "train", cells["train"], first_row_R, self._settings)
                 top_E = row_E[is_top_E]
                 top_F = np.bincount(train.unit_Z[top_E], weights=train.value[top_E], minlength=chunk.n_features)
                 found[:, first:last] = rows["n_active_train"].to_numpy(), rows["max_activation"].to_numpy(), top_F

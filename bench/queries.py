@@ -75,8 +75,9 @@ class OurQuery(_Query):
         with tempfile.TemporaryDirectory() as scratch:
             runs = Runs(Path(scratch) / "runs", n_features)
             for n, (feature_NK, value_NK) in enumerate(_batches(self._spec, x_ND)):
-                token = np.repeat(np.arange(n * len(feature_NK), (n + 1) * len(feature_NK)), feature_NK.shape[1])
-                runs.add(feature_NK.ravel(), token, value_NK.ravel())
+                n_tokens, k = feature_NK.shape
+                token_N, count_N = np.arange(n * n_tokens, (n + 1) * n_tokens), np.full(n_tokens, k)
+                runs.add(token_N, count_N, feature_NK.ravel(), value_NK.ravel())
                 n_pairs += value_NK.size
             runs.finish()
             with CacheWriter(self._folder / "activations.parquet", n_features) as writer:

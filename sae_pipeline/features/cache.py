@@ -53,8 +53,8 @@ def encode(
                 with torch.inference_mode():
                     codes = sae.encode_sparse(r_ND)
                     strongest.add(codes.offsets, codes.feature, codes.value, r_ND, neurons_NM)
-                token_Z = np.repeat(token_index_N.numpy(), np.diff(codes.offsets.cpu().numpy()))
-                runs[split].add(codes.feature.cpu().numpy(), token_Z, codes.value.float().cpu().numpy())
+                count_N = np.diff(codes.offsets.cpu().numpy())
+                runs[split].add(token_index_N.numpy(), count_N, codes.feature.cpu().numpy(), codes.value.float().cpu().numpy())
                 progress.update(len(token_index_N))
             runs[split].finish()
             strongest.close(split)

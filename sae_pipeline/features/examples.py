@@ -11,12 +11,10 @@ import pyarrow as pa
 from sae_pipeline.corpus.reader import CorpusReader
 from sae_pipeline.features.chunks import Chunk
 from sae_pipeline.features.selection import (
-    document_runs,
     sample_priority,
     strongest_of_distinct_documents,
     uniform_by_interval,
 )
-from sae_pipeline.features.sparse import order_by_group
 from sae_pipeline.features.windows import windows_around
 from sae_pipeline.study import Features
 from sae_pipeline.tables.columns import N_INTERVALS
@@ -46,23 +44,26 @@ class Tokens:
         )  # fmt: skip
 
 
-def example_rows(chunk: Chunk, split: str, interval_Z: np.ndarray, tokens: Tokens, settings: Features, size: int) -> pa.Table:
+def example_rows(
+    chunk: Chunk, split: str, cell_Z: np.ndarray, first_row_R: np.ndarray | None, tokens: Tokens, settings: Features, size: int
+) -> pa.Table:
     """Examples of the chunk in one split (table `feature_examples` without `tokens`), sorted by feature, kind and rank.
 
-    train: the strongest of distinct documents, and samples by interval. held_out: samples by interval only.
+    With `first_row_R` (see `chosen`): the strongest of distinct documents, and samples by interval; without: samples alone.
     """
-    sparse, unit_Z = chunk.by_split[split], chunk.by_split[split].unit_Z
-    row_E, rank_E, is_top_E = chosen(chunk, split, interval_Z, tokens.document, settings)
+    sparse = chunk.by_split[split]
+    row_E, rank_E, is_top_E = chosen(chunk, split, cell_Z, first_row_R, settings)
+    unit_E, interval_E = np.divmod(cell_Z[row_E], N_INTERVALS)
     windows = windows_around(sparse, row_E, settings.window, tokens.context)
     window_ids = tokens.token_id[windows.token_index].astype(np.int32)
     token_E = sparse.token_index[row_E]
     return pa.table(
         {
             "size": np.full(len(row_E), size, np.int32),
-            "feature": (chunk.first_feature + unit_Z[row_E]).astype(np.int32),
+            "feature": (chunk.first_feature + unit_E).astype(np.int32),
             "kind": np.where(is_top_E, "top", "interval"),
             "split": pa.array([split] * len(row_E), pa.string()),
-            "interval": interval_Z[row_E].astype(np.int8),
+            "interval": (interval_E + 1).astype(np.int8),
             "rank": rank_E.astype(np.int16),
             "doc_id": tokens.document[token_E].astype(np.int32),
             "token_index": token_E,
@@ -76,25 +77,27 @@ def example_rows(chunk: Chunk, split: str, interval_Z: np.ndarray, tokens: Token
 
 
 def chosen(
-    chunk: Chunk, split: str, interval_Z: np.ndarray, document: np.ndarray, settings: Features
+    chunk: Chunk, split: str, cell_Z: np.ndarray, first_row_R: np.ndarray | None, settings: Features
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(row in the split's activations, rank from 1, whether it is a top example) of each example of the chunk, in order.
 
-    `document`: by token index.
+    `cell_Z`: see `cells_by_split`. `first_row_R`: see `document_runs`; None: no top examples.
     """
     sparse = chunk.by_split[split]
-    unit_Z = sparse.unit_Z
-    priority_Z = sample_priority(unit_Z + chunk.first_feature, sparse.token_index, settings.seed)
-    row_E, rank_E = uniform_by_interval(unit_Z, interval_Z, priority_Z, settings.n_per_interval)
+    priority_Z = sample_priority(sparse.unit_Z + chunk.first_feature, sparse.token_index, settings.seed)
+    sampled, sampled_rank = uniform_by_interval(cell_Z, priority_Z, settings.n_per_interval)
+    if first_row_R is None:
+        return sampled, sampled_rank, np.zeros(len(sampled), bool)
+    top, top_rank = strongest_of_distinct_documents(sparse, first_row_R, cell_Z, settings.n_top)
+    n_top_U, n_sampled_U = (np.bincount(sparse.unit_Z[row], minlength=sparse.n_units) for row in (top, sampled))
+    # Both are in order by unit; a unit's top examples come first.
+    top_place = np.arange(len(top)) + np.repeat(np.cumsum(n_sampled_U) - n_sampled_U, n_top_U)
+    sampled_place = np.arange(len(sampled)) + np.repeat(np.cumsum(n_top_U), n_sampled_U)
+    row_E, rank_E = np.empty(len(top) + len(sampled), np.int64), np.empty(len(top) + len(sampled), np.int16)
+    row_E[top_place], row_E[sampled_place], rank_E[top_place], rank_E[sampled_place] = top, sampled, top_rank, sampled_rank
     is_top_E = np.zeros(len(row_E), bool)
-    if split == "train":
-        first_row_R = document_runs(sparse, document[sparse.token_index])
-        top_row, top_rank = strongest_of_distinct_documents(sparse, first_row_R, settings.n_top)
-        row_E, rank_E = np.concatenate([top_row, row_E]), np.concatenate([top_rank, rank_E])
-        is_top_E = np.concatenate([np.ones(len(top_row), bool), is_top_E])
-    part_E = unit_Z[row_E] * (N_INTERVALS + 1) + np.where(is_top_E, 0, interval_Z[row_E])
-    _, order = order_by_group((part_E << 16) | rank_E)
-    return row_E[order], rank_E[order], is_top_E[order]
+    is_top_E[top_place] = True
+    return row_E, rank_E, is_top_E
 
 
 def with_token_texts(rows: pa.Table, tokens: Tokens) -> pa.Table:

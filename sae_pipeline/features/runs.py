@@ -3,7 +3,7 @@
 An external sort that profits from its input's order: encoding yields tokens in order, a run holds consecutive tokens, so merging
 runs is joining them feature by feature. Shards of the tokens, whoever encoded them, merge in the same way, bit for bit.
 
-Shapes: U features of a range, Z activations, F features.
+Shapes: N tokens, U features of a range, Z activations, F features.
 """
 
 from pathlib import Path
@@ -25,9 +25,9 @@ class Runs:
         self._n_pending, self._runs = 0, list[SparseActivations]()
         folder.mkdir(parents=True)
 
-    def add(self, feature_Z: np.ndarray, token_index_Z: np.ndarray, value_Z: np.ndarray) -> None:
-        """Activations of the next tokens, sorted by token (int64); values float32."""
-        self._pending.append((feature_Z, token_index_Z, value_Z))
+    def add(self, token_index_N: np.ndarray, count_N: np.ndarray, feature_Z: np.ndarray, value_Z: np.ndarray) -> None:
+        """The next tokens (int64, ascending), how many features are active on each, which, and how much (float32)."""
+        self._pending.append((token_index_N, count_N, feature_Z, value_Z))
         self._n_pending += len(value_Z)
         if self._n_pending >= self._run_rows:
             run = self._sorted()
@@ -51,8 +51,9 @@ class Runs:
         return SparseActivations.merge(parts)
 
     def _sorted(self) -> SparseActivations:
-        feature_Z, token_index_Z, value_Z = (np.concatenate(column) for column in zip(*self._pending, strict=True))
+        token_index_N, count_N, feature_Z, value_Z = (np.concatenate(column) for column in zip(*self._pending, strict=True))
         self._n_pending, self._pending = 0, []
-        run = SparseActivations.from_token_order(feature_Z, token_index_Z, value_Z, self.n_features)
+        offsets_N1 = np.append(0, np.cumsum(count_N))
+        run = SparseActivations.from_rows(offsets_N1, feature_Z, value_Z, token_index_N, self.n_features)
         self.rows_F += run.count_U
         return run

@@ -12,6 +12,7 @@ import numpy as np
 from sae_pipeline.features.sparse import SparseActivations
 from sae_pipeline.tables.columns import N_INTERVALS
 
+SPARE = 16  # a group's sample of n is looked for among about n + 16; at n 5 one group in 100,000 has fewer than n of them
 HASHED_AT_ONCE = 1 << 16  # what a cache holds: ten times faster than over arrays that do not fit
 
 
@@ -49,19 +50,33 @@ def document_runs(sparse: SparseActivations, document_Z: np.ndarray) -> np.ndarr
     return np.flatnonzero(is_first_Z)
 
 
-def strongest_of_distinct_documents(sparse: SparseActivations, first_row_R: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+def strongest_of_distinct_documents(
+    sparse: SparseActivations, first_row_R: np.ndarray, cell_Z: np.ndarray, n: int
+) -> tuple[np.ndarray, np.ndarray]:
     """(rows, rank from 1) of the `n` strongest activations of each unit, each document's strongest only.
 
     `first_row_R`: the runs (see `document_runs`). Ties go to the earlier row. Sorted by unit and rank.
     """
     if not len(first_row_R):
         return first_row_R, first_row_R.astype(np.int16)
-    max_R = np.maximum.reduceat(sparse.value, first_row_R)
-    unit_R = np.repeat(np.arange(sparse.n_units), np.diff(np.searchsorted(first_row_R, sparse.offsets)))
+    row = np.flatnonzero(cell_Z >= _lowest_needed_cell(cell_Z[first_row_R], sparse.n_units, n)[sparse.unit_Z])
+    begins_Z = np.zeros(len(cell_Z), bool)
+    begins_Z[first_row_R] = True
+    number = np.cumsum(begins_Z, dtype=np.int32)[row]  # of the run; from here on R runs are those that have a row here
+    first_R = np.flatnonzero(np.append(True, number[1:] != number[:-1]))
+    value = sparse.value[row]
+    max_R, unit_R = np.maximum.reduceat(value, first_R), sparse.unit_Z[row[first_R]]
     # Positive floats order like their bits, of which the first is 0; turned over, the strongest is the lowest.
     weakness_R = (~max_R.astype(np.float32).view(np.uint32)).astype(np.uint64) << np.uint64(33)
     run, rank = _lowest(unit_R, weakness_R, n)
-    return _first_with(sparse.value, max_R[run], first_row_R[run], np.append(first_row_R[1:], len(sparse.value))[run]), rank
+    return row[_first_with(value, max_R[run], first_R[run], np.append(first_R[1:], len(row))[run])], rank
+
+
+def _lowest_needed_cell(cell_R: np.ndarray, n_units: int, n: int) -> np.ndarray:
+    """Of each unit a cell below which none of its `n` strongest runs lies, by the cells in which runs begin."""
+    from_top_UI = np.bincount(cell_R, minlength=n_units * N_INTERVALS).reshape(n_units, N_INTERVALS)[:, ::-1].cumsum(1)
+    n_below_U = np.where(from_top_UI[:, -1] < n, N_INTERVALS - 1, (from_top_UI >= n).argmax(1))
+    return np.arange(n_units) * N_INTERVALS + (N_INTERVALS - 1 - n_below_U)
 
 
 def _first_with(value_Z: np.ndarray, wanted_R: np.ndarray, first_R: np.ndarray, stop_R: np.ndarray) -> np.ndarray:
@@ -73,16 +88,31 @@ def _first_with(value_Z: np.ndarray, wanted_R: np.ndarray, first_R: np.ndarray, 
     return np.minimum.reduceat(row, start_R)
 
 
-def uniform_by_interval(
-    unit_Z: np.ndarray, interval_Z: np.ndarray, priority_Z: np.ndarray, n: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(rows, rank from 1) of a uniform sample of `n` activations of each (unit, interval), or all where there are fewer.
+def uniform_by_interval(cell_Z: np.ndarray, priority_Z: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, rank from 1) of a uniform sample of `n` activations of each cell (a unit's interval), or all where there are fewer.
 
-    Sorted by unit, interval and rank; a longer sample begins with the shorter one.
+    Sorted by cell and rank; a longer sample begins with the shorter one.
     """
-    if not len(unit_Z):
+    if not len(cell_Z):
         return np.zeros(0, np.int64), np.zeros(0, np.int16)
-    return _lowest(unit_Z.astype(np.int64) * N_INTERVALS + (interval_Z - 1), priority_Z, n)
+    row_Z = _low_enough(cell_Z, priority_Z, n)
+    chosen, rank = _lowest(cell_Z[row_Z], priority_Z[row_Z], n)
+    return row_Z[chosen], rank
+
+
+def _low_enough(group_Z: np.ndarray, key_Z: np.ndarray, n: int) -> np.ndarray:
+    """Rows, ascending, among which the `n` lowest keys of every group are, and few others when keys are uniform.
+
+    They are those up to a limit, below which n + SPARE are expected; of a group that has fewer than `n` there, all.
+    """
+    count_G = np.bincount(group_Z)
+    limit_G = np.full(len(count_G), np.iinfo(np.uint64).max, np.uint64)
+    large = np.flatnonzero(count_G > n + SPARE)
+    limit_G[large] = ((n + SPARE) / count_G[large] * 2.0**64).astype(np.uint64)
+    low_Z = key_Z <= limit_G[group_Z]
+    row_Z = np.flatnonzero(low_Z)
+    short_G = np.bincount(group_Z[row_Z], minlength=len(count_G)) < np.minimum(count_G, n)
+    return np.flatnonzero(low_Z | short_G[group_Z]) if short_G.any() else row_Z
 
 
 def _lowest(group_Z: np.ndarray, key_Z: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ from typing import Self
 
 import numpy as np
 import pyarrow.parquet as pq
+from scipy.sparse import csr_array
 
 N_UNITS_KEY = b"n_units"
 
@@ -39,22 +40,18 @@ class SparseActivations:
     @classmethod
     def from_token_order(cls, unit: np.ndarray, token_index: np.ndarray, value: np.ndarray, n_units: int) -> Self:
         """From coordinates in token order (int64), as encoding yields them: within a unit they stay so. Values float32."""
-        token_bits = int(np.ptp(token_index)).bit_length() if len(token_index) else 0
-        if (n_units - 1).bit_length() + token_bits + 32 > 64:
-            unit, order = order_by_group(unit)
-            return cls(np.searchsorted(unit, np.arange(n_units + 1)), token_index[order], value[order])
-        # Unit, token and value fit into one number: sorting the numbers is all there is to do.
-        first = token_index[:1]
-        packed_Z = unit.astype(np.uint64) << np.uint64(token_bits)
-        packed_Z |= (token_index - first).view(np.uint64)
-        packed_Z <<= np.uint64(32)
-        packed_Z |= value.view(np.uint32)
-        packed_Z.sort()
-        in_order = packed_Z.astype(np.uint32).view(np.float32)
-        packed_Z >>= np.uint64(32)
-        packed_Z &= np.uint64((1 << token_bits) - 1)
-        offsets = np.append(0, np.cumsum(np.bincount(unit, minlength=n_units)))
-        return cls(offsets, packed_Z.view(np.int64) + first, in_order)
+        return cls.from_rows(np.arange(len(unit) + 1), unit, value, token_index, n_units)
+
+    @classmethod
+    def from_rows(
+        cls, offsets_N1: np.ndarray, unit: np.ndarray, value: np.ndarray, token_index_N: np.ndarray, n_units: int
+    ) -> Self:
+        """From rows of activations: row i, offsets_N1[i]:offsets_N1[i + 1], is of token_index_N[i] (int64, ascending).
+
+        Transposing a sparse matrix is a counting sort, and a stable one: within a unit rows stay in order.
+        """
+        by_unit = csr_array((value, unit, offsets_N1), shape=(len(token_index_N), n_units)).tocsc()
+        return cls(by_unit.indptr.astype(np.int64), token_index_N[by_unit.indices], by_unit.data)
 
     @classmethod
     def merge(cls, parts: "Sequence[SparseActivations]") -> "SparseActivations":
@@ -133,14 +130,3 @@ class SparseActivations:
         """(token_index, value) of one unit, in token order; views, not copies."""
         run = slice(self.offsets[unit], self.offsets[unit + 1])
         return self.token_index[run], self.value[run]
-
-
-def order_by_group(group_Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(group numbers in order, a stable order that gives them). Packed with the row into one number of 64 bits where they fit:
-    NumPy sorts numbers several times faster than it finds their order."""
-    row_bits = np.int64(max(1, (len(group_Z) - 1).bit_length()))
-    if int(group_Z.max(initial=0)).bit_length() + row_bits > 63:
-        order_Z = np.argsort(group_Z, kind="stable")
-        return group_Z[order_Z], order_Z
-    packed_Z = np.sort((group_Z.astype(np.int64) << row_bits) | np.arange(len(group_Z)))
-    return packed_Z >> row_bits, packed_Z & ((np.int64(1) << row_bits) - 1)

@@ -1,24 +1,28 @@
 """Numbers about features: density, maximum, mean, documents, top token, interval histogram. Unmasked tokens only.
 
-Shapes: U features of a chunk, Z activations of a chunk.
+Shapes: U features of a chunk, Z activations of a chunk, G groups of a feature's activations on one token id, R runs of a
+feature's activations in one document.
 """
 
 import numpy as np
 import polars as pl
+from scipy.sparse import csr_array
 
 from sae_pipeline.features.chunks import Chunk
 from sae_pipeline.features.intervals import interval_of
-from sae_pipeline.features.selection import document_runs
-from sae_pipeline.features.sparse import SparseActivations, order_by_group
+from sae_pipeline.features.sparse import SparseActivations
 from sae_pipeline.tables.columns import N_INTERVALS
+
+AT_ONCE = 1 << 15  # activations whose intermediate values a cache holds
 
 
 def feature_rows(
-    chunk: Chunk, token_id: np.ndarray, document: np.ndarray, token_text: np.ndarray, n_tokens: dict[str, int]
+    chunk: Chunk, token_id: np.ndarray, first_row_R: np.ndarray, token_text: np.ndarray, n_tokens: dict[str, int]
 ) -> pl.DataFrame:
     """One row per feature of the chunk (table `features` without `size`).
 
-    `token_id`, `document`: by token index. `n_tokens`: unmasked tokens by split. Sums in float64.
+    `token_id`: by token index. `first_row_R`: runs of one document in train (`document_runs`). `n_tokens`: unmasked tokens by
+    split. Sums in float64.
     """
     train, held_out = chunk.by_split["train"], chunk.by_split["held_out"]
     mass_U = _sum_by_unit(train)
@@ -34,20 +38,18 @@ def feature_rows(
             "n_active_held_out": held_out.count_U,
             "max_activation": train.max_U.astype(np.float64),
             "mean_activation": mass_U / np.maximum(train.count_U, 1),
-            "n_documents_train": _n_documents(train, document),
+            "n_documents_train": np.diff(np.searchsorted(first_row_R, train.offsets)),
             "top_token": np.where(active_U, token_text[top_id_U], ""),
             "top_token_share": np.minimum(top_mass_U / np.where(active_U, mass_U, 1), 1),
         }
     ).with_columns(pl.when(pl.Series(active_U)).then(pl.col("top_token", "top_token_share")))
 
 
-def interval_rows(chunk: Chunk, intervals: dict[str, np.ndarray]) -> pl.DataFrame:
+def interval_rows(chunk: Chunk, cells: dict[str, np.ndarray]) -> pl.DataFrame:
     """Population of every activation interval that is not empty (table `feature_intervals` without `size`)."""
     frames = []
-    for split, sparse in chunk.by_split.items():
-        n = np.bincount(
-            sparse.unit_Z * N_INTERVALS + (intervals[split].astype(np.int64) - 1), minlength=chunk.n_features * N_INTERVALS
-        )
+    for split, cell_Z in cells.items():
+        n = np.bincount(cell_Z, minlength=chunk.n_features * N_INTERVALS)
         filled = np.flatnonzero(n)
         frames.append(
             pl.DataFrame(
@@ -62,18 +64,22 @@ def interval_rows(chunk: Chunk, intervals: dict[str, np.ndarray]) -> pl.DataFram
     return pl.concat(frames).sort("feature", "split", "interval")
 
 
-def intervals_by_split(chunk: Chunk) -> dict[str, np.ndarray]:
-    """Activation interval of every activation; the training maximum divides both splits."""
+def cells_by_split(chunk: Chunk) -> dict[str, np.ndarray]:
+    """The cell of every activation: unit x N_INTERVALS + its interval - 1. The training maximum divides both splits."""
     maximum_U = chunk.by_split["train"].max_U
-    return {split: interval_of(sparse.value, maximum_U[sparse.unit_Z]) for split, sparse in chunk.by_split.items()}
+    return {split: _cells(sparse, maximum_U) for split, sparse in chunk.by_split.items()}
+
+
+def _cells(sparse: SparseActivations, maximum_U: np.ndarray) -> np.ndarray:
+    cell_Z = sparse.unit_Z * N_INTERVALS
+    for first in range(0, len(cell_Z), AT_ONCE):
+        part = slice(first, first + AT_ONCE)
+        cell_Z[part] += interval_of(sparse.value[part], maximum_U[sparse.unit_Z[part]]) - 1
+    return cell_Z
 
 
 def _sum_by_unit(sparse: SparseActivations) -> np.ndarray:
     return np.bincount(sparse.unit_Z, weights=sparse.value, minlength=sparse.n_units)
-
-
-def _n_documents(sparse: SparseActivations, document: np.ndarray) -> np.ndarray:
-    return np.diff(np.searchsorted(document_runs(sparse, document[sparse.token_index]), sparse.offsets))
 
 
 def _top_token(sparse: SparseActivations, token_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -82,13 +88,18 @@ def _top_token(sparse: SparseActivations, token_id: np.ndarray) -> tuple[np.ndar
     if not len(sparse.value):
         return top_id_U, top_mass_U
     id_Z = token_id[sparse.token_index]
-    id_bits = int(id_Z.max()).bit_length()
-    group_Z, order = order_by_group((sparse.unit_Z << id_bits) | id_Z)
-    start = np.flatnonzero(np.concatenate([[True], group_Z[1:] != group_Z[:-1]]))
-    mass = np.add.reduceat(sparse.value[order].astype(np.float64), start)
-    unit, id_of_group = group_Z[start] >> id_bits, group_Z[start] & ((1 << id_bits) - 1)
-    active_U = np.flatnonzero(sparse.count_U)
-    top_mass_U[active_U] = np.maximum.reduceat(mass, np.searchsorted(unit, active_U))
-    best = np.flatnonzero(mass == top_mass_U[unit])[::-1]  # backwards: the lowest id is written last
-    top_id_U[unit[best]] = id_of_group[best]
+    # Transposed, activations are sorted by token id, unit and token: groups of one id and unit lie together.
+    by_id = csr_array((sparse.value, id_Z, sparse.offsets), shape=(sparse.n_units, int(id_Z.max()) + 1)).tocsc()
+    is_first_Z = np.ones(len(id_Z), bool)
+    np.not_equal(by_id.indices[1:], by_id.indices[:-1], out=is_first_Z[1:])
+    is_first_Z[by_id.indptr[:-1][np.diff(by_id.indptr) > 0]] = True
+    first_row_G = np.flatnonzero(is_first_Z)
+    unit_G = by_id.indices[first_row_G]
+    mass_G = np.add.reduceat(by_id.data.astype(np.float64), first_row_G)
+    # From here on G groups are those that may be their unit's largest, few of them.
+    large = np.flatnonzero(mass_G >= sparse.max_U[unit_G])
+    unit_G, mass_G, first_row_G = unit_G[large], mass_G[large], first_row_G[large]
+    np.maximum.at(top_mass_U, unit_G, mass_G)
+    best = np.flatnonzero(mass_G == top_mass_U[unit_G])[::-1]  # backwards: the lowest id is written last
+    top_id_U[unit_G[best]] = np.searchsorted(by_id.indptr, first_row_G[best], side="right") - 1
     return top_id_U, top_mass_U

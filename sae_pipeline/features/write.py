@@ -18,7 +18,8 @@ from sae_pipeline.features.chunks import CHUNK_ROWS, chunks
 from sae_pipeline.features.examples import Tokens, example_rows, with_token_texts
 from sae_pipeline.features.logits import logit_rows
 from sae_pipeline.features.runs import Runs
-from sae_pipeline.features.statistics import feature_rows, interval_rows, intervals_by_split
+from sae_pipeline.features.selection import document_runs
+from sae_pipeline.features.statistics import cells_by_split, feature_rows, interval_rows
 from sae_pipeline.features.strongest_units import StrongestUnits
 from sae_pipeline.progress import bar
 from sae_pipeline.store import Outcome
@@ -94,11 +95,13 @@ def _write_statistics(
         for chunk in chunks(runs, chunk_rows):
             for split, sparse in chunk.by_split.items():
                 caches[split].write(sparse, chunk.first_feature)
-            interval_by_split = intervals_by_split(chunk)
-            features.append(feature_rows(chunk, tokens.token_id, tokens.document, token_text, n_tokens))
-            intervals.append(interval_rows(chunk, interval_by_split))
+            cells, train = cells_by_split(chunk), chunk.by_split["train"]
+            first_rows = {"train": document_runs(train, tokens.document[train.token_index])}
+            features.append(feature_rows(chunk, tokens.token_id, first_rows["train"], token_text, n_tokens))
+            intervals.append(interval_rows(chunk, cells))
             rows = pa.concat_tables(
-                example_rows(chunk, split, interval_Z, tokens, settings, size) for split, interval_Z in interval_by_split.items()
+                example_rows(chunk, split, cell_Z, first_rows.get(split), tokens, settings, size)
+                for split, cell_Z in cells.items()
             )
             writer.write(with_token_texts(rows.take(np.argsort(rows["feature"].to_numpy(), kind="stable")), tokens))
             progress.update(chunk.n_features)

@@ -12,10 +12,11 @@ from sae_pipeline.features.cache import ROW_GROUP, CacheWriter
 from sae_pipeline.features.chunks import Chunk, chunks
 from sae_pipeline.features.examples import Tokens, example_rows
 from sae_pipeline.features.runs import Runs
-from sae_pipeline.features.selection import sample_priority, uniform_by_interval
-from sae_pipeline.features.sparse import SparseActivations, order_by_group
-from sae_pipeline.features.statistics import feature_rows, interval_rows, intervals_by_split
+from sae_pipeline.features.selection import document_runs, sample_priority, uniform_by_interval
+from sae_pipeline.features.sparse import SparseActivations
+from sae_pipeline.features.statistics import cells_by_split, feature_rows, interval_rows
 from sae_pipeline.study import Features
+from sae_pipeline.tables.columns import N_INTERVALS
 
 N, F = 600, 23
 
@@ -54,8 +55,10 @@ def test_runs_are_the_whole_whatever_their_length(coordinates, tmp_path):
     whole = SparseActivations.from_arrays(*coordinates, n_units=F)
     for run_rows in (100, 10**6):
         runs = Runs(tmp_path / str(run_rows), F, run_rows)
-        for rows in np.array_split(np.arange(len(coordinates[0])), 40):
-            runs.add(coordinates[0][rows], coordinates[1][rows], coordinates[2][rows])
+        for tokens in np.array_split(np.arange(N), 40):
+            rows = (coordinates[1] >= tokens[0]) & (coordinates[1] <= tokens[-1])
+            counts = np.bincount(coordinates[1][rows] - tokens[0], minlength=len(tokens))
+            runs.add(tokens, counts, coordinates[0][rows], coordinates[2][rows])
         runs.finish()
         assert runs.rows_F.tolist() == whole.count_U.tolist()
         assert equal(runs.between(0, F), whole)
@@ -68,17 +71,17 @@ def test_runs_are_the_whole_whatever_their_length(coordinates, tmp_path):
 def test_statistics_of_merged_halves_are_those_of_the_whole(coordinates):
     document = np.arange(N) // 7
     tokens = Tokens(np.arange(N) % 11, document, 10, pa.array([f"t{i}" for i in range(11)]), np.arange(11))
-    text = np.array([f"t{i}" for i in range(11)], dtype=object)
+    text, settings = np.array([f"t{i}" for i in range(11)], dtype=object), Features(n_top=5, n_per_interval=2)
     results = []
     for cuts in ((0, 400), (0, 123, 400)):
         train = SparseActivations.merge([shard(coordinates, *bounds) for bounds in itertools.pairwise(cuts)])
         chunk = Chunk(0, F, {"train": train, "held_out": shard(coordinates, 400, N)})
-        intervals = intervals_by_split(chunk)
+        cells, first_row_R = cells_by_split(chunk), document_runs(train, document[train.token_index])
         results.append(
             SimpleNamespace(
-                features=feature_rows(chunk, tokens.token_id, document, text, {"train": 400, "held_out": 200}),
-                intervals=interval_rows(chunk, intervals),
-                examples=example_rows(chunk, "train", intervals["train"], tokens, Features(n_top=5, n_per_interval=2), 64),
+                features=feature_rows(chunk, tokens.token_id, first_row_R, text, {"train": 400, "held_out": 200}),
+                intervals=interval_rows(chunk, cells),
+                examples=example_rows(chunk, "train", cells["train"], first_row_R, tokens, settings, 64),
             )
         )
     whole, merged = results
@@ -91,43 +94,38 @@ def test_samples_of_parts_merge_and_pruning_loses_nothing():
     draw = np.random.default_rng(3)
     unit = np.repeat(np.arange(9000), 30)
     unit = np.concatenate([unit, np.full(50_000, 9000)])
-    interval = np.full(len(unit), 4)
+    cell = unit * N_INTERVALS + 3
     priority = sample_priority(unit, draw.permutation(len(unit)), 1)
     for n in (1, 3):
         order = np.lexsort((priority, unit))
         rank = np.arange(len(order)) - np.searchsorted(unit[order], unit[order])
         expected = order[rank < n]
-        row, rank = uniform_by_interval(unit, interval, priority, n)
+        row, rank = uniform_by_interval(cell, priority, n)
         assert np.array_equal(row, expected) and rank.max() == n
         halves = [np.flatnonzero(np.arange(len(unit)) % 2 == half) for half in (0, 1)]
-        kept = np.sort(np.concatenate([h[uniform_by_interval(unit[h], interval[h], priority[h], n)[0]] for h in halves]))
-        again, _ = uniform_by_interval(unit[kept], interval[kept], priority[kept], n)
+        kept = np.sort(np.concatenate([h[uniform_by_interval(cell[h], priority[h], n)[0]] for h in halves]))
+        again, _ = uniform_by_interval(cell[kept], priority[kept], n)
         assert np.array_equal(kept[again], expected)
 
 
 @pytest.mark.parametrize("n_low_bits", [8, 40])  # keys that differ in bits for which a group of 3,000 leaves no room, or in all
-def test_a_sample_goes_by_whole_priorities(n_low_bits):
+@pytest.mark.parametrize("highest", [False, True])  # none or all above the limit up to which a group's sample is looked for
+def test_a_sample_goes_by_whole_priorities(n_low_bits, highest):
     draw = np.random.default_rng(4)
-    unit, interval = draw.integers(0, 3000, 40_000), np.full(40_000, 10)
-    priority = draw.integers(0, 1 << n_low_bits, 40_000).astype(np.uint64)
-    row, _ = uniform_by_interval(unit, interval, priority, 4)
+    unit = np.concatenate([draw.integers(0, 3000, 40_000), np.full(100, 3000)])
+    priority = draw.integers(0, 1 << n_low_bits, len(unit)).astype(np.uint64)
+    priority = ~priority if highest else priority
+    row, _ = uniform_by_interval(unit, priority, 4)
     order = np.lexsort((np.arange(len(unit)), priority, unit))
     rank = np.arange(len(order)) - np.searchsorted(unit[order], unit[order])
     assert np.array_equal(row, order[rank < 4])
 
 
-@pytest.mark.parametrize("apart", [1, 2**20])  # far apart, unit, token and value do not fit into one number
+@pytest.mark.parametrize("apart", [1, 2**20])
 def test_token_order_becomes_unit_order(coordinates, apart):
     feature, token, value = coordinates
     found = SparseActivations.from_token_order(feature, 2**40 + token * apart, value, 2**13)
     assert equal(found, SparseActivations.from_arrays(feature, 2**40 + token * apart, value, 2**13))
-
-
-@pytest.mark.parametrize("largest", [3_000_000, 2**62])  # the latter leaves no bits for the row
-def test_order_by_group_is_the_stable_order(largest):
-    group = np.random.default_rng(0).integers(0, 50, 5000) * (largest // 50)
-    in_order, order = order_by_group(group)
-    assert np.array_equal(order, np.argsort(group, kind="stable")) and np.array_equal(in_order, group[order])
 
 
 def test_duckdb_skips_all_row_groups_but_the_features_own(tmp_path):
