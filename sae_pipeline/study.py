@@ -8,7 +8,6 @@ needs the texts (a budget larger than the corpus) by the first stage: both befor
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from sae_pipeline.errors import UserError
@@ -29,6 +28,7 @@ from sae_pipeline.study_judge import Judge, ModelPrice
 from sae_pipeline.study_pretrained import PretrainedSae
 from sae_pipeline.study_sae import AnySae, Sae
 from sae_pipeline.study_survey import Survey
+from sae_pipeline.study_yaml import key_path, read_yaml
 
 __all__ = [
     "Activations", "BuiltinSource", "Corpus", "Explain", "Features", "FolderModel", "Hook", "HubModel", "HubSource", "Judge",
@@ -136,6 +136,14 @@ class Steer(Section):
     positions: Literal["not_massive", "all", "response"] = "not_massive"
     seed: int = Field(default=0, description="of every random choice of this section")
 
+    @model_validator(mode="after")
+    def _something_to_choose_from(self) -> "Steer":
+        if len(set(self.factors)) < len(self.factors) or max(self.factors) <= 0:
+            raise ValueError(f"factors = {self.factors}: they must differ, and one must be positive")
+        if min(self.n_features.values(), default=0) < 0:
+            raise ValueError("n_features must not be negative")
+        return self
+
 
 class Study(Section):
     """A whole study. `name` is also the folder under `data/`."""
@@ -174,8 +182,11 @@ class Study(Section):
             ("score.chosen", None if isinstance(self.score.chosen, int) else self.score.chosen),
             ("steer.features", self.steer.features),
         ):
-            if features and max(features) >= self.sae.sizes[0]:
-                raise ValueError(f"{section} names feature {max(features)}, but the smallest size is {self.sae.sizes[0]}")
+            if features is not None and not features:
+                raise ValueError(f"{section} is an empty list; leave it out for the study's own choice")
+            if features and (min(features) < 0 or max(features) >= self.sae.sizes[0]):
+                wrong = min(features) if min(features) < 0 else max(features)
+                raise ValueError(f"{section} names feature {wrong}, but the smallest size is {self.sae.sizes[0]}")
         return self
 
     @property
@@ -198,11 +209,7 @@ def load_study(path: str | Path) -> Study:
     if not path.is_file():
         known = ", ".join(sorted(str(p) for p in Path("studies").glob("*.yaml"))) or "none"
         raise UserError(str(path), "no such study file", f"Give the path of a study; found here: {known}.")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(str(path), f"not readable as YAML: {error}", "Mend the file's syntax.") from error
-    return parse_study(raw, where=str(path))
+    return parse_study(read_yaml(path), where=str(path))
 
 
 def parse_study(raw: Any, where: str = "study") -> Study:
@@ -218,8 +225,7 @@ def parse_study(raw: Any, where: str = "study") -> Study:
 def _explain(error: ValidationError, raw: dict[str, Any]) -> tuple[str, str]:
     """The first problem as (what, mend), the rest counted."""
     first, *others = error.errors()
-    tags = {"trained", "pretrained"}  # which of two sections was meant is no part of a key's path
-    field = ".".join(str(part) for part in first["loc"] if part not in tags) or "(study)"
+    field = key_path(first["loc"], raw, first["type"] == "missing")
     if first["type"] == "extra_forbidden":
         what, mend = f"unknown key `{field}`", "Remove it or correct its spelling; docs/studies.md lists every key."
     elif first["type"] == "missing":
@@ -228,6 +234,7 @@ def _explain(error: ValidationError, raw: dict[str, Any]) -> tuple[str, str]:
         value = first.get("input")
         shown = "" if isinstance(value, dict) else f" = {value!r}"
         what, mend = f"`{field}`{shown}: {first['msg'].removeprefix('Value error, ')}", "Change that field."
-    if others:
-        mend += f" ({len(others)} more problem{'s' if len(others) > 1 else ''} in this file.)"
+    # A value that may have one of several types has one problem for each of them.
+    if n_others := len({key_path(other["loc"], raw, other["type"] == "missing") for other in others} - {field}):
+        mend += f" ({n_others} more problem{'s' if n_others > 1 else ''} in this file.)"
     return what, mend

@@ -3,15 +3,23 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
 Dtype = Literal["auto", "bfloat16", "float32"]
 
 
 class Section(BaseModel):
-    """A frozen part of the study; a key it does not know is an error."""
+    """A frozen part of the study; a key it does not know is an error, and so is a number that is none."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("seed", check_fields=False)
+    @classmethod
+    def _usable_seed(cls, seed: int) -> int:
+        """NumPy takes no negative seeds, and PyTorch's CPU generator looks at 32 bits."""
+        if not 0 <= seed < 2**32:
+            raise ValueError("a seed is a whole number from 0 to 4294967295")
+        return seed
 
 
 def _increasing(sizes: list[int]) -> list[int]:

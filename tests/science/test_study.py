@@ -41,6 +41,15 @@ def test_demo_study_loads_and_writes_every_default_down() -> None:
         ({"score": {"features": [64]}}, ["feature 64", "smallest size is 64"]),
         ({"model": {"source": "ftp"}}, ["`model`", "hub"]),
         ({"name": "Not A Name"}, ["`name` = 'Not A Name'"]),
+        ({"score": {"features": [3, -1]}}, ["names feature -1", "smallest size is 64"]),
+        ({"steer": {"features": []}}, ["steer.features is an empty list"]),
+        ({"steer": {"factors": [0]}}, ["`steer`", "factors = [0.0]", "one must be positive"]),
+        ({"steer": {"factors": [1, 1]}}, ["they must differ"]),
+        ({"steer": {"n_features": {"other": -3}}}, ["n_features must not be negative"]),
+        ({"sae": {"sizes": [64], "epochs": float("inf")}}, ["`sae.epochs` = inf", "finite"]),
+        ({"steer": {"factors": [float("nan")]}}, ["`steer.factors.0` = nan", "finite"]),
+        ({"corpus": {**RAW["corpus"], "seed": -1}}, ["`corpus.seed` = -1", "from 0 to 4294967295"]),
+        ({"survey": {"completeness": {"seed": 2**32}}}, ["`survey.completeness.seed` = 4294967296"]),
     ],
 )
 def test_bad_study_names_field_value_and_mend(change: dict, words: list[str]) -> None:
@@ -52,12 +61,39 @@ def test_bad_study_names_field_value_and_mend(change: dict, words: list[str]) ->
         assert word in message, message
 
 
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"model": {"source": "package", "package": 3, "file": "x.gguf"}}, "`model.package` = 3"),
+        ({"model": {"source": "package", "file": "x.gguf"}}, "`model.package` is missing"),
+        ({"model": {"source": "folder"}}, "`model.path` is missing"),
+        ({"model": {"source": "hub", "id": "a/b", "size": 1}}, "unknown key `model.size`"),
+        (
+            {"corpus": {"sources": [{"kind": "local", "path": "x", "format": "csv", "tokens": 9}]}},
+            "`corpus.sources.0.format` = 'csv'",
+        ),
+        ({"sae": {"sizes": [64], "learning_rate": "fast"}}, "`sae.learning_rate` = 'fast'"),
+        ({"sae": {"sizes": [64], "learning_rate": {64: "fast"}}}, "`sae.learning_rate"),
+        ({"sae": {"source": "pretrained", "sizes": [64], "path": "x"}}, "`sae.format` is missing"),
+    ],
+)
+def test_fields_are_named_as_the_file_writes_them(change: dict, field: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_study({**RAW, **change})
+    assert field in str(caught.value)
+    assert "more problem" not in str(caught.value)
+
+
 def test_missing_and_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such study file"):
         load_study(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("a: [", encoding="utf-8")
-    with pytest.raises(UserError, match="not readable as YAML"):
+    with pytest.raises(UserError, match=r"not readable as YAML: .*\(line 1, column 5\)") as caught:
         load_study(tmp_path / "bad.yaml")
+    assert "\n" not in str(caught.value)
+    (tmp_path / "twice.yaml").write_text("name: a\nhook: {after_block: 1}\nname: b\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"key 'name' is given twice \(line 3, column 1\)"):
+        load_study(tmp_path / "twice.yaml")
     (tmp_path / "list.yaml").write_text("- 1", encoding="utf-8")
     with pytest.raises(UserError, match="a mapping of sections"):
         load_study(tmp_path / "list.yaml")
