@@ -54,7 +54,8 @@ def run(
         str | None,
         typer.Option(
             metavar="survey",
-            help="`survey`: after the main run, the nearest features within and across sizes and the map of all features.",
+            help="`survey`: after the main run, the paper's second half: neighbours and map, scaling laws, search, case studies, "
+            "ways of steering, and a verdict on each of its results (docs/survey.md).",
         ),
     ] = None,
     count_tokens: CountTokensOption = False,
@@ -95,9 +96,9 @@ def status(study: StudyOption = DEFAULT_STUDY) -> None:
 
 @app.command()
 def suggest(
-    budget: Annotated[float | None, typer.Option(metavar="FLOPS", help="Compute budget, for example 1e16.")] = None,
+    budget: Annotated[float | None, typer.Option(metavar="FLOPS", help="Compute budget, for example 1e13.")] = None,
     tokens: Annotated[
-        float | None, typer.Option(metavar="N", help="Or: training tokens, each seen once, for example 4e8.")
+        float | None, typer.Option(metavar="N", help="Or: training tokens, each seen once, for example 4e6.")
     ] = None,
     study: StudyOption = DEFAULT_STUDY,
 ) -> None:
@@ -152,7 +153,7 @@ def steer(
     mode: Annotated[str, typer.Option(help="clamp: set the feature to the value; add: push along its direction.")] = "clamp",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of both answers.")] = 80,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.7,
-    seed: Annotated[int, typer.Option(help="Both answers use the same random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Both answers use the same random numbers.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cuda, cuda:N, mps or cpu.")] = "auto",
     study: StudyOption = DEFAULT_STUDY,
 ) -> None:

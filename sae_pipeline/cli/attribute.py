@@ -12,4 +12,5 @@ def attribute_command(study_file: Path, prompt: str, target: str, baseline: str,
 
     from sae_pipeline.attribution.terminal import attribute_in_terminal
 
-    attribute_in_terminal(study, "data", size or max(study.sae.sizes), prompt, target, baseline, top, choose_device(device).name)
+    size = max(study.sae.sizes) if size is None else size
+    attribute_in_terminal(study, "data", size, prompt, target, baseline, top, choose_device(device).name)

@@ -19,7 +19,7 @@ def search_command(
     from sae_pipeline.api import OpenStudy
     from sae_pipeline.survey.search.find import find_features
 
-    size = size or max(study.sae.sizes)
+    size = max(study.sae.sizes) if size is None else size
     opened = OpenStudy(study, "data", choose_device(device).name)
     console = Console()
     found = find_features(opened, size, positives, negatives, method, label, other, top)

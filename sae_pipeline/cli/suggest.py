@@ -1,6 +1,7 @@
 """`sae-pipeline suggest`: size, steps and learning rate for a budget, from the study's scaling laws."""
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import polars as pl
@@ -32,7 +33,7 @@ def suggest(laws: pl.DataFrame, flops: float | None = None, n_tokens: float | No
     Raises `UserError` for no budget or two, and where the sweep did not enclose an optimum.
     """
     given = [each for each in (flops, n_tokens) if each is not None]
-    if len(given) != 1 or given[0] <= 0:
+    if len(given) != 1 or not 0 < given[0] < inf:
         raise UserError("--budget, --tokens", "exactly one positive number is needed", "Give --budget FLOPs or --tokens N.")
     rows = {row["quantity"]: row for row in laws.iter_rows(named=True)}
     missing = [name for name in ("loss", "optimal_features", "optimal_steps") if rows[name]["exponent"] is None]

@@ -42,6 +42,10 @@ def steer_in_terminal(
     opened = OpenStudy(study, data_root, device)
     lm, sae = opened.lm, opened.sae(size)
     steering(lm, sae, feature_factors, mode, positions)  # names what is wrong with a feature
+    chat = lm.chat(prompt)
+    if lm.context_limit is not None and len(chat) + max_new_tokens > lm.context_limit:
+        what = f"{len(chat)} tokens and {max_new_tokens} new ones are more than the {lm.context_limit} that the model reads"
+        raise UserError("--prompt, --max-new-tokens", what, "Give a shorter prompt or ask for a shorter answer.")
     row = [Push(factor * float(sae.max_activation_F[feature]), mode, feature) for feature, factor in feature_factors.items()]
     edit = Intervention(sae, [[], row], sae.config["threshold_norm"], positions, lm.device)
     view = _View(_heading(opened, size, feature_factors, mode), prompt)
@@ -54,9 +58,9 @@ def steer_in_terminal(
 
     if console.is_terminal:
         with Live(view.columns(), console=console, refresh_per_second=12, vertical_overflow="visible") as live:
-            lm.generate([lm.chat(prompt)] * 2, max_new_tokens, temperature, [seed, seed], edit, write)
+            lm.generate([chat] * 2, max_new_tokens, temperature, [seed, seed], edit, write)
     else:
-        completions = lm.generate([lm.chat(prompt)] * 2, max_new_tokens, temperature, [seed, seed], edit)
+        completions = lm.generate([chat] * 2, max_new_tokens, temperature, [seed, seed], edit)
         view.texts = [lm.decode(completion) for completion in completions]
         console.print(view.plain(), soft_wrap=True, highlight=False, markup=False)
     return view.texts[BASELINE], view.texts[STEERED]

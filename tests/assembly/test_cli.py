@@ -67,6 +67,11 @@ def test_help_teaches(capfd):
         ),
         (["steer", "--study", "{file}", "--feature", "3", "--prompt", "x", "--mode", "melt"], "--mode: no mode 'melt'"),
         (["steer", "--study", "{file}", "--feature", "3", "--prompt", "x"], "is not there yet. Run `sae-pipeline run`"),
+        (["steer", "--study", "{file}", "--feature", "3", "--feature", "3", "--prompt", "x"], "--feature: 3 is given twice"),
+        (["steer", "--study", "{file}", "--feature", "3", "--factor", "nan", "--prompt", "x"], "--factor: nan is not between"),
+        (["steer", "--study", "{file}", "--size", "0", "--feature", "3", "--prompt", "x"], "has no SAE of 0 features"),
+        (["attribute", "--study", "{file}", "--size", "0", "--prompt", "x", "--target", "a", "--baseline", "b"], "no SAE of 0"),
+        (["search", "--study", "{file}", "--size", "0", "--positive", "x", "--negative", "y"], "no SAE of 0"),
         (["run", "--study", "{file}", "--device", "tpu"], "compute.device: unknown device 'tpu'"),
     ],
 )
