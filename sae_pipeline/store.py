@@ -19,6 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from sae_pipeline import progress
 from sae_pipeline.artifact import MANIFEST, Built, Freshness, Manifest, Outcome
 from sae_pipeline.digests import file_digest, files_digest, value_digest
 from sae_pipeline.disk import disk_full_is_a_user_error
@@ -242,8 +243,19 @@ class ArtifactStore:
     def _lock(self, stage: str, size: int | None, wait_seconds: float = -1):
         folder = self.root / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{_name(stage, size).replace('/', '-')}.lock", timeout=wait_seconds):
+        name = _name(stage, size)
+        lock = FileLock(folder / f"{name.replace('/', '-')}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if wait_seconds == 0:
+                raise
+            progress.say(f"  {name:<26} waiting: another process builds it")
+            lock.acquire(timeout=wait_seconds)
+        try:
             yield
+        finally:
+            lock.release()
 
     def _study_unchanged(self) -> None:
         if self.study_file and load_study(self.study_file) != self.study:

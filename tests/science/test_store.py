@@ -1,13 +1,17 @@
 """The artefact store: freshness by digest, atomic publishing, resume, and what users are told."""
 
+import io
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
 import pytest
 from safetensors import SafetensorError
 
+from sae_pipeline import progress
 from sae_pipeline.errors import UserError
 from sae_pipeline.stages import STAGES, study_digest
 from sae_pipeline.store import ArtifactStore, Outcome
@@ -120,6 +124,22 @@ def test_nobody_recovers_what_is_just_being_published(tmp_path: Path) -> None:
     with store._lock("corpus", None):
         assert store_of(tmp_path).manifest("corpus") is None and not final.exists()
     assert store.manifest("corpus") is not None and final.exists()
+
+
+def test_who_waits_for_another_process_says_so(tmp_path: Path) -> None:
+    store, seen = store_of(tmp_path), io.StringIO()
+
+    def build() -> None:
+        store_of(tmp_path).build("corpus", None, writer("theirs"))
+
+    with progress.watch(seen), ThreadPoolExecutor(1) as pool:
+        with store._lock("corpus", None):
+            waiting = pool.submit(build)
+            while "another process builds it" not in seen.getvalue():
+                assert not waiting.done()
+                time.sleep(0.01)
+        waiting.result()
+    assert "corpus" in seen.getvalue() and store.freshness("corpus").state == "fresh"
 
 
 def test_a_manifest_that_is_cut_short_or_of_another_version_counts_as_missing(tmp_path: Path) -> None:
