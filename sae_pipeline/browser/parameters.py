@@ -19,6 +19,7 @@ def _none_if_empty(value: Any) -> Any:
 
 
 EMPTY = BeforeValidator(_none_if_empty)  # an empty form input leaves the field out
+Whole = Annotated[int, Field(ge=0, lt=2**31)]  # a size or a feature: what the database's columns can hold
 Flag = Annotated[str | None, Field(max_length=80), EMPTY]
 Share = Annotated[float | None, Field(ge=0, le=1), EMPTY]
 Score = Annotated[float | None, Field(ge=0, le=3), EMPTY]
@@ -35,7 +36,7 @@ class FeatureFilter(Parameters):
 
     q: str = Field(default="", max_length=200)
     by: Literal["words", "meaning"] = "words"
-    size: Annotated[int | None, EMPTY] = None
+    size: Annotated[Whole | None, EMPTY] = None
     kind: Annotated[Literal["token", "phrase", "topic", "syntax", "position", "other"] | None, EMPTY] = None
     life: Annotated[Literal["alive", "dead"] | None, EMPTY] = None
     steered: Annotated[Literal["tried", "passes"] | None, EMPTY] = None
@@ -52,8 +53,8 @@ class FeatureFilter(Parameters):
 class Steering(Parameters):
     """One run of the playground. `features`: {feature: factor in multiples of its training maximum}."""
 
-    size: int
-    features: dict[int, Annotated[float, Field(ge=-MAX_FACTOR, le=MAX_FACTOR)]] = Field(min_length=1, max_length=MAX_STEERED)
+    size: Whole
+    features: dict[Whole, Annotated[float, Field(ge=-MAX_FACTOR, le=MAX_FACTOR)]] = Field(min_length=1, max_length=MAX_STEERED)
     prompt: str = Field(min_length=1, max_length=MAX_TEXT)
     mode: Literal["clamp", "add"] = "clamp"
     positions: Literal["not_massive", "all", "response"] = "not_massive"
@@ -75,18 +76,18 @@ class Steering(Parameters):
 class Text(Parameters):
     """Text to be read by the model."""
 
-    size: int
+    size: Whole
     text: str = Field(min_length=1, max_length=MAX_TEXT)
 
 
 class Attributing(Parameters):
     """A prompt and two next tokens. `cell`: the position and feature to switch off, written `position:feature`."""
 
-    size: int
+    size: Whole
     prompt: str = Field(min_length=1, max_length=MAX_TEXT)
     target: str = Field(min_length=1, max_length=80)
     baseline: str = Field(min_length=1, max_length=80)
-    cell: Annotated[tuple[int, int] | None, EMPTY] = None
+    cell: Annotated[tuple[Whole, Whole] | None, EMPTY] = None
 
     @field_validator("cell", mode="before")
     @classmethod

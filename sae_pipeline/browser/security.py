@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 64 * 1024
+MAX_PATH = 300  # characters; Python refuses to read a whole number of more than 4,300 digits
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 COOKIE = "sae_pipeline_token"
 # Referrer-Policy is not `no-referrer`: with that, browsers send `Origin: null` and the Origin check could not work.
@@ -47,6 +48,8 @@ class Guard:
         # A page elsewhere may point a name of its own at 127.0.0.1: only our own names are answered.
         if self.token is None and _hostname(host) not in LOOPBACK:
             return PlainTextResponse("This server answers to localhost only.", 421)
+        if len(scope["path"]) > MAX_PATH:
+            return PlainTextResponse("This address is too long.", 414)
         if scope["method"] not in ("GET", "HEAD"):
             if headers.get("origin", "") != f"{scope['scheme']}://{host}":
                 return PlainTextResponse("Requests that change something must come from this server's own pages.", 403)

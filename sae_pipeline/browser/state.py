@@ -48,7 +48,7 @@ class State:
 
     def size_of(self, given: str | None) -> int:
         """The size that a visitor named, or the largest."""
-        return int(given) if given and given.isdecimal() and int(given) in self.sizes else self.sizes[-1]
+        return next((size for size in self.sizes if str(size) == given), self.sizes[-1])
 
     @property
     def model_name(self) -> str:

@@ -115,7 +115,10 @@ def saved_page(request: Request, state: State) -> Response:
     file = state.root / "saved" / f"{name}.json"
     if not re.fullmatch(r"steer-[0-9a-f]{12}", name) or not file.is_file():
         raise Refused("There is no saved run of that name.")
-    run: SavedRun = parse(SavedRun, json.loads(file.read_text(encoding="utf-8")))
+    try:
+        run: SavedRun = parse(SavedRun, json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(str(file), "is damaged", "Delete it, or bring back what was saved.") from error
     return _form(state, run.size, run, run.prompt, (run.unsteered, run.steered), name)
 
 

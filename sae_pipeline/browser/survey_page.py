@@ -4,6 +4,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from sae_pipeline.browser.feature_page import NotFound
+from sae_pipeline.browser.parameters import Refused
 from sae_pipeline.browser.state import State
 from sae_pipeline.report.survey import VERDICTS, figure_file
 from sae_pipeline.stages import STAGES
@@ -20,6 +21,8 @@ def survey_page(request: Request, state: State) -> Response:
     counts: dict[str, int] = {}
     for row in found:
         counts[row["verdict"]] = counts.get(row["verdict"], 0) + 1
+    if counts and wanted and wanted not in counts:
+        raise Refused(f"No row has the verdict {wanted[:40]!r}; there are {', '.join(counts)}.")
     shown = [row for row in found if wanted in ("", row["verdict"])]
     figures = {row["figure"] for row in found if row["figure"] and figure_file(state.root, row["stage"], row["figure"], "light")}
     return state.page("survey.html", rows=shown, counts=counts, wanted=wanted, n_rows=len(found), figures=figures)

@@ -230,6 +230,9 @@ def test_random_leads_to_a_living_feature_of_the_size(client: TestClient):
      ("/features?sort=drop", 400), ("/features?page=0", 400), ("/features?q=" + "x" * 201, 400), ("/steer?size=32&f=1:900", 400),
      ("/steer?size=32&f=x:1", 400), ("/saved/steer-000000000000", 400), ("/saved/..%2f..%2fetc", 404),
      ("/static/../app.py", 404),
+     ("/32/" + "9" * 5000, 414), ("/features?page=9", 200), ("/survey?verdict=nonsense", 200),
+     ("/steer?size=" + "9" * 5000, 200), ("/steer?f=" + "9" * 5000 + ":1", 400), ("/steer?f=" + "9" * 30 + ":1", 400),
+     ("/features?size=" + "9" * 30, 400),
      ("/map?around=32/99", 400), ("/map?around=%3Cb%3E", 400), ("/map?colour=red", 400), ("/compare?of=1", 400)],
 )  # fmt: skip
 def test_what_is_out_of_bounds_is_refused_in_words(client: TestClient, path: str, status: int):

@@ -211,6 +211,16 @@ def test_saved_runs_are_files_of_the_study_and_come_back(client: TestClient, bro
     assert url in client.get("/steer").text
 
 
+def test_a_damaged_saved_run_is_named(client: TestClient, browsed: tuple[Study, Path]):
+    study, root = browsed
+    file = root / study.name / "saved" / "steer-00000000000a.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text('{"size": 3', encoding="utf-8")
+    answer = client.get("/saved/steer-00000000000a")
+    file.unlink()
+    assert answer.status_code == 503 and f"{file} is damaged" in answer.text.replace(":", "")
+
+
 def test_attributions_of_a_model_of_16_bits_are_computed_in_32(browsed: tuple[Study, Path], playground: Playground, monkeypatch):
     study, root = browsed
     asked = {"prompt": "the ship of the island", "target": "a", "baseline": "b", "size": "32", "cell": None}

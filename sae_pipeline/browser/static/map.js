@@ -47,7 +47,8 @@
   const paint = () => {
     drawing = false;
     const style = getComputedStyle(document.documentElement), wide = canvas.clientWidth, high = canvas.clientHeight, dots = window.devicePixelRatio || 1;
-    if (canvas.width !== Math.round(wide * dots)) { canvas.width = Math.round(wide * dots); canvas.height = Math.round(high * dots); }
+    const pixels = [Math.round(wide * dots), Math.round(high * dots)];
+    if (canvas.width !== pixels[0] || canvas.height !== pixels[1]) [canvas.width, canvas.height] = pixels;
     pen.setTransform(dots, 0, 0, dots, 0, 0);
     pen.clearRect(0, 0, wide, high);
     const side = Math.min(7, Math.max(1.6, Math.sqrt(scale) * 0.3));
