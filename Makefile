@@ -8,7 +8,7 @@ export SAE_PIPELINE_STUDY := $(STUDY)
 
 .PHONY: help run survey ui browse screenshots status test test-long peers peers-metrics bench bench-quality lint format install clean
 help:  ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
