@@ -76,7 +76,10 @@ def locate_model(model: Model) -> Path | None:
             raise UserError("model.path", f"{folder} has no config.json", "Give a folder made by `save_pretrained`.")
         return folder
     assert isinstance(model, PackageModel)
-    spec = find_spec(model.package)
+    try:
+        spec = find_spec(model.package)
+    except (ImportError, ValueError):  # a name with a dot in it, or none at all
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         hint = INSTALL_HINT.format(package=model.package.replace("_", "-"))
         raise UserError("model.package", f"package {model.package} is not installed", hint)

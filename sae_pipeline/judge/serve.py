@@ -31,7 +31,8 @@ def serve(model_file: Path, port: int, n_threads: int = 1) -> LocalServer:
     One thread by default: on small shared machines more of them wait for each other.
     """
     if find_spec("xllamacpp") is None:
-        raise UserError("serve-local", "xllamacpp is not installed", "Run `pip install 'sae-pipeline[local]'`.")
+        mend = "Run `.venv/bin/pip install -c constraints.txt -e '.[local]'` in the project's folder."
+        raise UserError("serve-local", "xllamacpp is not installed", mend)
     if not model_file.is_file():
         raise UserError("serve-local", f"{model_file} does not exist", "Give the path of a .gguf file.")
     xllamacpp: Any = import_module("xllamacpp")  # an optional extra: type checkers need not find it
