@@ -120,7 +120,10 @@ def local_files(source: LocalSource) -> list[Path]:
     """The files that a local source's path or glob names, sorted."""
     pattern = Path(source.path).expanduser()
     anchor = Path(pattern.anchor or ".")
-    files = sorted(file for file in anchor.glob(str(pattern.relative_to(pattern.anchor))) if file.is_file())
+    try:
+        files = sorted(file for file in anchor.glob(str(pattern.relative_to(pattern.anchor))) if file.is_file())
+    except (ValueError, IndexError):  # no pattern at all, or one like a**b
+        files = []
     if not files:
         raise UserError(f"corpus.sources.{source.label}.path", f"no file matches {source.path!r}", "Correct the path or glob.")
     return files

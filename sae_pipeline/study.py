@@ -224,17 +224,25 @@ def parse_study(raw: Any, where: str = "study") -> Study:
 
 def _explain(error: ValidationError, raw: dict[str, Any]) -> tuple[str, str]:
     """The first problem as (what, mend), the rest counted."""
-    first, *others = error.errors()
-    field = key_path(first["loc"], raw, first["type"] == "missing")
+    problems = [(key_path(each["loc"], raw, each["type"] == "missing"), each) for each in error.errors()]
+    # A value that may have one of several types has a problem with each of them: the one that looked deepest says most.
+    shallow = problems[0][0]
+    alike = [problem for problem in problems if problem[0] == shallow or problem[0].startswith(f"{shallow}.")]
+    field, first = max(alike, key=lambda problem: len(problem[1]["loc"]))
+    n_others = len({path for path, _ in problems} - {path for path, _ in alike})
     if first["type"] == "extra_forbidden":
         what, mend = f"unknown key `{field}`", "Remove it or correct its spelling; docs/studies.md lists every key."
+    elif first["type"] == "union_tag_not_found":
+        what, mend = (
+            f"`{field}.{first['ctx']['discriminator'].strip(chr(39))}` is missing",
+            "Add it; docs/studies.md has the choices.",
+        )
     elif first["type"] == "missing":
         what, mend = f"`{field}` is missing", "Add it; studies/demo.yaml shows a complete study."
     else:
         value = first.get("input")
         shown = "" if isinstance(value, dict) else f" = {value!r}"
         what, mend = f"`{field}`{shown}: {first['msg'].removeprefix('Value error, ')}", "Change that field."
-    # A value that may have one of several types has one problem for each of them.
-    if n_others := len({key_path(other["loc"], raw, other["type"] == "missing") for other in others} - {field}):
+    if n_others:
         mend += f" ({n_others} more problem{'s' if n_others > 1 else ''} in this file.)"
     return what, mend

@@ -52,7 +52,7 @@ class Sae(Section):
     @model_validator(mode="after")
     def _a_rate_for_every_size(self) -> "Sae":
         rates = self.learning_rate if isinstance(self.learning_rate, dict) else {"other": self.learning_rate}
-        if min(rates.values()) <= 0:
+        if min(rates.values(), default=0) <= 0:
             raise ValueError("learning_rate must be positive")
         if unknown := [size for size in rates if size != "other" and size not in self.sizes]:
             raise ValueError(f"learning_rate names size {unknown[0]}, but sizes are {self.sizes}")

@@ -31,7 +31,7 @@ class Invariants(Section):
 class SteeringComparison(Section):
     """Ways of steering beside each other, on the largest size."""
 
-    n_concepts: int = Field(default=12, ge=2, description="concepts of the committed file, in its order (it holds 30)")
+    n_concepts: int = Field(default=12, ge=2, le=30, description="concepts of the committed file, in its order (it holds 30)")
     factors: list[float] = Field(default=[0.5, 1, 1.5, 2], min_length=1, description="multiples of the feature's maximum tried")
     n_prompts: int = Field(default=12, ge=4, description="neutral prompts; half choose the factor, half report")
     samples_per_prompt: int = Field(default=2, gt=0, description="texts per reporting prompt, concept and method")

@@ -45,8 +45,8 @@ class ScalingLaws(Section):
     @field_validator("sizes", "steps", "rates")
     @classmethod
     def _geometric(cls, values: list[float]) -> list[float]:
-        factors = [after / before for before, after in pairwise(values)]
-        if min(values) <= 0 or min(factors) <= 1 or max(factors) / min(factors) > 1.001:
+        factors = [after / before for before, after in pairwise(values)] if min(values) > 0 else [0.0]
+        if min(factors) <= 1 or max(factors) / min(factors) > 1.001:
             raise ValueError("values must be positive and grow by one factor")
         return values
 
@@ -54,6 +54,8 @@ class ScalingLaws(Section):
     def _budgets_meet(self) -> "ScalingLaws":
         if any(abs(values[1] / values[0] - 2) > 1e-9 for values in (self.sizes, self.steps)):
             raise ValueError("sizes and steps must double, so that several runs meet a budget")
+        if min(self.lambdas) <= 0:
+            raise ValueError("lambdas must be positive")
         return self
 
 

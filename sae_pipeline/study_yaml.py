@@ -27,7 +27,7 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(path.read_text(encoding="utf-8"), _Strict)
     except OSError as error:
         raise UserError(str(path), f"cannot be read ({error.strerror})", "Change its permissions.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(str(path), f"not readable as YAML: {_one_line(error)}", "Mend the file's syntax.") from error
 
 
@@ -46,13 +46,13 @@ def key_path(location: Sequence[str | int], raw: Any, is_missing: bool = False) 
     """
     parts: list[str] = []
     here, meant = raw, None
-    for part in location:
+    for at, part in enumerate(location):
         if meant is not None and part == meant:
             meant = None
             continue
         known = part in here if isinstance(here, dict) else isinstance(here, list) and isinstance(part, int)
-        if not known and not is_missing:
-            break  # which type of a value was tried
+        if not known and not (is_missing and at == len(location) - 1):
+            continue  # which type of a value was tried
         parts.append(str(part))
         here = here[part] if known and (isinstance(here, dict) or part < len(here)) else None
         meant = _section_meant(here)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from sae_pipeline.errors import UserError
+from sae_pipeline.inputs import external_inputs
 from sae_pipeline.stages import RECIPES, STAGES, study_digest
 from sae_pipeline.study import Sae, load_study, parse_study
 from tests.science.test_store import RAW
@@ -73,7 +74,10 @@ def test_bad_study_names_field_value_and_mend(change: dict, words: list[str]) ->
             "`corpus.sources.0.format` = 'csv'",
         ),
         ({"sae": {"sizes": [64], "learning_rate": "fast"}}, "`sae.learning_rate` = 'fast'"),
-        ({"sae": {"sizes": [64], "learning_rate": {64: "fast"}}}, "`sae.learning_rate"),
+        ({"sae": {"sizes": [64], "learning_rate": {64: "fast"}}}, "`sae.learning_rate.64` = 'fast'"),
+        ({"sae": {"sizes": [64], "learning_rate": {}}}, "learning_rate must be positive"),
+        ({"model": {}}, "`model.source` is missing"),
+        ({"survey": {"scaling_laws": {"sizes": [0, 0, 0, 0]}}}, "`survey.scaling_laws.sizes` = [0, 0, 0, 0]"),
         ({"sae": {"source": "pretrained", "sizes": [64], "path": "x"}}, "`sae.format` is missing"),
     ],
 )
@@ -91,6 +95,9 @@ def test_missing_and_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not readable as YAML: .*\(line 1, column 5\)") as caught:
         load_study(tmp_path / "bad.yaml")
     assert "\n" not in str(caught.value)
+    (tmp_path / "deep.yaml").write_text("[" * 5000, encoding="utf-8")
+    with pytest.raises(UserError, match="not readable as YAML"):
+        load_study(tmp_path / "deep.yaml")
     (tmp_path / "twice.yaml").write_text("name: a\nhook: {after_block: 1}\nname: b\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"key 'name' is given twice \(line 3, column 1\)"):
         load_study(tmp_path / "twice.yaml")
@@ -116,3 +123,18 @@ def test_another_recipe_of_an_architecture_rebuilds_its_own_saes_only(monkeypatc
     monkeypatch.setitem(RECIPES, "gated", 99)
     changed = {key for key, digest in before.items() if study_digest(studies[key[0]], key[1], 64) != digest}
     assert changed == {("gated", "sae"), ("gated", "random_model")}
+
+
+@pytest.mark.parametrize("path", ["", "/", "a**b", "no*such.txt"])
+def test_a_path_that_names_no_file_is_refused(path: str) -> None:
+    source = {"kind": "local", "path": path, "format": "text", "tokens": 5, "name": "mine"}
+    study = parse_study({**RAW, "corpus": {"sources": [source]}})
+    with pytest.raises(UserError, match=r"corpus.sources.mine.path: no file matches"):
+        external_inputs(study, "corpus")
+
+
+@pytest.mark.parametrize("package", ["no.such.package", "", "nosuchpackage"])
+def test_a_package_that_is_not_there_is_refused(package: str) -> None:
+    study = parse_study({**RAW, "model": {"source": "package", "package": package, "file": "x.gguf"}})
+    with pytest.raises(UserError, match=r"model.package: package .*is not installed"):
+        external_inputs(study, "corpus")
