@@ -234,7 +234,7 @@ def _explain(error: ValidationError, raw: dict[str, Any]) -> tuple[str, str]:
         what, mend = f"unknown key `{field}`", "Remove it or correct its spelling; docs/studies.md lists every key."
     elif first["type"] == "union_tag_not_found":
         what, mend = (
-            f"`{field}.{first['ctx']['discriminator'].strip(chr(39))}` is missing",
+            f"`{field}.{first.get('ctx', {}).get('discriminator', '').strip(chr(39))}` is missing",
             "Add it; docs/studies.md has the choices.",
         )
     elif first["type"] == "missing":

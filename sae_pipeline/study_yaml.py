@@ -49,14 +49,20 @@ def key_path(location: Sequence[str | int], raw: Any, is_missing: bool = False) 
     for at, part in enumerate(location):
         if meant is not None and part == meant:
             meant = None
-            continue
-        known = part in here if isinstance(here, dict) else isinstance(here, list) and isinstance(part, int)
-        if not known and not (is_missing and at == len(location) - 1):
-            continue  # which type of a value was tried
-        parts.append(str(part))
-        here = here[part] if known and (isinstance(here, dict) or part < len(here)) else None
-        meant = _section_meant(here)
+        elif _has(here, part):
+            here = here[part]
+            parts.append(str(part))
+            meant = _section_meant(here)
+        elif is_missing and at == len(location) - 1:
+            parts.append(str(part))
+        # Anything else says which type of a value was tried.
     return ".".join(parts) or "(study)"
+
+
+def _has(section: Any, part: str | int) -> bool:
+    if isinstance(section, dict):
+        return part in section
+    return isinstance(section, list) and isinstance(part, int) and part < len(section)
 
 
 def _section_meant(section: Any) -> str | None:
