@@ -23,21 +23,21 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "attribution", SURVEY, ("sae", "feature_stats"),
-        (*MODEL_IDENTITY, "hook", "corpus.bos", "sae.sizes", "survey.attribution"), per_size=False, code_version="4",
+        (*MODEL_IDENTITY, "hook", "corpus.bos", "sae.sizes", "survey.attribution"), per_size=False, code_version="5",
         files=tuple(f"survey/attribution/{name}.yaml" for name in ("prompts", "words", "requests")),
     ),
     Stage(
         "concept_search", SURVEY, ("corpus", "activations", "sae", "feature_stats"),
-        (*MODEL_IDENTITY, "hook", "corpus.bos", "sae.sizes", "survey.concept_search"), per_size=False, code_version="5",
+        (*MODEL_IDENTITY, "hook", "corpus.bos", "sae.sizes", "survey.concept_search"), per_size=False, code_version="6",
         files=("survey/completeness/families/*.yaml",),
     ),
     Stage(
         "main_results", SURVEY, ("sae_metrics", "explanations", "specificity_scores", "steering_evals"),
-        ("sae.sizes", *MODEL_IDENTITY), per_size=False, code_version="3", files=("survey/limitations.yaml",),
+        ("sae.sizes", *MODEL_IDENTITY), per_size=False, code_version="4", files=("survey/limitations.yaml",),
     ),
     Stage(
         "invariants", SURVEY, ("corpus", "activations", "sae", "feature_stats"), ("sae.sizes", "survey.invariants"),
-        per_size=False, code_version="3",
+        per_size=False, code_version="4",
     ),
     Stage(
         "steering_comparison", SURVEY, ("corpus", "sae", "feature_stats"), ("sae.sizes", "hook", "survey.steering_comparison"),
@@ -45,9 +45,9 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "null_models", SURVEY, ("corpus", "activations", "random_model"), ("sae.sizes", "sae.k", "survey.null_models"),
-        per_size=False, code_version="2",
+        per_size=False, code_version="3",
     ),
-    Stage("scaling_laws", SURVEY, ("corpus", "activations"), ("sae.k", "survey.scaling_laws"), per_size=False, code_version="3"),
+    Stage("scaling_laws", SURVEY, ("corpus", "activations"), ("sae.k", "survey.scaling_laws"), per_size=False, code_version="4"),
     Stage(
         "features_vs_neurons", SURVEY, ("corpus", "activations", "sae", "feature_stats", "explanations", "specificity_scores"),
         ("score.seed", "score.n_features", "score.features", "score.chosen", "survey.features_vs_neurons"),
@@ -55,21 +55,21 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "feature_families", SURVEY, ("activations", "sae", "feature_stats"), ("sae", "survey.feature_families"), per_size=False,
-        code_version="3",
+        code_version="4",
     ),
     Stage(
         "neighbourhood_checks", SURVEY, ("neighbourhoods", "sae", "explanations"),
-        ("sae.sizes", "survey.neighbourhood_checks"), per_size=False, code_version="2",
+        ("sae.sizes", "survey.neighbourhood_checks"), per_size=False, code_version="3",
     ),
     Stage(
         "completeness", SURVEY, ("corpus", "activations", "feature_stats"), ("sae.sizes", "survey.completeness"),
-        per_size=False, code_version="2", files=("survey/completeness/families/*.yaml", "survey/completeness/prediction.yaml"),
+        per_size=False, code_version="3", files=("survey/completeness/families/*.yaml", "survey/completeness/prediction.yaml"),
     ),
 )  # fmt: skip
 SURVEY_STAGES: tuple[Stage, ...] = (
     *MEASURING_STAGES,
     Stage(
         "survey_verdicts", SURVEY, tuple(stage.name for stage in MEASURING_STAGES), (), per_size=False,
-        files=("survey/checklist.yaml",), code_version="4",
+        files=("survey/checklist.yaml",), code_version="5",
     ),
 )  # fmt: skip

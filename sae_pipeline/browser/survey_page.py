@@ -59,7 +59,10 @@ def survey_figure(request: Request, state: State) -> Response:
 def survey_tables() -> set[str]:
     """Tables whose rows the pages may list: those of the survey's stages, and those of the main run that verdicts name."""
     own = {name for name, table in TABLES.items() if (stage := table.file.split("/")[0]) in STAGES and STAGES[stage].in_survey}
-    main = {"sae_metrics", "sae_metrics_by_source", "specificity_scores", "explanation_scores", "steering_features"}
+    main = {
+        "sae_metrics", "sae_metrics_by_source", "specificity_scores", "explanation_scores", "steering_features",
+        "training_history", "feature_examples",
+    }  # fmt: skip
     return own | main | {"survey_measurements"}
 
 

@@ -13,6 +13,13 @@ from sae_pipeline.study import load_study
 from sae_pipeline.survey.scaling.fits import PowerLaw
 
 FAR = 10.0  # beyond this factor outside the budgets that were tried, a law is a guess
+FEW = 4  # budgets: through fewer points a law says little about itself
+NAMES = {
+    "loss": "the loss",
+    "optimal_features": "features",
+    "optimal_steps": "steps",
+    "optimal_learning_rate": "the learning rate",
+}
 
 
 @dataclass(frozen=True)
@@ -69,11 +76,17 @@ def _warnings(rows: dict[str, dict], flops: float) -> list[str]:
         low, high, exponent_low, exponent_high = (
             row[key] for key in ("flops_low", "flops_high", "exponent_low", "exponent_high")
         )
-        off = max(flops / high, low / flops)
+        what, off = NAMES[name], max(flops / high, low / flops)
         if off > FAR:
-            found.append(f"{name}: {off:,.0f} x outside the budgets that were tried ({low:.1e} to {high:.1e} FLOPs)")
+            side = "above the largest" if flops > high else "below the smallest"
+            found.append(
+                f"{what}: this budget lies a factor of {off:,.0f} {side} at which it was measured "
+                f"({low:.1e} to {high:.1e} FLOPs); so far outside, the number is a guess"
+            )
+        if row["n_budgets"] < FEW:
+            found.append(f"{what}: its law goes through {row['n_budgets']} budgets only")
         if exponent_low is not None and exponent_low < 0 < exponent_high:
-            found.append(f"{name}: the sign of its exponent is not certain ({exponent_low:.2f} to {exponent_high:.2f})")
+            found.append(f"{what}: the sign of the exponent is not certain ({exponent_low:.2f} to {exponent_high:.2f})")
     return found
 
 

@@ -47,6 +47,9 @@ def _frontier(axis: Axes, runs: pl.DataFrame, laws: "Laws", theme: Theme) -> Non
 
 
 def _law(axis: Axes, x: np.ndarray, y: np.ndarray, law: "PowerLaw", theme: Theme) -> None:
+    if not len(x):  # a logarithmic axis needs something to span
+        axis.text(0.5, 0.5, "no optimum inside", ha="center", va="center", color=theme.muted, transform=axis.transAxes)
+        return
     axis.plot(x, y, marker="o", linestyle="", color=theme.second)
     if np.isfinite(law.exponent):
         axis.plot(x, [law.at(each) for each in x], linestyle="--", color=theme.main)

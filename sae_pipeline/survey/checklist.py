@@ -22,15 +22,13 @@ CRITERIA = {
 class Need(BaseModel):
     """One test of one measurement. Exactly one criterion is given.
 
-    `control`: where the measurement has a control, the value must be on the right side of it, too (`to_beat`); `shown` where the
-    control is no null that a claim could be confused with.
+    Where the measurement has a control, the value must be on the right side of it, too (`sae_pipeline/survey/verdicts.py`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     measurement: str
     sizes: Literal["largest", "every"] = "largest"
-    control: Literal["to_beat", "shown"] = "to_beat"
     at_least: float | None = None
     at_most: float | None = None
     low_above: float | None = None

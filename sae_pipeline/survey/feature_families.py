@@ -88,11 +88,11 @@ def _second_seed(activations: Path, sae: Sae, size: int, settings: FeatureFamili
 def _recurrence(
     rows: Mapping[int, np.ndarray], size: int, second_FD: np.ndarray, alive_F: np.ndarray, settings: FeatureFamilies
 ) -> pl.DataFrame:
-    """One row per live feature of `size`: how near the smaller SAE and the second seed come to it, and how near chance comes."""
+    """One row per live feature of `size`: how near the smaller SAEs and the second seed come to it, and how near chance comes."""
     own_FD = rows[size]
-    smallest = min(rows)
+    smaller = [nearest(own_FD, rows[other])[1] for other in rows if other < size]
     # Of a single size there is none smaller, and nothing is new.
-    known_F = nearest(own_FD, rows[smallest])[1] if smallest < size else np.ones(len(own_FD))
+    known_F = np.max(smaller, axis=0) if smaller else np.ones(len(own_FD))
     there_F, cosine_F, mutual_F = mutual(own_FD, second_FD)
     _, chance_F, chance_mutual_F = mutual(own_FD, chance_rows(second_FD, settings.seed))
     frame = pl.DataFrame({

@@ -47,7 +47,7 @@ def build_main_results(folders: dict[str, Folders], takes_images: bool, work: Pa
         *_explanations(_read(folders["explanations"], "explanation_scores")),
         *_steering(_read(folders["steering_evals"], "steering_features")),
         _images(takes_images),
-        *limitations(),
+        limitations(),
     ]
     frame = write_measurements(work, STAGE, found)
     return Outcome({"n_measurements": len(frame)})
@@ -180,7 +180,7 @@ def _against(
     return Measurement(
         name, metric, drawn.value, len(scored), len(value), size, low=drawn.value_low, high=drawn.value_high,
         control=control_name, control_value=drawn.control, difference=drawn.difference, difference_low=drawn.low,
-        difference_high=drawn.high, rows=rows,
+        difference_high=drawn.high, n_control=len(beside), rows=rows,
     )  # fmt: skip
 
 
@@ -188,5 +188,5 @@ def _images(takes_images: bool) -> Measurement:
     inputs = float(takes_images)
     return Measurement(
         "image_inputs", "kinds of image input of the model", inputs, 1, 1, ceiling_metric="kinds of image input of the model",
-        ceiling=inputs, ceiling_threshold=1,
+        ceiling=inputs, ceiling_threshold=1, rows="survey_measurements",
     )  # fmt: skip

@@ -18,6 +18,7 @@ class Measurement:
     """One row of `survey_measurements` (docs/tables.md says what each field means).
 
     `difference` is over the same items as value and control; left out, it is value minus control where both are there.
+    `n_control` is given where the control is over items of its own, so many of them.
     `figure` names a file `<figure>.light.png` of the stage's folder.
     """
 
@@ -34,6 +35,7 @@ class Measurement:
     difference: float | None = None
     difference_low: float | None = None
     difference_high: float | None = None
+    n_control: int | None = None
     n_seeds: int = 1
     ceiling_metric: str | None = None
     ceiling: float | None = None

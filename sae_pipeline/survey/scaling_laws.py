@@ -25,9 +25,10 @@ from sae_pipeline.survey.experiments.arms import Arm, train_arms
 from sae_pipeline.survey.experiments.held_out import ByDocument, SaeDictionary, measure
 from sae_pipeline.survey.measurement import write_measurements
 from sae_pipeline.survey.scaling import sweep
+from sae_pipeline.survey.scaling.equal_l0 import equal_l0_measured
 from sae_pipeline.survey.scaling.fits import flops
 from sae_pipeline.survey.scaling.laws import fit_laws, law_table, resampled
-from sae_pipeline.survey.scaling.measured import equal_l0_measured, laws_measured, proxy_measured
+from sae_pipeline.survey.scaling.measured import laws_measured, proxy_measured
 from sae_pipeline.survey.scaling.proxy import rule_quality
 from sae_pipeline.tables.schemas import conform
 

@@ -27,18 +27,18 @@ def decide(sections: list[Section], measurements: pl.DataFrame) -> pl.DataFrame:
 def _verdict(section: str, row: Row, measurements: pl.DataFrame) -> dict[str, Any]:
     found = [(need, _measured(need, measurements)) for need in row.needs]
     outcomes = [(need, one, passes(need, one)) for need, measured in found for one in measured]
-    first = found[0][1][0]
-    untestable = next((one for _, one, _ in outcomes if _is_untestable(one)), None)
-    if untestable is not None:
-        verdict = NOT_TESTABLE
-    else:
-        verdict = "reproduced" if all(passed for *_, passed in outcomes) else "not reproduced"
+    untestable = [one for _, one, _ in outcomes if _is_untestable(one)]
+    missed = [one for _, one, passed in outcomes if not passed and not _is_untestable(one)]
+    # A clear miss is one, whatever could not be tested besides.
+    verdict = "not reproduced" if missed else NOT_TESTABLE if untestable else "reproduced"
     # What is missing without a reason in numbers is a miss, and is shown as one.
-    missing = next((one for _, one, _ in outcomes if one["status"] != "ok"), None)
-    shown = untestable or missing or first
+    missing = [one for one in missed if one["status"] != "ok"]
+    measured = [one for _, one, _ in outcomes if not _is_untestable(one)]
+    shown = (missing or measured if missed else untestable or measured)[0]
     columns = (
         "stage", "measurement", "size", "metric", "value", "low", "high", "control", "control_value", "difference",
-        "difference_low", "difference_high", "n_scored", "n_attempted", "why", "rows", "figure", "files_sha",
+        "difference_low", "difference_high", "n_scored", "n_attempted", "n_control", "n_seeds", "why", "rows", "figure",
+        "files_sha",
     )  # fmt: skip
     return {name: shown[name] for name in columns} | {
         "control_by_construction": by_construction(shown["measurement"], shown["control"]),
@@ -74,7 +74,7 @@ def passes(need: Need, one: dict[str, Any]) -> bool:
     number = one[column]
     if one["status"] != "ok" or number is None:
         return False
-    if need.control == "to_beat" and not _beats_control(name, one):
+    if not _beats_control(name, one):
         return False
     if name == "at_most":
         return number <= threshold
@@ -113,6 +113,6 @@ def _said(need: Need, one: dict[str, Any], passed: bool) -> str:
     if need.criterion[0] in ("beats_control_by", "difference_low_above") and one["control_value"] is not None:
         value += f" against {one['control_value']:.4g}"
     outcome = NOT_TESTABLE if _is_untestable(one) else _met(need, one) if passed else "missed"
-    if outcome == "missed" and need.control == "to_beat" and not _beats_control(need.criterion[0], one):
+    if outcome == "missed" and not _beats_control(need.criterion[0], one):
         outcome = f"missed (control {one['control_value']:.4g})" if one["control_value"] is not None else outcome
     return f"{need.measurement}{at} {value}: {outcome}"

@@ -32,7 +32,7 @@ FAMILY_TABLES = (
         {
             "size": size(),
             "feature": feature(),
-            "smaller_cosine": _cosine("Largest cosine with any feature of the smallest SAE"),
+            "smaller_cosine": _cosine("Largest cosine with any feature of any smaller SAE"),
             "second_seed_feature": column(pl.Int32, "Nearest feature of the second seed", pa.Check.ge(0)),
             "second_seed_cosine": _cosine("Its cosine"),
             "mutual": column(pl.Boolean, "Whether each is the other's nearest"),

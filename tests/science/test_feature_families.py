@@ -13,6 +13,7 @@ from sae_pipeline.study_survey_laws import FeatureFamilies, NeighbourhoodChecks
 from sae_pipeline.survey.families.links import LinkRule, find_links, shuffled
 from sae_pipeline.survey.families.measured import growth_measured, seeds_measured
 from sae_pipeline.survey.families.seeds import chance_rows, mutual, nearest
+from sae_pipeline.survey.feature_families import _recurrence
 from sae_pipeline.survey.neighbourhood_checks import _correlation, draw, odd_one
 
 D = 32
@@ -97,6 +98,18 @@ def test_what_recurs_is_found_and_chance_is_not(recurrence):
     assert recurrence["second_seed_feature"].to_list()[:30] == list(range(39, 9, -1))
     empty = seeds_measured(recurrence.clear(), 40, FeatureFamilies())
     assert {one.status for one in empty} == {"too_few_examples"}
+
+
+def test_new_is_what_no_smaller_sae_has():
+    """Feature 0 has a twin in the smallest SAE, 1 in the middle one, 2 in neither."""
+    axis = np.eye(D, dtype=np.float32)
+    rows = {2: axis[[0, 9]], 3: axis[[1, 10, 11]], 4: axis[:4]}
+    table = _recurrence(rows, 4, axis[:4], np.array([True, True, True, False]), FeatureFamilies())
+    assert table["feature"].to_list() == [0, 1, 2] and table["smaller_cosine"].to_list() == pytest.approx([1, 1, 0])
+    new, _ = seeds_measured(table, 4, FeatureFamilies())
+    assert new.n_scored == 1
+    alone = _recurrence({4: axis[:4]}, 4, axis[:4], np.full(4, True), FeatureFamilies())
+    assert alone["smaller_cosine"].to_list() == [1] * 4  # without a smaller one nothing is new
 
 
 def test_mutual_means_both_ways():

@@ -5,7 +5,7 @@ import pytest
 
 from sae_pipeline.survey.search.concepts import Concept, Texts
 from sae_pipeline.survey.search.families import Searched
-from sae_pipeline.survey.search.measure import Results, safety
+from sae_pipeline.survey.search.measure import Results, safety, safety_outcomes
 
 
 @pytest.mark.parametrize(
@@ -44,5 +44,9 @@ def test_a_family_that_is_not_carried_excuses_a_miss_only_where_it_decides(probe
     rows = [each.row("geometry", 64, seed=0) for each in searched]
     measured = safety(Results(64, rows, [], 0, 0, [], [], [], {}, 0, "sha"))
     assert measured.value == n_found and (measured.ceiling is None) == testable
+    # Row 72 needs a feature that beats its null, and is a miss where there is one: nobody was made safer.
+    outcome = safety_outcomes(Results(64, rows, [], 0, 0, [], [], [], {}, 0, "sha"))
+    n_beating = sum(row["verdict"] == "found" for row in rows)
+    assert (outcome.value, outcome.ceiling, outcome.ceiling_threshold) == (0.0, n_beating, 1.0)
     if not testable:
         assert measured.ceiling_threshold == 5 and measured.ceiling is not None and measured.ceiling < 5

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from sae_pipeline.survey.build_verdicts import build_verdicts
 from sae_pipeline.survey.checklist import Need, Row, Section, read_checklist
-from sae_pipeline.survey.controls import BY_CONSTRUCTION
+from sae_pipeline.survey.controls import BY_CONSTRUCTION, ONLY_BESIDE
 from sae_pipeline.survey.limitations import limitations, read_limitations
 from sae_pipeline.survey.measurement import Measurement, too_few, write_measurements
 from sae_pipeline.survey.verdicts import decide
@@ -56,7 +56,6 @@ def test_a_test_is_met_by_its_own_number_only(tmp_path, criterion, fields, expec
         ({"at_least": 0.5}, {"control_value": 0.9}, "reproduced"),
         ({"at_least": 0.5}, {"control_value": 1.0}, "not reproduced"),  # the control does as well
         ({"at_least": 0.5}, {"control_value": 0.9, "difference_low": -0.1, "difference_high": 0.3}, "not reproduced"),
-        ({"at_least": 0.5, "control": "shown"}, {"control_value": 2.0}, "reproduced"),
         ({"at_most": 1.5}, {"control_value": 1.2}, "reproduced"),
         ({"at_most": 1.5}, {"control_value": 0.8}, "not reproduced"),
         ({"at_most": 1.5}, {"control_value": 1.2, "difference_low": -0.5, "difference_high": 0.1}, "not reproduced"),
@@ -140,6 +139,26 @@ def test_without_a_count_or_a_ceiling_below_what_it_takes_a_missing_value_is_a_m
     assert row["why"] == "nobody knows" and row["measurement"] == "it"
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_clear_miss_does_not_hide_behind_another_test_s_ceiling(tmp_path, order):
+    """Of two languages one is missed and the other is not carried by the model."""
+    missed = one(0.2, why="read on 10 texts")
+    carried = Measurement("other", "another metric", 0.3, 5, 5, ceiling_metric="probe", ceiling=0.5, ceiling_threshold=0.65)
+    needs = [{"measurement": "it", "at_least": 0.5}, {"measurement": "other", "at_least": 0.5}][::order]
+    row = verdict(tmp_path, needs, missed, carried)
+    assert (row["verdict"], row["measurement"], row["why"]) == ("not reproduced", "it", "read on 10 texts")
+    met = verdict(tmp_path, needs, replace(missed, value=0.9), carried)
+    assert (met["verdict"], met["measurement"]) == ("not testable", "other")
+
+
+def test_a_control_with_items_of_its_own_says_how_many(tmp_path):
+    row = verdict(
+        tmp_path, [{"measurement": "it", "at_least": 0}], one(control="random", control_value=0.1, n_control=7, n_seeds=3)
+    )
+    assert (row["n_control"], row["n_seeds"]) == (7, 3)
+    assert verdict(tmp_path, [{"measurement": "it", "at_least": 0}], one())["n_control"] is None
+
+
 def test_what_nobody_measured_is_named(tmp_path):
     frame = write_measurements(tmp_path, "a_stage", [one()])
     with pytest.raises(ValueError, match="no stage measured other"):
@@ -176,13 +195,18 @@ def test_a_control_that_could_not_have_come_out_otherwise_is_said_to_be_one(tmp_
     assert verdict(tmp_path, [need], faulty)["control_by_construction"] == "a deliberate fault"
     assert verdict(tmp_path, [{"measurement": "it", "at_least": 0}], one(control="random"))["control_by_construction"] is None
     assert verdict(tmp_path, [need], replace(faulty, control=None))["control_by_construction"] is None
+    steered = Measurement("repetition_at_100", "share", 0.2, 5, 5, control="unsteered", control_value=0.0)
+    need = {"measurement": "repetition_at_100", "at_least": 0}
+    assert verdict(tmp_path, [need], steered)["control_by_construction"] is not None
+    assert verdict(tmp_path, [need], replace(steered, control="random_direction"))["control_by_construction"] is None
     asked = {need.measurement for section in read_checklist() for row in section.rows for need in row.needs}
-    assert asked >= BY_CONSTRUCTION.keys()
+    assert asked >= BY_CONSTRUCTION.keys() | {name for name, _ in ONLY_BESIDE}
 
 
 def test_limitations_name_measurements_that_the_checklist_knows():
     asked = {need.measurement for section in read_checklist() for row in section.rows for need in row.needs}
-    named = {name for entry in read_limitations()["limitations"] for name in entry["measured"]}
+    named = {name for entry in read_limitations() for name in entry["measured"]}
     assert named and named <= asked
-    answered, outcomes = limitations()
-    assert answered.value == 1.0 and outcomes.ceiling == 0
+    answered = limitations()
+    assert answered.value is not None and answered.value < 1  # two are open, and say so
+    assert answered.n_attempted == len(read_limitations()) and answered.why is not None and answered.why.count(";") == 2

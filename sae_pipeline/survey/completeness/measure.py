@@ -190,8 +190,11 @@ def _prediction(presence: Presence, seed: int, files_sha: str) -> Measurement:
         return Measurement(name, metric, None, 0, presence.n_attempted, why="no curve of the other sizes", **_few(presence))
     low, high = bootstrap(lambda drawn: error(True, drawn), presence.n_words, seed)
     unscaled = error(False)
+    difference = bootstrap(lambda drawn: error(True, drawn) - error(False, drawn), presence.n_words, seed)
     return Measurement(
         name, metric, value, presence.n_words, presence.n_attempted, low=low, high=high,
         control="without rescaling by alive features",
-        control_value=unscaled if np.isfinite(unscaled) else None, files_sha=files_sha, rows=ROWS,
+        control_value=unscaled if np.isfinite(unscaled) else None,
+        difference_low=difference[0] if np.isfinite(unscaled) else None,
+        difference_high=difference[1] if np.isfinite(unscaled) else None, files_sha=files_sha, rows=ROWS, figure=FIGURE,
     )  # fmt: skip

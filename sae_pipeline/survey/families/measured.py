@@ -47,12 +47,12 @@ def growth_measured(sizes: Sequence[int], links: Pairs, chance: Pairs, settings:
 
 
 def seeds_measured(recurrence: pl.DataFrame, size: int, settings: FeatureFamilies) -> list[Measurement]:
-    """Recurrence across seeds of all live features, and of those that the smallest SAE lacks. Intervals over features."""
+    """Recurrence across seeds of all live features, and of those that every smaller SAE lacks. Intervals over features."""
     new = recurrence.filter(pl.col("smaller_cosine") < settings.max_known_cosine)
     return [
         _share(
             "novel_features_recurring",
-            f"share of the features with cosine < {settings.max_known_cosine} to every one of the smallest SAE that recur "
+            f"share of the features with cosine < {settings.max_known_cosine} to every one of all smaller SAEs that recur "
             "in a second seed", new, size, settings, "nothing is new, or there is no second seed",
         ),
         _share(

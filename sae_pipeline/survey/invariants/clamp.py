@@ -68,6 +68,7 @@ def clamp_error(
         max(moved, said), n, n_features * len(saes), control="the error term left out, with c = f (median change of a logit)",
         control_value=float(torch.tensor(lost).median()) if lost else None,
         why=f"|x' - x - (c - f) W_dec| {moved:.2g}, change of a logit {said:.2g}; a bound, so without an interval",
+        rows="survey_measurements",
     )  # fmt: skip
 
 

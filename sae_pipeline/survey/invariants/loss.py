@@ -81,7 +81,7 @@ def loss_gradient_error(sae: SparseAutoencoder, x_ND: Tensor, generator: torch.G
     return Measurement(
         "loss_gradient_error", f"relative error of the step's gradients against float64 autograd, {which}", value,
         len(x_ND), len(x_ND), control="penalty without the decoder norms", control_value=control,
-        why="the worst of the parameters: a bound, so without an interval",
+        why="the worst of the parameters: a bound, so without an interval", rows="survey_measurements",
     )  # fmt: skip
 
 

@@ -22,9 +22,10 @@ from sae_pipeline.sae.parameters import initial_parameters
 from sae_pipeline.sae.relu_l1 import ReluL1
 from sae_pipeline.sae.source import PermutedStream, RingStream
 from sae_pipeline.survey.invariants.loss import L1
-from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.measurement import Measurement, too_few
 
 CLIP, WARMUP, DECAY = 1.0, 0.05, 0.2
+OURS = "SAEs trained here, with a history"
 NOT_OURS = "the SAE is imported: how it was trained is not ours to check"
 NOT_LOGGED = (
     "the history holds learning rate, lambda and the gradient norm before clipping; see clipping_error, initialisation_error"
@@ -38,8 +39,9 @@ def schedule_error(sae_folders: Mapping[int, Path], configs: Mapping[int, dict[s
         config, history = configs[size], read_history(folder)
         if "n_steps" not in config or not history.height:
             return Measurement(
-                "schedule_error", "logged schedules against their formulas", None, 0, 0, status="not_testable", why=NOT_OURS
-            )
+                "schedule_error", "logged schedules against their formulas", None, 0, len(sae_folders), why=NOT_OURS,
+                rows="training_history", **too_few(OURS, 0, 1),
+            )  # fmt: skip
         step_S, n_steps, peak = history["step"].to_numpy().astype(np.float64), config["n_steps"], config["learning_rate"]
         rate_S = peak * np.minimum(1.0, (n_steps - step_S) / max(1.0, DECAY * n_steps))
         errors = [np.abs(history["learning_rate"].to_numpy() - rate_S).max() / peak]
@@ -57,6 +59,7 @@ def schedule_error(sae_folders: Mapping[int, Path], configs: Mapping[int, dict[s
     return Measurement(
         "schedule_error", "largest relative difference of logged learning rate and lambda from their formulas", worst,
         n_rows, n_rows, control="a constant learning rate", control_value=constant, why=NOT_LOGGED + of_its_own,
+        rows="training_history",
     )  # fmt: skip
 
 
@@ -89,8 +92,9 @@ def distinct_documents_per_batch(reader: ActivationReader, config: dict[str, Any
     """Distinct documents in the batches that the training really had, over the exact mean of uniform draws of as many tokens."""
     if "n_steps" not in config:
         return Measurement(
-            "distinct_documents_per_batch", "relative to a uniform draw", None, 0, 0, status="not_testable", why=NOT_OURS
-        )
+            "distinct_documents_per_batch", "relative to a uniform draw", None, 0, n_batches, why=NOT_OURS,
+            **too_few(OURS, 0, 1),
+        )  # fmt: skip
     batch, seed = config["batch"], 2 * config["seed"] + 1
     stream = RingStream(reader, batch, config["ring"], seed) if reader.is_streamed else PermutedStream(reader, batch, seed)
     document = reader.document_of_token
@@ -108,7 +112,7 @@ def distinct_documents_per_batch(reader: ActivationReader, config: dict[str, Any
         "distinct_documents_per_batch", "distinct documents in a batch, relative to a uniform draw over tokens",
         float(shuffled.mean()), n_batches, n_batches, low=low, high=high, control="reading in order, without the shuffle",
         control_value=float(in_order.mean()), difference_low=difference[0], difference_high=difference[1],
-        why=f"batches of {batch} tokens; a uniform draw has {expected:.0f} documents on average",
+        why=f"batches of {batch} tokens; a uniform draw has {expected:.0f} documents on average", rows="survey_measurements",
     )  # fmt: skip
 
 

@@ -73,6 +73,7 @@ def decomposition_error(saes: Mapping[int, SparseAutoencoder], r_ND: Tensor) -> 
         "decomposition_error", "largest relative error of features plus error term, over tokens and sizes", worst,
         len(r_ND) * len(saes), len(r_ND) * len(saes), control="without the error term (median token)",
         control_value=float(max(without)), why="held-out tokens; a bound, so without an interval",
+        rows="survey_measurements",
     )  # fmt: skip
 
 
@@ -108,6 +109,7 @@ def stored_activation_error(
         worst, n, n_examples * len(saes), control="another feature on the same windows (median)",
         control_value=float(np.median(other)) if other else None,
         why=f"model in {str(lm.dtype).removeprefix('torch.')}, stored in {reader.facts['dtype']}; a bound, without an interval",
+        rows="feature_examples",
     )  # fmt: skip
 
 

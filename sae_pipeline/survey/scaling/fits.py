@@ -20,7 +20,7 @@ def flops(d_model: int, n_features: int, n_tokens: int) -> float:
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """y = coefficient x^exponent, fitted by least squares in logarithms; `r_squared` there."""
+    """y = coefficient x^exponent, fitted by least squares in logarithms; `r_squared` there, not a number through two points."""
 
     coefficient: float
     exponent: float
@@ -33,13 +33,16 @@ class PowerLaw:
 
 def power_law(x_B: np.ndarray, y_B: np.ndarray) -> PowerLaw:
     """Fit to positive values. Raises `ValueError` for fewer than two different x."""
-    if len(np.unique(x_B)) < 2:
+    n_different = len(np.unique(x_B))
+    if n_different < 2:
         raise ValueError("a power law needs two different values of x")
     log_x_B, log_y_B = np.log(x_B), np.log(y_B)
     exponent, offset = np.polyfit(log_x_B, log_y_B, 1)
     rest = float(((log_y_B - exponent * log_x_B - offset) ** 2).sum())
     total = float(((log_y_B - log_y_B.mean()) ** 2).sum())
-    return PowerLaw(float(np.exp(offset)), float(exponent), 1 - rest / total if total > 0 else 1.0)
+    # A line through two points fits by construction.
+    r_squared = float("nan") if n_different == 2 else 1 - rest / total if total > 0 else 1.0
+    return PowerLaw(float(np.exp(offset)), float(exponent), r_squared)
 
 
 def minimum(x: np.ndarray, loss: np.ndarray) -> tuple[float, bool]:

@@ -23,44 +23,44 @@ UNKNOWN = PowerLaw(float("nan"), float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
+class Held:
+    """The largest budget, which a law of the others predicts. All NaN where there are too few budgets for it."""
+
+    predicted: float
+    measured: float
+    before: float
+    """At the budget before: what persistence says."""
+
+    def factor(self, which: str = "predicted") -> float:
+        """Factor between what was measured and what was `predicted`, or what was there `before`; at least 1."""
+        return float(np.exp(abs(np.log(getattr(self, which) / self.measured))))
+
+    def error(self, which: str = "predicted") -> float:
+        """Relative error of the same."""
+        return abs(getattr(self, which) / self.measured - 1)
+
+    def steps(self, which: str, settings: ScalingLaws) -> float:
+        """The factor in steps of the grid of rates."""
+        return float(np.log(self.factor(which)) / np.log(settings.rates[1] / settings.rates[0]))
+
+
+@dataclass(frozen=True)
 class Laws:
-    """Every law against compute, and how well the largest budget is predicted: it is left out of the loss law, of the rate law,
-    and of a second law of optimal features, whose prediction stands beside the optimum of the budget before.
+    """Every law against compute, and how well the largest budget is predicted, beside what the budget before had.
+
+    An optimum at the edge of what was tried is a bound, no optimum: it enters no law. The largest budget is left out of the loss
+    law, and of second laws of optimal features and rates, made for the prediction alone.
     """
 
     loss: PowerLaw
     optimal_features: PowerLaw
     optimal_steps: PowerLaw
     optimal_learning_rate: PowerLaw
-    loss_predicted: float
-    loss_measured: float
-    rate_predicted: float
-    rate_measured: float
-    features_predicted: float
-    features_measured: float
-    features_before: float
+    loss_held: Held
+    features_held: Held
+    rate_held: Held
     points: Mapping[str, tuple[np.ndarray, np.ndarray]]
     """Of each quantity: (compute, value) of the budgets it was read at."""
-
-    @property
-    def loss_error(self) -> float:
-        """Relative."""
-        return abs(self.loss_predicted / self.loss_measured - 1)
-
-    @property
-    def features_factor(self) -> float:
-        """Factor between the predicted optimal features of the largest budget that has an optimum, and the measured ones."""
-        return float(np.exp(abs(np.log(self.features_predicted / self.features_measured))))
-
-    @property
-    def features_factor_without_growth(self) -> float:
-        """The same when the optimum stays what it was at the budget before."""
-        return float(np.exp(abs(np.log(self.features_before / self.features_measured))))
-
-    def rate_error(self, settings: ScalingLaws) -> float:
-        """In steps of the grid of rates."""
-        step = np.log(settings.rates[1] / settings.rates[0])
-        return float(abs(np.log(self.rate_predicted / self.rate_measured) / step))
 
 
 def fit_laws(runs: Runs, rates: RateRuns, settings: ScalingLaws, d_model: int, random: np.random.Generator | None = None) -> Laws:
@@ -69,29 +69,33 @@ def fit_laws(runs: Runs, rates: RateRuns, settings: ScalingLaws, d_model: int, r
     compute = {budget: flops(d_model, budget, settings.batch) for budget in {*every, *rates}}
     frontier = {budget: min(loss for pair, loss in runs.items() if pair[0] * pair[1] == budget) for budget in every}
     best = {budget: size for budget in every for size, inside in [optimum(runs, budget)] if inside}
-    rate = {}
-    for budget, losses in rates.items():
-        rate[budget], _ = minimum(np.array(list(losses), float), np.array(list(losses.values())))
-    points = {
-        "loss": (frontier, every[:-1]),
-        "optimal_features": (best, list(best)),
-        "optimal_steps": ({budget: budget / size for budget, size in best.items()}, list(best)),
-        "optimal_learning_rate": (rate, list(rate)[:-1]),
+    rate = {
+        budget: place
+        for budget, losses in rates.items()
+        for place, inside in [minimum(np.array(list(losses), float), np.array(list(losses.values())))]
+        if inside
     }
-    laws = {name: _fit([(compute[b], values[b]) for b in chosen], random) for name, (values, chosen) in points.items()}
-    last, last_rate = every[-1], list(rate)[-1]
-    # Of optimal features, the largest budget that has an optimum; a law of the others needs two of them.
-    with_optimum = list(best) if len(best) > 2 else []
-    held = _fit([(compute[b], best[b]) for b in with_optimum[:-1]], random)
-    before, largest = with_optimum[-2:] or (last, last)
+    points = {
+        "loss": frontier, "optimal_features": best,
+        "optimal_steps": {budget: budget / size for budget, size in best.items()}, "optimal_learning_rate": rate,
+    }  # fmt: skip
+
+    def law(values: Mapping[int, float], without_largest: bool = False) -> PowerLaw:
+        chosen = list(values)[:-1] if without_largest else list(values)
+        return _fit([(compute[b], values[b]) for b in chosen], random)
+
+    laws = {name: law(values, without_largest=name == "loss") for name, values in points.items()}
+
+    def held(values: Mapping[int, float], fitted: PowerLaw | None = None) -> Held:
+        if len(values) < 3:  # a law of the others needs two of them
+            return Held(float("nan"), float("nan"), float("nan"))
+        before, largest = list(values)[-2:]
+        return Held((fitted or law(values, without_largest=True)).at(compute[largest]), values[largest], values[before])
+
     return Laws(
-        **laws, loss_predicted=laws["loss"].at(compute[last]), loss_measured=frontier[last],
-        rate_predicted=laws["optimal_learning_rate"].at(compute[last_rate]), rate_measured=rate[last_rate],
-        features_predicted=held.at(compute[largest]), features_measured=best.get(largest, float("nan")),
-        features_before=best.get(before, float("nan")),
+        **laws, loss_held=held(frontier, laws["loss"]), features_held=held(best), rate_held=held(rate),
         points={
-            name: (np.array([compute[b] for b in values]), np.array(list(values.values())))
-            for name, (values, _) in points.items()
+            name: (np.array([compute[b] for b in values]), np.array(list(values.values()))) for name, values in points.items()
         },
     )  # fmt: skip
 
@@ -120,9 +124,10 @@ def resampled(
     ]  # fmt: skip
 
 
-def between(resamples: list[Laws], value: Callable[[Laws], float]) -> tuple[float, float]:
-    """95 % interval of a number of the laws."""
-    return interval(np.array([value(laws) for laws in resamples]))
+def between(resamples: list[Laws], value: Callable[[Laws], float]) -> tuple[float | None, float | None]:
+    """95 % interval of a number of the laws, over the resamples that have it; (None, None) where none has."""
+    low, high = interval(np.array([value(laws) for laws in resamples]))
+    return (low, high) if np.isfinite(low) else (None, None)
 
 
 def law_table(laws: Laws, resamples: list[Laws], settings: ScalingLaws) -> pl.DataFrame:
@@ -136,7 +141,7 @@ def law_table(laws: Laws, resamples: list[Laws], settings: ScalingLaws) -> pl.Da
         rows.append({
             "quantity": name, "coefficient": law.coefficient if known else None, "exponent": law.exponent if known else None,
             "exponent_low": low if known else None, "exponent_high": high if known else None,
-            "r_squared": law.r_squared if known else None, "n_budgets": len(x),
+            "r_squared": law.r_squared if np.isfinite(law.r_squared) else None, "n_budgets": len(x),
             "flops_low": float(x.min()) if len(x) else None, "flops_high": float(x.max()) if len(x) else None,
             "batch": settings.batch,
         })  # fmt: skip

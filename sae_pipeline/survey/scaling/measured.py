@@ -1,14 +1,14 @@
 """What `scaling_laws` hands to the verdicts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import numpy as np
 import polars as pl
 from scipy.stats import spearmanr
 
-from sae_pipeline.resampling import draws, interval
+from sae_pipeline.resampling import interval
 from sae_pipeline.study_survey_laws import ScalingLaws
-from sae_pipeline.survey.experiments.held_out import ByDocument, difference
+from sae_pipeline.survey.experiments.held_out import difference
 from sae_pipeline.survey.measurement import Measurement, too_few
 from sae_pipeline.survey.scaling.laws import Laws, between
 
@@ -24,55 +24,59 @@ SUM_TO_ONE = (
 def laws_measured(laws: Laws, resamples: list[Laws], settings: ScalingLaws, n_runs: int) -> list[Measurement]:
     """Fits and predictions. What no law could be fitted to has no value, and says so."""
     n = {name: len(x) for name, (x, _) in laws.points.items()}
-    one = [
+    exponents = [
         ("loss_law_r_squared", "R² of log loss against log compute on the frontier, without the largest budget",
-         lambda each: each.loss.r_squared, n["loss"] - 1, ONE_SEED),
-        ("loss_exponent", "exponent of loss against compute", lambda each: each.loss.exponent, n["loss"] - 1, ONE_SEED),
-        ("loss_law_held_out_error", "relative error of the loss predicted for the largest budget",
-         lambda each: each.loss_error, 1, ONE_SEED),
+         lambda each: each.loss.r_squared, n["loss"] - 1, 3, ONE_SEED),
+        ("loss_exponent", "exponent of loss against compute", lambda each: each.loss.exponent, n["loss"] - 1, 2, ONE_SEED),
         ("optimal_features_exponent", "exponent of the optimal number of features against compute",
-         lambda each: each.optimal_features.exponent, n["optimal_features"], f"{SUM_TO_ONE}; {ONE_SEED}; {INSIDE}"),
+         lambda each: each.optimal_features.exponent, n["optimal_features"], 2, f"{SUM_TO_ONE}; {ONE_SEED}; {INSIDE}"),
         ("optimal_steps_exponent", "exponent of the optimal number of steps against compute",
-         lambda each: each.optimal_steps.exponent, n["optimal_steps"], f"{SUM_TO_ONE}; {ONE_SEED}; {INSIDE}"),
-        ("learning_rate_exponent", "exponent of the optimal learning rate against compute, without the largest budget",
-         lambda each: each.optimal_learning_rate.exponent, n["optimal_learning_rate"] - 1, ONE_SEED),
-        ("learning_rate_law_error_grid_steps", "error of the rate predicted for the largest budget, in steps of the grid",
-         lambda each: each.rate_error(settings), 1, ONE_SEED),
+         lambda each: each.optimal_steps.exponent, n["optimal_steps"], 2, f"{SUM_TO_ONE}; {ONE_SEED}; {INSIDE}"),
+        ("learning_rate_exponent", "exponent of the optimal learning rate against compute",
+         lambda each: each.optimal_learning_rate.exponent, n["optimal_learning_rate"], 2, f"{ONE_SEED}; {INSIDE}"),
     ]  # fmt: skip
     measured = []
-    for name, metric, value, n_scored, why in one:
+    for name, metric, value, n_scored, needed, why in exponents:
         known = float(value(laws))
-        low, high = between(resamples, value)
         ok = bool(np.isfinite(known))
-        bounds = (low, high) if np.isfinite(low) else (None, None)
+        low, high = between(resamples, value) if ok else (None, None)
         measured.append(Measurement(
-            name, metric, known if ok else None, n_scored, n_runs, low=bounds[0] if ok else None, high=bounds[1] if ok else None,
-            why=why, rows="scaling_runs", **({} if ok else too_few("budgets to fit a law to", n_scored, 2)),
-            figure=RATES_FIGURE if name.startswith("learning_rate") else FIGURE,
+            name, metric, known if ok else None, n_scored, n_runs, low=low, high=high, why=why, rows="scaling_runs",
+            figure=_figure(name), **({} if ok else too_few("budgets to fit a law to", n_scored, needed)),
         ))  # fmt: skip
-    return [*measured, _held_out_features(laws, resamples, n["optimal_features"], n_runs)]
+    predicted = [
+        ("loss_law_held_out_error", "relative error of the loss predicted for the largest budget", "the loss",
+         lambda each, which: each.loss_held.error(which), n["loss"], ONE_SEED),
+        ("learning_rate_law_error_grid_steps",
+         "error of the rate predicted for the largest budget whose rates were swept, in steps of the grid", "the optimum",
+         lambda each, which: each.rate_held.steps(which, settings), n["optimal_learning_rate"], f"{ONE_SEED}; {INSIDE}"),
+        ("optimal_features_held_out_factor", "factor by which the predicted optimal features of the largest budget are off",
+         "the optimum", lambda each, which: each.features_held.factor(which), n["optimal_features"], f"{ONE_SEED}; {INSIDE}"),
+    ]  # fmt: skip
+    return measured + [_predicted(laws, resamples, n_runs, *one) for one in predicted]
 
 
-def _held_out_features(laws: Laws, resamples: list[Laws], n_budgets: int, n_runs: int) -> Measurement:
-    """The growth of the optimum beyond the budgets that it was fitted to."""
-    name, metric = (
-        "optimal_features_held_out_factor",
-        "factor by which the predicted optimal features of the largest budget are off",
-    )
-    factor = laws.features_factor
-    if not np.isfinite(factor):
-        few = too_few("budgets whose optimum lies inside", n_budgets, 3)
-        return Measurement(name, metric, None, 0, n_runs, rows="scaling_runs", figure=FIGURE, **few)
-    value_R, control_R = (
-        np.array([getattr(each, which) for each in resamples]) for which in ("features_factor", "features_factor_without_growth")
-    )
+def _predicted(
+    laws: Laws, resamples: list[Laws], n_runs: int, name: str, metric: str, what: str, off: Callable[[Laws, str], float],
+    n_budgets: int, why: str,
+) -> Measurement:  # fmt: skip
+    """How far off the law of the other budgets is at the largest one, beside what the budget before says without any law."""
+    control, value = f"{what} of the budget before, unchanged", off(laws, "predicted")
+    if not np.isfinite(value):
+        few = too_few("budgets whose optimum lies inside" if what == "the optimum" else "budgets", n_budgets, 3)
+        return Measurement(name, metric, None, 0, n_runs, control=control, rows="scaling_runs", figure=_figure(name), **few)
+    value_R, control_R = (np.array([off(each, which) for each in resamples]) for which in ("predicted", "before"))
     low, high = interval(value_R)
     paired = interval(value_R - control_R)
     return Measurement(
-        name, metric, factor, 1, n_runs, low=low, high=high, control="the optimum of the budget before, unchanged",
-        control_value=laws.features_factor_without_growth, difference_low=paired[0], difference_high=paired[1],
-        why=f"law of {n_budgets - 1} smaller budgets; {ONE_SEED}", rows="scaling_runs", figure=FIGURE,
+        name, metric, value, 1, n_runs, low=low, high=high, control=control, control_value=off(laws, "before"),
+        difference_low=paired[0], difference_high=paired[1], why=f"law of {n_budgets - 1} smaller budgets; {why}",
+        rows="scaling_runs", figure=_figure(name),
     )  # fmt: skip
+
+
+def _figure(name: str) -> str:
+    return RATES_FIGURE if name.startswith("learning_rate") else FIGURE
 
 
 def proxy_measured(runs: pl.DataFrame, seed: int) -> list[Measurement]:
@@ -115,38 +119,3 @@ def _rank(x: np.ndarray, y: np.ndarray) -> float:
     if len(np.unique(x)) < 2 or len(np.unique(y)) < 2:
         return float("nan")
     return float(spearmanr(x, y).statistic)  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def equal_l0_measured(sums: ByDocument, pairs: Sequence[tuple[str, str]], settings: ScalingLaws) -> list[Measurement]:
-    """batch_topk beside ReLU-L1 at the L0 that the latter came to; `pairs`: (batch_topk arm, its ReLU-L1 arm)."""
-    weight_RK = draws(len(sums.n_K), settings.seed)
-    own_R, control_R = (np.mean([sums.explained_variance(pair[at], weight_RK) for pair in pairs], axis=0) for at in (0, 1))
-    own, control = (float(np.mean([sums.explained_variance(pair[at])[0] for pair in pairs])) for at in (0, 1))
-    l0 = ", ".join(f"{sums.l0(first):.1f} and {sums.l0(second):.1f}" for first, second in pairs)
-    low, high = interval(own_R)
-    paired = difference(own_R, control_R)
-    measured = [
-        Measurement(
-            "topk_over_relu_l1_at_matched_l0", f"explained variance, mean over {len(pairs)} matched L0", own, len(sums.n_K),
-            len(sums.n_K), low=low, high=high, control="ReLU-L1 at the same L0", control_value=control, difference_low=paired[0],
-            difference_high=paired[1], why=f"held-out L0 of batch_topk and ReLU-L1: {l0}; trained to match, not interpolated",
-            rows="scaling_runs", figure=RATES_FIGURE,
-        )
-    ]  # fmt: skip
-    # By rule the densest pair: reconstructions without bias have a ratio near the root of their explained variance.
-    best, relu = max(pairs, key=lambda pair: sums.l0(pair[1]))
-    own_R, control_R = sums.norm_ratio(best, weight_RK), sums.norm_ratio(relu, weight_RK)
-    paired = difference(own_R, control_R)
-    low, high = interval(own_R)
-    root = float(sums.explained_variance(best)[0]) ** 0.5
-    measured.append(
-        Measurement(
-            "reconstruction_norm_ratio", f"mean ‖x_hat‖ / ‖x‖ of batch_topk at L0 {sums.l0(best):.1f}",
-            float(sums.norm_ratio(best)[0]), len(sums.n_K), len(sums.n_K), low=low, high=high,
-            control=f"ReLU-L1 at L0 {sums.l0(relu):.1f}", control_value=float(sums.norm_ratio(relu)[0]),
-            difference_low=paired[0], difference_high=paired[1],
-            why=f"at the densest matched L0; the root of its explained variance, near which unbiased ones lie, is {root:.3f}",
-            rows="scaling_runs", figure=RATES_FIGURE,
-        )
-    )  # fmt: skip
-    return measured

@@ -34,7 +34,7 @@ class Results:
 
 def measurements(results: Results) -> list[Measurement]:
     """All of them."""
-    return [*_words(results), *_told_apart(results), *_few(results), *_sparse(results), safety(results)]
+    return [*_words(results), *_told_apart(results), *_few(results), *_sparse(results), safety(results), safety_outcomes(results)]
 
 
 def _measurement(
@@ -130,4 +130,16 @@ def safety(results: Results) -> Measurement:
         ceiling_metric="safety families that a dense probe tells apart" if excused else None,
         ceiling=ceiling[0], ceiling_threshold=ceiling[1], files_sha=results.sha, rows="concept_search_results",
         why="; ".join([told, *(f"{row['concept']}: {row['verdict']}, AUROC {row['auroc']:.2f}" for row in rows), NOTE]),
+    )  # fmt: skip
+
+
+def safety_outcomes(results: Results) -> Measurement:
+    """Row 72: nobody was made safer here. Without a feature to act on there is nothing to try; with one, this is a miss."""
+    found = sum(row["verdict"] == "found" for row in results.searched if row["is_safety"] and row["is_choice"])
+    return Measurement(
+        "safety_outcomes_measured", "harms whose rate was measured before and after acting on a feature", 0.0, 0, found,
+        results.size, ceiling_metric="safety families with a feature that beats its null (row 61)", ceiling=float(found),
+        ceiling_threshold=1.0, files_sha=results.sha, rows="concept_search_results",
+        why="it takes a harm that the model does on request, a feature behind it, and the harm's rate with and without acting on "
+        "that feature, beside other means of prevention",
     )  # fmt: skip
