@@ -11,7 +11,6 @@ from sae_pipeline.browser.app import create_app
 from sae_pipeline.report.survey import families, survey_page
 from sae_pipeline.survey.build_verdicts import build_verdicts
 from sae_pipeline.survey.checklist import read_checklist
-from sae_pipeline.survey.controls import BY_CONSTRUCTION
 from sae_pipeline.survey.measurement import Measurement, write_measurements
 from tests.browser.conftest import ORIGIN
 from tests.browser.world import make_world
@@ -61,7 +60,7 @@ def test_every_row_stands_on_the_page_with_value_control_threshold_and_verdict(s
     assert all(f'id="row-{row}"' in page for row in range(1, 73))
     assert page.count("0.125 random direction") == 72 and page.count("n 3 / 4") == 72
     n_by_construction = verdicts["control_by_construction"].drop_nulls().len()
-    assert page.count("control by construction: ") == n_by_construction == len(BY_CONSTRUCTION)
+    assert page.count("control by construction: ") == n_by_construction > 0
     assert SCRIPT not in page and "&lt;script&gt;" in page
     for verdict, n in verdicts.group_by("verdict").len().iter_rows():
         only = client.get(f"/survey?verdict={verdict}").text

@@ -231,12 +231,10 @@ def test_loss_as_a_proxy_is_a_rank_correlation_over_runs():
 def equal_l0_sums(own_l0: tuple[float, ...], error: dict[str, float], relu_l0: tuple[float, ...] = (40.0, 10.0)) -> ByDocument:
     """Two pairs of arms, the same in every document. Explained variance is 1 - error / 10."""
     n = np.full(4, 10.0)
-    l0 = dict(zip(("a", "b", "ra", "rb"), (*own_l0, *relu_l0), strict=True))
-    ratio = {"a": 0.97, "ra": 0.8, "b": 0.9, "rb": 0.7}
-    arms = tuple(error)
-    return ByDocument(
-        arms, n, 10 * n, *(np.stack([n * of[arm] for arm in arms]) for of in (error, l0, ratio)), (1, 1, 1, 1)
-    )  # fmt: skip
+    l0: dict[str, float] = dict(zip(("a", "b", "ra", "rb"), (*own_l0, *relu_l0), strict=True))
+    ratio: dict[str, float] = {"a": 0.97, "ra": 0.8, "b": 0.9, "rb": 0.7}
+    error_AK, active_AK, ratio_AK = (np.stack([n * of[arm] for arm in error]) for of in (error, l0, ratio))
+    return ByDocument(tuple(error), n, 10 * n, error_AK, active_AK, ratio_AK, (1, 1, 1, 1))
 
 
 ERROR = {"a": 1.0, "ra": 2.0, "b": 3.0, "rb": 5.0}

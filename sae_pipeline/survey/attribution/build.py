@@ -15,7 +15,7 @@ from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.store import Outcome
 from sae_pipeline.study_survey_search import Attribution
 from sae_pipeline.survey.attribution.measure import FIGURE, measurements
-from sae_pipeline.survey.attribution.pairs import measured_pairs
+from sae_pipeline.survey.attribution.pairs import measured_pairs, plain_pairs
 from sae_pipeline.survey.attribution.prompts import Prompt, read_prompts
 from sae_pipeline.survey.attribution.tables import feature_rows, prompt_rows
 from sae_pipeline.survey.attribution.topics import Topics
@@ -46,9 +46,10 @@ def build_attribution(
     screened = pl.DataFrame([_screen(lm, sae, prompt, bos) for prompt in prompts], schema=SCREENED)
     chosen = spread([prompt for prompt in prompts if screened["solved"][prompt.prompt_id]], settings.max_prompts)
     pairs = _all_pairs(lm, sae, chosen, settings, bos, work / PARTS)
+    emotion = _preferred(lm, sae, prompts, screened, bos)
     prompt_rows(prompts, screened, pairs, sae.n_features).write_parquet(work / "attribution_prompts.parquet", compression="zstd")
     feature_rows(pairs, sae.n_features).write_parquet(work / "attribution_features.parquet", compression="zstd")
-    found = measurements(lm, sae, prompts, chosen, pairs, Topics(examples), settings)
+    found = measurements(lm, sae, prompts, chosen, pairs, emotion, Topics(examples), settings)
     write_measurements(work, "attribution", found)
     for theme in THEMES:
         (work / f"{FIGURE}.{theme.name}.png").write_bytes(scatter(pairs, theme))
@@ -74,6 +75,22 @@ def _screen(lm: LanguageModel, sae: SparseAutoencoder, prompt: Prompt, bos: bool
     found = attribute(lm, sae, contrast(lm, prompt.text, prompt.target, prompt.baseline, bos))
     solved = found.logit_difference > 0 and found.target_rank <= AMONG_LIKELIEST
     return {"solved": solved, "target_rank": found.target_rank, "logit_difference": found.logit_difference}
+
+
+def _preferred(
+    lm: LanguageModel, sae: SparseAutoencoder, prompts: Sequence[Prompt], screened: pl.DataFrame, bos: bool
+) -> list[pl.DataFrame]:  # fmt: skip
+    """Active pairs of every prompt about an emotion whose target is likelier than its baseline, likely at all or not.
+
+    Their lists of strongest intermediates are read off attribution alone, and need no ablation.
+    """
+    preferred = [
+        prompt for prompt in prompts
+        if prompt.group == "emotion" and (screened["logit_difference"][prompt.prompt_id] or 0.0) > 0
+    ]  # fmt: skip
+    return [
+        plain_pairs(attribute(lm, sae, contrast(lm, prompt.text, prompt.target, prompt.baseline, bos))) for prompt in preferred
+    ]
 
 
 def _all_pairs(

@@ -30,9 +30,10 @@ ABSOLUTE = [pl.col(name).abs() for name in ("attribution", "ablation")]
 
 def measurements(
     lm: LanguageModel, sae: SparseAutoencoder, prompts: Sequence[Prompt], chosen: Sequence[Prompt], pairs: pl.DataFrame,
-    topics: Topics, settings: Attribution,
+    emotion: Sequence[pl.DataFrame], topics: Topics, settings: Attribution,
 ) -> list[Measurement]:  # fmt: skip
-    """All of them, in the order of the checklist. `pairs`: of the `chosen` prompts, which the model got right."""
+    """All of them, in the order of the checklist. `pairs`: of the `chosen` prompts, which the model got right; `emotion`: of each
+    prompt about an emotion whose target it finds likelier than the baseline."""
     size, seed, sha = sae.n_features, settings.seed, prompts_sha()
 
     def measurement(name: str, metric: str, found: Compared | None, attempted: int, control: str, **more) -> Measurement:
@@ -81,7 +82,8 @@ def measurements(
         ),
     ]  # fmt: skip
     n_of = {group: sum(one.group == group for one in prompts) for group in ("emotion", "two_hop")}
-    found.append(_emotion(measurement, n_of["emotion"], chosen, pairs, topics.about(read_words("emotion")), seed))
+    n_likely = sum(one.group == "emotion" for one in chosen)
+    found.append(_emotion(measurement, n_of["emotion"], n_likely, emotion, topics.about(read_words("emotion")), seed))
     found.append(_two_hop(measurement, n_of["two_hop"], chosen, pairs, topics, seed))
     shares, n_requests = refused_shares(lm, sae, topics.about(read_words("refusal")))
     columns = np.array(shares).reshape(-1, 2)
@@ -100,13 +102,16 @@ NAMES = (
 )  # fmt: skip
 
 
-def _emotion(measurement, n: int, chosen: Sequence[Prompt], pairs: pl.DataFrame, about: frozenset[int], seed: int):
-    solved = [one for one in chosen if one.group == "emotion"]
-    shares = np.array([share_about(pairs.filter(pl.col("prompt_id") == one.prompt_id), about) for one in solved]).reshape(-1, 2)
+def _emotion(measurement, n: int, n_likely: int, pairs: Sequence[pl.DataFrame], about: frozenset[int], seed: int):
+    """Over every prompt whose target beats its baseline. That few targets are among the likeliest tokens excuses nothing: the
+    contrast, which attribution explains, is there."""
+    shares = np.array([share_about(each, about) for each in pairs]).reshape(-1, 2)
     return measurement(
         NAMES[3], f"share of features about emotion ({len(about)} of all) among the five largest attributions",
-        compared(shares[:, 0], shares[:, 1], seed) if solved else None, n, "features active at the same positions",
-        **_ceiling(len(solved), "prompts about an emotion"),
+        compared(shares[:, 0], shares[:, 1], seed) if len(shares) else None, n, "features active at the same positions",
+        ceiling_metric="prompts about an emotion whose target is likelier than its baseline", ceiling=float(len(shares)),
+        ceiling_threshold=float(MIN_SOLVED),
+        why=f"of {len(shares)} such prompts {n_likely} have the target among the likeliest tokens, too, and were measured",
     )  # fmt: skip
 
 
