@@ -259,6 +259,9 @@ def test_the_stage_writes_its_tables_and_goes_on_after_a_kill(made, tmp_path: Pa
     rows = pl.read_parquet(tmp_path / "work" / "measurements.parquet")
     status = dict(rows.select("measurement", "status").iter_rows())
     assert status["attribution_finite_difference_error"] == "ok" and status["two_hop_middle_in_top_10"] == "not_testable"
+    # Of two opposites about an emotion the model prefers one, and both readings are taken.
+    n_read = dict(rows.select("measurement", "n_scored").iter_rows())
+    assert n_read["emotion_among_top_features"] == n_read["emotion_among_top_features_of_preferred"] == 1
     assert set(rows["size"]) == {N_FEATURES} and not (tmp_path / "work" / "parts").exists()
 
 

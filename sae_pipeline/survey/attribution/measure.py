@@ -1,6 +1,6 @@
 """The measurements of this stage, each beside its control."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -45,7 +45,7 @@ def measurements(
 
     if not chosen:
         nothing = too_few("prompts that the model gets right", 0, MIN_SOLVED)
-        return [measurement(name, "not measured", None, len(prompts), "none", **nothing) for name in NAMES]
+        return [measurement(name, "not measured", None, len(prompts), "none", **nothing) for name in (*NAMES, PREFERRED)]
     drawn, checked = pairs.filter("is_drawn"), pairs.drop_nulls("finite_difference")
     last = pairs.filter(pl.col("position") == pl.col("position").max().over("prompt_id"))
     others = checked.with_columns(pl.col("attribution").reverse().over("prompt_id"))
@@ -82,8 +82,14 @@ def measurements(
         ),
     ]  # fmt: skip
     n_of = {group: sum(one.group == group for one in prompts) for group in ("emotion", "two_hop")}
-    n_likely = sum(one.group == "emotion" for one in chosen)
-    found.append(_emotion(measurement, n_of["emotion"], n_likely, emotion, topics.about(read_words("emotion")), seed))
+    right = [pairs.filter(pl.col("prompt_id") == one.prompt_id) for one in chosen if one.group == "emotion"]
+    # That few targets are among the likeliest tokens must not excuse a miss where the contrast, which attribution explains, is
+    # there: the second reading takes every prompt that has it.
+    lists = {
+        (NAMES[3], "prompts about an emotion that the model gets right"): right,
+        (PREFERRED, "prompts about an emotion whose target is likelier than its baseline"): emotion,
+    }
+    found.extend(_emotion(measurement, n_of["emotion"], lists, topics.about(read_words("emotion")), seed))
     found.append(_two_hop(measurement, n_of["two_hop"], chosen, pairs, topics, seed))
     shares, n_requests = refused_shares(lm, sae, topics.about(read_words("refusal")))
     columns = np.array(shares).reshape(-1, 2)
@@ -100,19 +106,18 @@ NAMES = (
     "attribution_finite_difference_error", "attribution_ablation_correlation", "top_10_overlap", "emotion_among_top_features",
     "two_hop_middle_in_top_10", "refusal_attribution",
 )  # fmt: skip
+PREFERRED = "emotion_among_top_features_of_preferred"
 
 
-def _emotion(measurement, n: int, n_likely: int, pairs: Sequence[pl.DataFrame], about: frozenset[int], seed: int):
-    """Over every prompt whose target beats its baseline. That few targets are among the likeliest tokens excuses nothing: the
-    contrast, which attribution explains, is there."""
-    shares = np.array([share_about(each, about) for each in pairs]).reshape(-1, 2)
-    return measurement(
-        NAMES[3], f"share of features about emotion ({len(about)} of all) among the five largest attributions",
-        compared(shares[:, 0], shares[:, 1], seed) if len(shares) else None, n, "features active at the same positions",
-        ceiling_metric="prompts about an emotion whose target is likelier than its baseline", ceiling=float(len(shares)),
-        ceiling_threshold=float(MIN_SOLVED),
-        why=f"of {len(shares)} such prompts {n_likely} have the target among the likeliest tokens, too, and were measured",
-    )  # fmt: skip
+def _emotion(measurement, n: int, lists: Mapping[tuple[str, str], Sequence[pl.DataFrame]], about: frozenset[int], seed: int):
+    """Share of features about emotion among the strongest; `lists`: pairs of some prompts, by measurement and its ceiling."""
+    for (name, what), pairs in lists.items():
+        shares = np.array([share_about(each, about) for each in pairs]).reshape(-1, 2)
+        yield measurement(
+            name, f"share of features about emotion ({len(about)} of all) among the five largest attributions, {what}",
+            compared(shares[:, 0], shares[:, 1], seed) if len(shares) else None, n, "features active at the same positions",
+            ceiling_metric=what, ceiling=float(len(shares)), ceiling_threshold=float(MIN_SOLVED),
+        )  # fmt: skip
 
 
 def _two_hop(measurement, n: int, chosen: Sequence[Prompt], pairs: pl.DataFrame, topics: Topics, seed: int):
