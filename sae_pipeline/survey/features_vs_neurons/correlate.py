@@ -21,6 +21,7 @@ from sae_pipeline.language_model.model import LanguageModel
 from sae_pipeline.progress import bar
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.steering.interventions import random_directions
+from sae_pipeline.survey.features_vs_neurons.largest import Largest
 from sae_pipeline.tables.columns import SPLITS
 from sae_pipeline.tables.schemas import conform
 
@@ -62,40 +63,57 @@ def active_pairs(
     features over both halves."""
     column_F = torch.full((sae.n_features,), -1)
     column_F[torch.from_numpy(features)] = torch.arange(len(features))
-    directions_CD = random_directions(n_directions, reader.d_model, torch.Generator().manual_seed(seed))
-    tokens, found, projected = {}, {}, {}
+    tokens = {}
     for split, block_B in blocks.items():
         keep_BT = reader.reason_BT[block_B] == KEEP
         tokens[split] = (block_B[:, None] * reader.context + torch.arange(reader.context))[keep_BT]
-        rows, columns, values, dense = [], [], [], []
-        for start, part_N in enumerate(tokens[split].split(ENCODED_AT_ONCE)):
-            r_ND = reader.gather(part_N)
-            codes = sae.encode_sparse(r_ND)
-            column_P = column_F[codes.feature.long().cpu()]
-            mine_P = column_P >= 0
-            rows.append(codes.token.cpu()[mine_P] + start * ENCODED_AT_ONCE)
-            columns.append(column_P[mine_P])
-            values.append(codes.value.cpu()[mine_P])
-            dense.append(reader.scaled(r_ND) @ directions_CD.T)
-        found[split] = (torch.cat(rows), torch.cat(columns), torch.cat(values))
-        projected[split] = torch.cat(dense)
+    found = {split: _of_features(reader, sae, column_F, token_N) for split, token_N in tokens.items()}
     active = torch.bincount(torch.cat([found[split][1] for split in blocks]), minlength=len(features))
     usable = active[active > 0]
     matched_C = usable[torch.from_numpy(np.random.default_rng(seed).integers(0, len(usable), n_directions))]
-    both_CN = torch.cat([projected[split] for split in blocks]).T
-    # The (n + 1)-th largest value: exactly n tokens lie above it.
-    threshold_C = torch.stack([row.topk(int(n) + 1).values[-1] for row, n in zip(both_CN, matched_C, strict=True)])
-    return {
-        split: _with_directions(tokens[split], found[split], projected[split] - threshold_C, len(features)) for split in blocks
-    }
+    beside = _of_directions(reader, tokens, matched_C.numpy(), seed)
+    return {split: _together(tokens[split], found[split], beside[split], len(features)) for split in blocks}
 
 
-def _with_directions(token_N: Tensor, found: tuple[Tensor, Tensor, Tensor], above_NC: Tensor, n_features: int) -> Pairs:
-    row, direction = (above_NC > 0).nonzero(as_tuple=True)
-    row_P = torch.cat([found[0], row])
+Found = tuple[Tensor, Tensor, Tensor]
+
+
+def _of_features(reader: ActivationReader, sae: SparseAutoencoder, column_F: Tensor, token_N: Tensor) -> Found:
+    """(row, column, activation) of the features whose `column_F` is not negative."""
+    rows, columns, values = [], [], []
+    for start, part_N in enumerate(token_N.split(ENCODED_AT_ONCE)):
+        codes = sae.encode_sparse(reader.gather(part_N))
+        column_P = column_F[codes.feature.long().cpu()]
+        mine_P = column_P >= 0
+        rows.append(codes.token.cpu()[mine_P] + start * ENCODED_AT_ONCE)
+        columns.append(column_P[mine_P])
+        values.append(codes.value.cpu()[mine_P])
+    return torch.cat(rows), torch.cat(columns), torch.cat(values)
+
+
+def _of_directions(
+    reader: ActivationReader, tokens: dict[str, Tensor], n_active_C: np.ndarray, seed: int
+) -> dict[str, Found]:  # fmt: skip
+    """The same of random directions, each above the threshold that leaves it `n_active_C` pairs in all splits together."""
+    directions_CD = random_directions(len(n_active_C), reader.d_model, torch.Generator().manual_seed(seed))
+    largest, first, begins = Largest(n_active_C), 0, {}
+    for split, token_N in tokens.items():
+        begins[split] = first
+        for part_N in token_N.split(ENCODED_AT_ONCE):
+            projected_NC = reader.scaled(reader.gather(part_N)) @ directions_CD.T
+            largest.add(projected_NC, torch.arange(first, first + len(part_N)))
+            first += len(part_N)
+    largest.finish()
+    row_P, column_P, value_P = largest.above()
+    cut = {split: (row_P >= begin) & (row_P < begin + len(tokens[split])) for split, begin in begins.items()}
+    return {split: (row_P[here] - begins[split], column_P[here], value_P[here]) for split, here in cut.items()}
+
+
+def _together(token_N: Tensor, features: Found, directions: Found, n_features: int) -> Pairs:
+    row_P = torch.cat([features[0], directions[0]])
     order_P = torch.sort(row_P, stable=True).indices
-    unit_P = torch.cat([found[1], direction + n_features])[order_P]
-    return Pairs(token_N, row_P[order_P], unit_P, torch.cat([found[2], above_NC[row, direction]])[order_P])
+    unit_P = torch.cat([features[1], directions[1] + n_features])[order_P]
+    return Pairs(token_N, row_P[order_P], unit_P, torch.cat([features[2], directions[2]])[order_P])
 
 
 @dataclass(frozen=True)
