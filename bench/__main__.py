@@ -31,7 +31,7 @@ def run(suite: Suite, order: int, n_rounds: int, device: str, scratch: Path) -> 
     suite = replace(suite, specs=tuple(replace(spec, device=device) for spec in suite.with_rooflines()))
     n_rounds = PARITY_ROUNDS if suite.parity_steps else n_rounds
     # A GPU's host side may use any core: nobody else is timed there.
-    cpus = "0" if device == "cpu" else ""
+    cpus = ",".join(map(str, range(max(spec.threads for spec in suite.specs)))) if device == "cpu" else ""
     record = compare(list(suite.specs), n_rounds, scratch, cpus, suite.parity_steps, suite.n_steps)
     before = {spec.label: record["contenders"][spec.label]["mse_before"] for spec in suite.specs}
     reference = next((value for value in before.values() if value is not None), None)
@@ -45,6 +45,7 @@ def run(suite: Suite, order: int, n_rounds: int, device: str, scratch: Path) -> 
         "name": suite.name, "title": suite.title, "order": order, "n_rounds": n_rounds, "load": round(load, 2),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": machine(device),
         "pairs": [asdict(pair) for pair in suite.pairs], "alike": [asdict(pair) for pair in suite.alike], "guard": suite.guard,
+        "limits": [asdict(limit) for limit in suite.limits],
         **record,
     }  # fmt: skip
 

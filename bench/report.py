@@ -56,7 +56,25 @@ def bars(records: list[dict[str, Any]], heading: str) -> list[str]:
             lines.append(f"| {record['title']} | {pair['what']} | {summary(values)} | {pair['bar'] or ''} | {mark} |")
             if "missed" in mark and (note := notes.NOTES.get((record["name"], pair["what"]))):
                 reasons += ["", f"* **{record['title']}, {pair['what']}.** {note}"]
+    lines += within(records)
     return [*lines, *(["", "Why bars were missed:", *reasons] if reasons else []), ""]
+
+
+def within(records: list[dict[str, Any]]) -> list[str]:
+    """What has no peer, beside the time and the memory that it may take."""
+    lines: list[str] = []
+    for record in records:
+        for limit in record.get("limits", ()):
+            one = record["contenders"][limit["contender"]]
+            seconds = [us * record["shape"]["batch"] / 1e6 for us in one["wall_us_per_token"]]
+            gigabytes = one["peak_rss_bytes"] / 1e9
+            mark = "passed" if median(seconds) <= limit["wall_s"] and gigabytes <= limit["peak_gb"] else "**missed**"
+            bar = f"{limit['wall_s']:g} s, {limit['peak_gb']:g} GB"
+            lines.append(
+                f"| {record['title']} | {limit['what']}, {record['threads']} threads | {summary(seconds)} s, {gigabytes:.2f} GB "
+                f"| at most {bar} | {mark} |"
+            )
+    return lines
 
 
 def guards(records: list[dict[str, Any]]) -> list[str]:

@@ -32,6 +32,7 @@ SHAPES = {
     "L": Shape("L", 2304, 16_384, 64, 4096),
     "statistics": Shape("statistics", 576, 16_384, 32, 1024),
     "dashboards": Shape("dashboards", 576, 1024, 32, 32_768),
+    "neighbours": Shape("neighbours", 576, 65_536, 1, 1024),
     "XL": Shape("XL", 2304, 65_536, 64, 16_384),
 }
 

@@ -11,6 +11,8 @@ FP32, BF16 = "float32", "bfloat16"
 UNIT_ROWS: dict[str, Any] = {"unit_rows": True}
 FVU: dict[str, Any] = {"loss": "fvu", "clips": False}
 CHECK, READ_BACK, FOUND = "weighted sum of the statistics", "sum of magnitudes read back", "sum of the strongest"
+COSINES = "sum of the first block's cosines"
+NO_TRAINING = (CHECK, READ_BACK, FOUND, COSINES)
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,16 @@ class Pair:
     slower: str
     faster: str
     bar: float
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What one step of a contender may take at most, where no peer does the same."""
+
+    what: str
+    contender: str
+    wall_s: float
+    peak_gb: float
 
 
 @dataclass(frozen=True)
@@ -38,10 +50,11 @@ class Suite:
     """Steps a round; 0: as many as take half a second."""
     guard: str = "squared error"
     """What must be equal before anything is timed."""
+    limits: tuple[Limit, ...] = ()
 
     def with_rooflines(self) -> tuple[Spec, ...]:
         """Its contenders, and the machine's own limits at this shape in the same rounds: products in both dtypes, a copy."""
-        if self.parity_steps or self.guard in (CHECK, READ_BACK, FOUND):  # no training step, so the encoder is no limit of theirs
+        if self.parity_steps or self.guard in NO_TRAINING:  # so the encoder is no limit of theirs
             return self.specs
         shape = self.specs[0].shape
         limits = (Spec("encode only", shape, BF16), Spec("encode only", shape), Spec("copy", shape))
@@ -233,6 +246,13 @@ def query() -> Suite:
     return Suite("B16-query", title, (ours, delphi), pairs, n_steps=PASS_BATCHES, guard=FOUND)
 
 
+def neighbours() -> Suite:
+    """B17."""
+    spec = Spec("our neighbour search", SHAPES["neighbours"], threads=2)
+    limits = (Limit("the 15 nearest of every feature", spec.label, 60, 2),)
+    return Suite("B17-neighbours", "Exact neighbours of 65,536 features", (spec,), (), n_steps=1, guard=COSINES, limits=limits)
+
+
 def parity(name: str, architecture: str, peers: dict[str, dict[str, Any]]) -> Suite:
     """Equal weights in, equal errors out, over 200 steps on planted data: our step under each peer's rules (`bench.matched`) must
     stay within 1 % of that peer's; as it comes, it is shown beside them."""
@@ -272,6 +292,7 @@ def all_suites() -> list[Suite]:
         statistics(),
         query(),
         dashboards(),
+        neighbours(),
         parity("parity-topk", "topk", {"SAELens": {}, "dictionary_learning": UNIT_ROWS, "sparsify": UNIT_ROWS | FVU}),
         parity("parity-batch-topk", "batch_topk", {"SAELens": {}, "dictionary_learning": UNIT_ROWS}),
         parity("parity-relu-l1", "relu_l1", {"dictionary_learning": UNIT_ROWS | {"clips": False}}),

@@ -55,13 +55,14 @@ def find(name: str) -> Any:
     from bench.dashboards import DASHBOARDS
     from bench.harvests import HARVESTS
     from bench.matched import MATCHED
+    from bench.neighbours import NEIGHBOURS
     from bench.passes import PASSES
     from bench.peers import PEERS
     from bench.queries import QUERIES
     from bench.shuffles import SHUFFLES
     from bench.stores import STORES
 
-    return (PEERS | SHUFFLES | HARVESTS | MATCHED | PASSES | DASHBOARDS | STORES | QUERIES)[name]
+    return (PEERS | SHUFFLES | HARVESTS | MATCHED | PASSES | DASHBOARDS | STORES | QUERIES | NEIGHBOURS)[name]
 
 
 def wait(device: str) -> None:

@@ -1,6 +1,7 @@
 """The benchmarks run (how fast is not looked at here), and RESULTS.md is what its results say."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from bench import notes, passes, queries, report, rounds, stores
 from bench.__main__ import main
 from bench.gpu_suites import gpu_suites
 from bench.quality import frontier
-from bench.setting import SHAPES, Spec, data_file
+from bench.setting import SHAPES, Shape, Spec, data_file
 from bench.suites import all_suites
 
 
@@ -111,3 +112,32 @@ def test_the_query_finds_the_strongest_of_every_feature(tmp_path, monkeypatch):
     expected = sum(sum(sorted(values)[-queries.N_TOP :]) for values in by_feature.values())
     found = queries.OurQuery(spec, x_ND)
     assert found.mse(x_ND) == pytest.approx(expected, rel=1e-6) and found.config["non_zeros"] == 12 * shape.batch * shape.k
+
+
+def test_what_has_no_peer_is_held_to_a_time_and_a_memory():
+    suite = next(suite for suite in all_suites() if suite.name == "B17-neighbours")
+    (limit,), (spec,) = suite.limits, suite.specs
+    assert limit.contender == spec.label and (limit.wall_s, limit.peak_gb) == (60, 2)
+    assert (spec.shape.n_features, spec.shape.d_model, spec.threads) == (65_536, 576, 2)
+    assert suite.with_rooflines() == suite.specs  # no training step: the encoder's product is no limit of it
+
+    def line(seconds: float, gigabytes: float) -> str:
+        wall = [1e6 * seconds / spec.shape.batch] * 3
+        record = {
+            "title": "t", "threads": 2, "shape": {"batch": spec.shape.batch}, "limits": [asdict(limit)],
+            "contenders": {spec.label: {"wall_us_per_token": wall, "peak_rss_bytes": gigabytes * 1e9}},
+        }  # fmt: skip
+        (found,) = report.within([record])
+        return found
+
+    assert line(59.0, 1.9).endswith("| 59.00 (59.00 to 59.00) s, 1.90 GB | at most 60 s, 2 GB | passed |")
+    assert line(61.0, 1.9).endswith("**missed** |") and line(59.0, 2.1).endswith("**missed** |")
+
+
+def test_the_neighbour_search_runs_as_a_contender(tmp_path, monkeypatch):
+    monkeypatch.setattr(rounds, "ENVIRONMENTS", tmp_path)
+    spec = Spec("our neighbour search", Shape("few", 64, 600, 1, 64), threads=2)
+    record = rounds.compare([spec], 2, tmp_path, cpus="", n_steps=1)
+    one = record["contenders"][spec.label]
+    assert record["threads"] == 2 and record["clock"] == "wall time" and min(one["wall_us_per_token"]) > 0
+    assert 0 < one["mse_before"] < 512 * 15

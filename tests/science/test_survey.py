@@ -1,5 +1,6 @@
 """Neighbours against a full sort; the map keeps neighbours near; both tables hold what was found."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,23 @@ def built(folders: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) ->
     outcome = build_neighbourhoods(folders, Neighbourhoods(), work)
     assert outcome.metadata["n_features"] == 208
     return work
+
+
+def test_memory_of_the_neighbour_search_grows_with_the_features_and_not_with_their_square(monkeypatch):
+    monkeypatch.setattr(neighbours, "QUERIES_AT_ONCE", 64)
+
+    def peak(n_features: int) -> int:
+        rows_FD = np.random.default_rng(0).standard_normal((n_features, 8), dtype=np.float32)
+        tracemalloc.start()
+        for _ in nearest_features(rows_FD, rows_FD, 5, same=True):
+            pass
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    small, large = peak(2048), peak(8192)
+    assert large < 6 * small, "four times the features, not sixteen times the memory"
+    assert large < 4 * 8192**2 / 16
 
 
 def test_both_tables_follow_their_schemas_and_hold_every_feature(built: Path):
