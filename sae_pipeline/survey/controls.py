@@ -18,6 +18,7 @@ BY_CONSTRUCTION: dict[str, str] = {
     "samples_inside_their_interval": FAULT,
     "clamp_error": FAULT,
     "attribution_finite_difference_error": FAULT,
+    "attribution_finite_difference_largest_error": FAULT,
     "synthetic_recovery": ZERO,  # random rows of 64 dimensions or more never come to a cosine of 0.9
     "novel_features_recurring": ZERO,  # nor do random rows, with each other: the largest cosine is half of what is asked
     "cross_seed_share": ZERO,

@@ -21,6 +21,7 @@ from sae_pipeline.survey.attribution.pairs import measured_pairs
 from sae_pipeline.survey.attribution.prompts import Prompt, prompts_sha, read_prompts, read_requests
 from sae_pipeline.survey.attribution.statistics import (
     compared,
+    compared_largest,
     correlations_by_prompt,
     pooled_correlations,
     relative_errors,
@@ -142,6 +143,9 @@ def test_planted_pairs_give_the_planted_numbers():
     assert relative_errors(pairs, "ablation", "finite_difference") == pytest.approx([1 / 11] * 3)
     overlap = top_overlap(pairs, "attribution", "ablation")
     assert overlap.min() >= 0.9 > top_overlap(pairs, "activation", "ablation").max()
+    worst = compared_largest(np.array([0.001, 0.015, 0.002]), np.array([1.4, 1.6, 1.5]), seed=0)
+    assert (worst.value, worst.high, worst.control) == (0.015, 0.015, 1.6) and worst.difference_high is not None
+    assert worst.difference_high < 0
     same = compared(overlap, overlap, seed=0)
     assert same.difference_low == same.difference_high == 0 and same.n == 3
 

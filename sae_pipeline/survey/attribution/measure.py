@@ -14,6 +14,7 @@ from sae_pipeline.survey.attribution.refusals import refused_shares
 from sae_pipeline.survey.attribution.statistics import (
     Compared,
     compared,
+    compared_largest,
     compared_medians,
     correlations_by_prompt,
     pooled_correlations,
@@ -59,6 +60,10 @@ def measurements(
             compared(errors[0], errors[1], seed), len(prompts), "attribution of another pair of the prompt",
         ),
         measurement(
+            NAMES[6], "attribution against central differences, norm of the error over the norm, worst of all prompts",
+            compared_largest(errors[0], errors[1], seed), len(prompts), "attribution of another pair of the prompt",
+        ),
+        measurement(
             NAMES[1], f"Pearson correlation with the effect of ablation, {n} of all prompts together",
             pooled_correlations(drawn, "attribution", "activation", "ablation", seed), len(prompts), "activation", figure=FIGURE,
         ),
@@ -77,8 +82,17 @@ def measurements(
             pooled_correlations(last, "attribution", "activation", "ablation", seed), len(prompts), "activation",
         ),
         measurement(
-            NAMES[2], "share of a prompt's ten largest effects among its ten largest attributions, of the drawn pairs",
+            NAMES[2],
+            "share of a prompt's ten largest effects among its ten largest attributions, of the pairs drawn at random "
+            f"({drawn.height / len(chosen):.0f} of {pairs.height / len(chosen):.0f} active pairs per prompt), not of all",
             compared(overlaps[0], overlaps[1], seed), len(prompts), "its ten largest activations",
+        ),
+        measurement(
+            "top_10_overlap_last_position",
+            f"the same of every active feature at the last position ({last.height / len(chosen):.0f} per prompt)",
+            compared(top_overlap(last, "attribution", "ablation"), top_overlap(last, "activation", "ablation"), seed),
+            len(prompts),
+            "its ten largest activations",
         ),
     ]  # fmt: skip
     n_of = {group: sum(one.group == group for one in prompts) for group in ("emotion", "two_hop")}
@@ -104,7 +118,7 @@ def measurements(
 
 NAMES = (
     "attribution_finite_difference_error", "attribution_ablation_correlation", "top_10_overlap", "emotion_among_top_features",
-    "two_hop_middle_in_top_10", "refusal_attribution",
+    "two_hop_middle_in_top_10", "refusal_attribution", "attribution_finite_difference_largest_error",
 )  # fmt: skip
 PREFERRED = "emotion_among_top_features_of_preferred"
 

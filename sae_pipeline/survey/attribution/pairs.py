@@ -17,7 +17,10 @@ from sae_pipeline.language_model.model import LanguageModel
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.study_survey_search import Attribution
 
-STEP = 0.1  # of a pair's own part: smaller ones drown in the rounding of float32 logits
+# Of a pair's own part. Where the model is curved the error of a central difference falls with the square of the step (on the
+# demo's most curved prompt 1.5 % at 0.1, in double precision as well, 0.5 % at 0.05, 0.1 % at 0.02); smaller ones drown in the
+# rounding of float32 logits.
+STEP = 0.03
 
 
 def measured_pairs(

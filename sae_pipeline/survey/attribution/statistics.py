@@ -45,6 +45,11 @@ def compared_medians(value_Q: np.ndarray, control_Q: np.ndarray, seed: int) -> C
     return _compared(lambda values, drawn: float(np.median(values[drawn])), value_Q, control_Q, seed)
 
 
+def compared_largest(value_Q: np.ndarray, control_Q: np.ndarray, seed: int) -> Compared:
+    """The same with the largest of all prompts."""
+    return _compared(lambda values, drawn: float(values[drawn].max()), value_Q, control_Q, seed)
+
+
 def pooled_correlations(pairs: pl.DataFrame, x: str, control: str, y: str, seed: int) -> Compared:
     """Pearson correlation of columns `x` and `y` over the pairs of all prompts, beside that of `control` and `y`."""
     sums_Q6, control_Q6 = (_moments(pairs, name, y) for name in (x, control))
