@@ -10,13 +10,21 @@ from assets.verdicts import schema_check
 from sae_pipeline.activations.reader import ActivationReader
 from sae_pipeline.corpus.reader import CorpusReader
 from sae_pipeline.features.sparse import SparseActivations
-from sae_pipeline.interpret.units import Units
+from sae_pipeline.interpret.units import Units, mlp_neurons
 from sae_pipeline.language_model.load import load_language_model
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.study_survey import FeaturesVsNeurons
 from sae_pipeline.survey.features_vs_neurons.build import build_features_vs_neurons
-from sae_pipeline.survey.features_vs_neurons.chosen import Scored, bin_correlation, chosen_measurements, top_mean
+from sae_pipeline.survey.features_vs_neurons.chosen import (
+    Scored,
+    bin_correlation,
+    chosen_measurements,
+    null_measurements,
+    top_mean,
+)
+from sae_pipeline.survey.features_vs_neurons.clear_nulls import null_units
 from sae_pipeline.survey.features_vs_neurons.correlate import Pairs, correlate, correlation_rows, some_blocks
+from sae_pipeline.survey.features_vs_neurons.largest import Largest
 from sae_pipeline.survey.features_vs_neurons.sensitivity import recall, terms_of
 from sae_pipeline.survey.features_vs_neurons.thresholding import SHARES, error_rise, largest_share, specificity_gain
 from tests.science.interpret_world import SEA, make_tokens, token
@@ -170,3 +178,55 @@ def test_a_feature_of_one_word_is_found_by_it_and_one_of_every_second_is_half_fo
     # Texts that hold a stored example are not independent.
     shown = units.held_out.of(0)[0]
     assert recall(tokens, units, 0, terms[0], shown, random)[1] == 0
+
+
+def test_thresholds_of_a_stream_are_those_of_whole_columns_and_hold_no_more_than_twice_what_is_wanted():
+    n_tokens, n_active_C = 6000, np.array([1, 40, 300, 5999, 0])
+    value_NC = torch.randn(n_tokens, len(n_active_C), generator=torch.Generator().manual_seed(0))
+    value_NC[:, 2] = value_NC[:, 2].round(decimals=1)  # ties at every value, the threshold's too
+    threshold_C = torch.stack([row.topk(int(n) + 1).values[-1] for row, n in zip(value_NC.T, n_active_C, strict=True)])
+    row, column = (value_NC - threshold_C > 0).nonzero(as_tuple=True)
+    for n_rows in (17, 1000, n_tokens):
+        largest, row_N = Largest(n_active_C), torch.arange(n_tokens)
+        for part_NC, part_N in zip(value_NC.split(n_rows), row_N.split(n_rows), strict=True):
+            largest.add(part_NC, part_N)
+            # Its wanted values, as many again before they are sorted out, and what one part may bring.
+            assert largest.n_held <= 2 * int((n_active_C + 1).sum()) + len(n_active_C) * n_rows
+        assert torch.equal(largest.finish(), threshold_C)
+        found = largest.above()
+        assert torch.equal(found[0], row) and torch.equal(found[1], column)
+        assert torch.equal(found[2], (value_NC - threshold_C)[row, column])
+    short = Largest(np.array([3]))
+    short.add(torch.ones(3, 1), torch.arange(3))
+    with pytest.raises(ValueError, match="3 values, 4 are wanted"):
+        short.finish()
+
+
+def test_random_directions_and_neurons_are_as_dense_as_they_should_be_whatever_the_parts(folders, monkeypatch):
+    reader = ActivationReader.open(folders["activations"])
+    n_active_C = np.array([5, 60, 20])
+    streamed = list(null_units(reader, n_active_C, 3))
+    assert [each.unit for each in streamed] == ["random_direction", "mlp_neuron"]
+    assert all(each.train.count_U.tolist() == n_active_C[: len(each.ids)].tolist() for each in streamed)
+    # Neurons as the main run makes them, from whole columns.
+    whole = mlp_neurons(reader, n_active_C, 3)
+    assert np.array_equal(streamed[1].ids, whole.ids)
+    for split in ("train", "held_out"):
+        ours, theirs = getattr(streamed[1], split), getattr(whole, split)
+        assert np.array_equal(ours.token_index, theirs.token_index) and np.allclose(ours.value, theirs.value)
+    monkeypatch.setattr("sae_pipeline.survey.features_vs_neurons.clear_nulls.BATCH_TOKENS", 100)
+    for one, other in zip(streamed, null_units(reader, n_active_C, 3), strict=True):
+        assert np.array_equal(one.held_out.token_index, other.held_out.token_index)
+
+
+def test_features_no_clearer_than_the_clearest_directions_do_not_beat_them():
+    interval = np.repeat(np.arange(10, 0, -1), 20)
+    rising = np.where(interval > 6, 3, np.where(interval > 3, 2, 0))
+    clear = {4: Scored(interval, rising, rising, np.arange(200) % 17)}
+    vague = {0: Scored(interval, np.zeros_like(rising), rising, np.arange(200) % 13)}
+    for null, expected in ((clear, 0.0), (vague, 3.0)):
+        top, bins = null_measurements(clear, null, "random_directions", 400, SIZE, 0)
+        assert top.measurement == "chosen_features_top_decile_score_over_random_directions"
+        assert top.value == 3 and top.control_value == 3 - expected and top.difference_low == pytest.approx(expected)
+        assert bins.control == "the clearest four of 400 random directions"
+    assert next(null_measurements(clear, {}, "neurons", 4, SIZE, 0)).status == "too_few_examples"

@@ -24,7 +24,15 @@ from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.store import Outcome
 from sae_pipeline.study import Score
 from sae_pipeline.study_survey import FeaturesVsNeurons
-from sae_pipeline.survey.features_vs_neurons.chosen import choose_clear, chosen_measurements, chosen_rows, score_chosen
+from sae_pipeline.survey.features_vs_neurons.chosen import (
+    choose_clear,
+    chosen_measurements,
+    chosen_rows,
+    clear_candidates,
+    null_measurements,
+    score_chosen,
+)
+from sae_pipeline.survey.features_vs_neurons.clear_nulls import explained, null_units
 from sae_pipeline.survey.features_vs_neurons.correlate import active_pairs, correlate, correlation_rows, some_blocks
 from sae_pipeline.survey.features_vs_neurons.sensitivity import sensitivity, sensitivity_rows
 from sae_pipeline.survey.features_vs_neurons.shares import correlation_shares
@@ -34,6 +42,7 @@ from sae_pipeline.survey.measurement import Measurement, write_measurements
 from sae_pipeline.tables.columns import SPLITS
 
 CORRELATIONS = "neuron_correlations.parquet"
+KINDS = {"random_direction": "random_directions", "mlp_neuron": "neurons"}  # as measurements call them
 
 
 def build_features_vs_neurons(
@@ -92,13 +101,21 @@ def _interpretation(
     known = read_explanations(folders["explanations"], TOKEN_STATS)
     facts = json.loads((folders["specificity_scores"] / "calibration.json").read_text(encoding="utf-8"))
     scorer = ProxyScorer(index, embedder or SentenceEmbedder(), Calibration(**facts))
-    f1 = choose_clear(index, units, known, settings.seed)
-    scored = score_chosen(scorer, index, units, known, list(f1), settings.n_windows, settings.seed)
+    by_column = {column: known["sae_feature", column] for column in units.explained.tolist() if ("sae_feature", column) in known}
+    candidates = clear_candidates(units, by_column, settings.seed)
+    f1 = choose_clear(index, units, by_column, candidates)
+    scored = score_chosen(scorer, index, units, by_column, list(f1), settings.n_windows, settings.seed)
     chosen_rows(scored, f1, size).write_parquet(work / "chosen_feature_specificity.parquet")
+    beside: list[Measurement] = []
+    for null in null_units(reader, units.train.count_U[candidates], settings.seed) if candidates else ():
+        rules = explained(index, null)
+        clear = choose_clear(index, null, rules, [column for column, each in rules.items() if each.rule is not None])
+        looked_at = score_chosen(scorer, index, null, rules, list(clear), settings.n_windows, settings.seed)
+        beside += null_measurements(scored, looked_at, KINDS[null.unit], len(null.ids), size, settings.seed)
     columns = scored_columns(units, score)
     rows = sensitivity_rows(tokens, units, columns, _shown(folders["feature_stats"], columns), size, settings.seed)
     rows.write_parquet(work / "feature_sensitivity.parquet")
-    return [*chosen_measurements(scored, size, settings.seed), *sensitivity(rows, len(columns), size, settings.seed)]
+    return [*chosen_measurements(scored, size, settings.seed), *beside, *sensitivity(rows, len(columns), size, settings.seed)]
 
 
 def _shown(feature_stats: Path, columns: list[int]) -> dict[int, np.ndarray]:

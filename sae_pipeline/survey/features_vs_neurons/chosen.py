@@ -5,7 +5,7 @@ activations, those whose explanation's rule predicts them best (F1 on train toke
 each are scored with the explanation, and with that of another of the four.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,19 +22,23 @@ from sae_pipeline.tables.schemas import conform
 
 N_CHOSEN, N_CANDIDATES, MIN_ACTIVATIONS = 4, 400, 1000
 TOP_SHARE = 0.1
+Known = Mapping[int, Explanation]  # by column
 
 
-def choose_clear(index: RuleIndex, units: Units, known: dict[tuple[str, int], Explanation], seed: int) -> dict[int, float]:
-    """{column: F1 on train tokens} of the four, best first."""
+def clear_candidates(units: Units, known: Known, seed: int) -> list[int]:
+    """Columns with enough train activations and a rule, `N_CANDIDATES` at most, drawn by the seed, ascending."""
     enough = [
         int(column) for column in units.explained
-        if units.train.count_U[column] >= MIN_ACTIVATIONS and known.get(("sae_feature", int(column))) is not None
-        and known["sae_feature", int(column)].rule is not None
+        if units.train.count_U[column] >= MIN_ACTIVATIONS and column in known and known[column].rule is not None
     ]  # fmt: skip
-    candidates = np.sort(np.random.default_rng(seed).permutation(enough)[:N_CANDIDATES]).astype(int).tolist()
-    rules = [Rule.from_json(known["sae_feature", column].rule or "") for column in candidates]
+    return np.sort(np.random.default_rng(seed).permutation(enough)[:N_CANDIDATES]).astype(int).tolist()
+
+
+def choose_clear(index: RuleIndex, units: Units, known: Known, candidates: Sequence[int]) -> dict[int, float]:
+    """{column: F1 on train tokens} of the four candidates with the best, best first."""
+    rules = [Rule.from_json(known[column].rule or "") for column in candidates]
     n_held, n_hit, _ = index.count(rules, choose(units, candidates).train, index.tokens.train_N)
-    f1 = 2 * n_hit / np.maximum(n_held + units.train.count_U[candidates], 1)
+    f1 = 2 * n_hit / np.maximum(n_held + units.train.count_U[list(candidates)], 1)
     best = np.argsort(-f1, kind="stable")[:N_CHOSEN]
     return {candidates[i]: float(f1[i]) for i in best}
 
@@ -55,9 +59,8 @@ class Scored:
 
 
 def score_chosen(
-    scorer: ProxyScorer, index: RuleIndex, units: Units, known: dict[tuple[str, int], Explanation], columns: Sequence[int],
-    n_windows: int, seed: int,
-) -> dict[int, Scored]:  # fmt: skip
+    scorer: ProxyScorer, index: RuleIndex, units: Units, known: Known, columns: Sequence[int], n_windows: int, seed: int
+) -> dict[int, Scored]:
     """Held-out activations of each feature, as evenly over the intervals as they allow."""
     other = derangement(columns, seed) if len(columns) > 1 else {}
     examples: dict[int, list[Example]] = {}
@@ -65,7 +68,7 @@ def score_chosen(
         drawn = close_look(units, column, n_windows, [], generator(seed, "chosen", units, column))
         examples[column] = sorted(drawn, key=lambda each: each.activation or 0.0, reverse=True)
     pairs = [
-        (known["sae_feature", which], [each.window(index.tokens.context) for each in examples[column]])
+        (known[which], [each.window(index.tokens.context) for each in examples[column]])
         for column in columns
         for which in (column, other.get(column, column))
     ]
@@ -119,10 +122,65 @@ def chosen_rows(scored: dict[int, Scored], f1: dict[int, float], size: int) -> p
 
 def chosen_measurements(scored: dict[int, Scored], size: int, seed: int) -> Iterator[Measurement]:
     """Means over the four; intervals by resampling each feature's windows by document (four features are too few to resample)."""
-    top = "mean specificity (0-3) of the strongest tenth of activations, four features"
-    bins = "Spearman of activation interval and mean specificity, mean of four features"
-    yield _measurement("chosen_features_top_decile_score", top, top_mean, scored, size, seed)
-    yield _measurement("chosen_features_bin_correlation", bins, bin_correlation, scored, size, seed)
+    for name, (metric, statistic) in STATISTICS.items():
+        yield _measurement(name, metric, statistic, scored, size, seed)
+
+
+STATISTICS: dict[str, tuple[str, Callable[["Scored", np.ndarray, np.ndarray], float]]] = {
+    "chosen_features_top_decile_score": (
+        "mean specificity (0-3) of the strongest tenth of activations, four features", top_mean,
+    ),
+    "chosen_features_bin_correlation": (
+        "Spearman of activation interval and mean specificity, mean of four features", bin_correlation,
+    ),
+}  # fmt: skip
+
+
+def null_measurements(
+    scored: dict[int, Scored], null: dict[int, Scored], kind: str, n_candidates: int, size: int, seed: int
+) -> Iterator[Measurement]:
+    """The same beside the clearest four of `n_candidates` other units (`kind`: in words). Documents are resampled for both."""
+    for name, (metric, statistic) in STATISTICS.items():
+        yield _beside(
+            f"{name}_over_{kind}", metric, statistic, scored, null, f"the clearest four of {n_candidates} {kind}", size, seed
+        )
+
+
+def _beside(
+    name: str, metric: str, statistic: Callable[[Scored, np.ndarray, np.ndarray], float], scored: dict[int, Scored],
+    null: dict[int, Scored], control: str, size: int, seed: int,
+) -> Measurement:  # fmt: skip
+    both = [_mean(statistic, each, "own") for each in (scored, null)]
+    if np.isnan(both).any():
+        n = min(len(scored), len(null))
+        return Measurement(
+            name, metric, None, 0, N_CHOSEN, size, control=control, **too_few("clear units with windows", n, N_CHOSEN)
+        )
+    documents = np.unique(np.concatenate([one.document for each in (scored, null) for one in each.values()]))
+    n = len(documents)
+
+    def at(drawn: np.ndarray, each: dict[int, Scored]) -> float:
+        return _mean(statistic, each, "own", documents[drawn])
+
+    low, high = bootstrap(lambda drawn: at(drawn, scored), n, seed)
+    difference = bootstrap(lambda drawn: at(drawn, scored) - at(drawn, null), n, seed)
+    return Measurement(
+        name, metric, both[0], len(scored), N_CHOSEN, size, low=low, high=high, control=control, control_value=both[1],
+        difference_low=difference[0], difference_high=difference[1], rows="chosen_feature_specificity",
+        why=f"offline proxy; {sum(len(one.own) for one in null.values()):,} held-out windows of the control",
+    )  # fmt: skip
+
+
+def _mean(
+    statistic: Callable[[Scored, np.ndarray, np.ndarray], float], scored: dict[int, Scored], values: str,
+    documents: np.ndarray | None = None,
+) -> float:  # fmt: skip
+    """Mean over units of a statistic of their windows, or of those in `documents` (with repeats)."""
+    found = []
+    for one in scored.values():
+        order = np.arange(len(one.own)) if documents is None else _of_documents(one, documents)
+        found.append(statistic(one, getattr(one, values), order) if len(order) else float("nan"))
+    return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
 
 
 def _measurement(
@@ -130,11 +188,7 @@ def _measurement(
     seed: int,
 ) -> Measurement:  # fmt: skip
     def mean(values: str, drawn: np.ndarray | None = None) -> float:
-        found = []
-        for one in scored.values():
-            order = np.arange(len(one.own)) if drawn is None else _of_documents(one, drawn)
-            found.append(statistic(one, getattr(one, values), order) if len(order) else float("nan"))
-        return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
+        return _mean(statistic, scored, values, drawn)
 
     value, control = mean("own"), mean("wrong")
     if np.isnan(value):
