@@ -1,5 +1,6 @@
 """Expected time of the survey's stages."""
 
+from sae_pipeline.plan_generation import asked_tokens
 from sae_pipeline.plan_work import SAE_TOKEN_CORE_SECONDS, Work
 from sae_pipeline.study import PretrainedSae
 
@@ -23,10 +24,8 @@ def survey_seconds(work: Work, stage: str) -> float:
             shifted = settings.max_prompts * (settings.n_ablations + settings.n_strongest + 2 * settings.n_finite_differences)
             return 30 + shifted * PROMPT_TOKENS * (work.whole - work.to_hook) / (FLOAT32_RATE_PER_CORE * work.cores)
         case "steering_comparison":
-            compared = survey.steering_comparison
-            half, n, n_methods = compared.n_prompts // 2, compared.n_concepts, 12
-            texts = half * n * (n_methods * len(compared.factors) + (n_methods + 1) * compared.samples_per_prompt)
-            return 60 + texts * compared.max_new_tokens * work.whole / work.generation_rate
+            n_tokens = asked_tokens(study)["steering_comparison"]
+            return 90 + n_tokens * work.whole / work.generation_rate
         case "concept_search":
             searched = 2.5 * survey.concept_search.n_sample_tokens + 14 * survey.concept_search.n_probe_train
             return 60 + 2 * searched * work.encode(max(study.sae.sizes)) / work.sae_rate

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from sae_pipeline.errors import UserError
 from sae_pipeline.inputs import external_inputs
 from sae_pipeline.plan import Plan
+from sae_pipeline.plan_generation import check_generation
+from sae_pipeline.stages import STAGES
 from sae_pipeline.store import ArtifactStore
 from sae_pipeline.study import PretrainedSae
 
@@ -18,7 +20,7 @@ DISK_MARGIN = 1.1
 
 
 def check_plan(store: ArtifactStore, plan: Plan, device: str = "auto", max_minutes: float | None = None) -> None:
-    """Refuse what cannot work: files, packages, folder, disk, device, memory, database, token budgets, time.
+    """Refuse what cannot work: files, packages, folder, disk, device, memory, database, token budgets, texts, time.
 
     The model and the hook have been checked when the plan was made: it reads the model's configuration.
     """
@@ -35,6 +37,9 @@ def check_plan(store: ArtifactStore, plan: Plan, device: str = "auto", max_minut
         from sae_pipeline.corpus.budget import refuse_hopeless_budgets
 
         refuse_hopeless_budgets(plan.study.corpus)
+    survey = {row.stage for row in to_build} & {stage for stage, spec in STAGES.items() if spec.in_survey}
+    if survey:
+        check_generation(plan.study, survey)
     if max_minutes is not None and plan.seconds > 60 * max_minutes:
         largest = max(to_build, key=lambda row: row.seconds)
         raise UserError(

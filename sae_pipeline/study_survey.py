@@ -84,6 +84,11 @@ class Completeness(Section):
 class Survey(Section):
     """What `sae-pipeline run --job survey` makes after the main run: one section for each of its stages."""
 
+    max_generated_tokens: int = Field(
+        default=150_000,
+        ge=1,
+        description="tokens that all stages together may ask the model to write; a study that asks for more is refused",
+    )
     neighbourhoods: Neighbourhoods = Neighbourhoods()
     case_studies: CaseStudies = CaseStudies()
     invariants: Invariants = Invariants()

@@ -1,5 +1,6 @@
 """What is refused before anything starts, each with where, what and mend."""
 
+import dataclasses
 import io
 import shutil
 
@@ -154,3 +155,17 @@ def test_plan_counts_what_is_fresh_and_what_may_change(pipeline):
     assert {name for name, state in states.items() if state == "if changed"} == {
         ("analysis_tables", None), ("size_comparison", None), ("report", None),
     }  # fmt: skip
+
+
+def test_a_survey_that_would_write_too_much_text_is_refused_before_it_starts(pipeline):
+    store = pipeline.store
+    plan = make_plan(store, [("steering_comparison", None), ("case_clamps", None)])
+    check_plan(store, plan)
+    compared = plan.study.survey.steering_comparison.model_copy(update={"n_concepts": 30})
+    survey = plan.study.survey.model_copy(update={"steering_comparison": compared, "max_generated_tokens": 2_000})
+    asking = dataclasses.replace(plan, study=plan.study.model_copy(update={"survey": survey}))
+    with pytest.raises(UserError, match=r"survey\.steering_comparison\.n_concepts: with 30 .* 2,000 are allowed") as caught:
+        check_plan(store, asking)
+    assert "max_generated_tokens" in str(caught.value)
+    # The same settings are no obstacle to what generates nothing.
+    check_plan(store, dataclasses.replace(asking, rows=tuple(make_plan(store, [("corpus", None)]).rows)))
