@@ -1,5 +1,6 @@
 """Ways of steering beside each other."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import dagster as dg
@@ -26,6 +27,8 @@ def steering_comparison(
     """
     from sae_pipeline.corpus.reader import CorpusReader
     from sae_pipeline.survey.steering.build import build_steering_comparison
+    from sae_pipeline.survey.steering.dose import DOSES
+    from sae_pipeline.survey.steering.off_target import EFFECTS
     from sae_pipeline.survey.steering.results import FIGURE
 
     artifacts, study = store.artifacts, store.study
@@ -41,7 +44,7 @@ def steering_comparison(
     yield from publish(
         context, artifacts, "steering_comparison", build,
         checks={"schema": lambda work: schema_check(work, "steering_comparison"), "every_method": every_method},
-        force=config.force, show=lambda work, _: figure(work / f"{FIGURE}.light.png"),
+        force=config.force, show=lambda work, _: figures(work, (FIGURE, DOSES, EFFECTS)),
         headline=("n_concepts", "n_generated_tokens", "clamp_over_random"),
     )  # fmt: skip
 
@@ -61,6 +64,7 @@ def every_method(folder: Path) -> Verdict:
     return Verdict(passed, f"methods are missing for {incomplete}, unsteered texts on {halves} halves", {"n_rows": len(rows)})
 
 
-def figure(file: Path) -> Metadata:
-    """There is none where too few concepts could be compared."""
-    return {"methods": picture(file.read_bytes())} if file.is_file() else {}
+def figures(folder: Path, names: Sequence[str]) -> Metadata:
+    """There are none where too few concepts could be compared."""
+    files = {name: folder / f"{name}.light.png" for name in names}
+    return {name: picture(file.read_bytes()) for name, file in files.items() if file.is_file()}

@@ -33,7 +33,8 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "main_results", SURVEY, ("sae_metrics", "explanations", "specificity_scores", "steering_evals"),
-        ("sae.sizes", *MODEL_IDENTITY), per_size=False, code_version="4", files=("survey/limitations.yaml",),
+        ("sae.sizes", *MODEL_IDENTITY), per_size=False, code_version="5",
+        files=("survey/limitations.yaml", "steering/prompts.yaml"),
     ),
     Stage(
         "invariants", SURVEY, ("corpus", "activations", "sae", "feature_stats"), ("sae.sizes", "survey.invariants"),
@@ -41,7 +42,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "steering_comparison", SURVEY, ("corpus", "sae", "feature_stats"), ("sae.sizes", "hook", "survey.steering_comparison"),
-        per_size=False, code_version="6", files=("survey/steering/*.yaml", "steering/prompts.yaml"),
+        per_size=False, code_version="7", files=("survey/steering/*.yaml", "steering/prompts.yaml"),
     ),
     Stage(
         "null_models", SURVEY, ("corpus", "activations", "random_model"), ("sae.sizes", "sae.k", "survey.null_models"),
@@ -51,7 +52,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     Stage(
         "features_vs_neurons", SURVEY, ("corpus", "activations", "sae", "feature_stats", "explanations", "specificity_scores"),
         ("score.seed", "score.n_features", "score.features", "score.chosen", "survey.features_vs_neurons"),
-        code_version="3",
+        code_version="4",
     ),
     Stage(
         "feature_families", SURVEY, ("activations", "sae", "feature_stats"), ("sae", "survey.feature_families"), per_size=False,

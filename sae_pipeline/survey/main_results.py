@@ -10,10 +10,11 @@ from sae_pipeline.resampling import bootstrap, mean_interval, unpaired_differenc
 from sae_pipeline.sae.metrics import ce_recovered
 from sae_pipeline.store import Outcome
 from sae_pipeline.survey.limitations import limitations
-from sae_pipeline.survey.measurement import Measurement, too_few, write_measurements
+from sae_pipeline.survey.measurement import Measurement, files_digest, too_few, write_measurements
 
 STAGE = "main_results"
 CHAT, PROSE = "dialogues", "world_factbook"
+PROMPTS = Path(__file__).parent.parent / "steering" / "prompts.yaml"  # of the evals
 OTHER_UNITS = {"neurons": "mlp_neuron", "random_directions": "random_direction", "random_model": "random_model"}
 Folders = dict[int, Path]
 Sums = dict[str, float]
@@ -149,6 +150,12 @@ def _explanations(scores: pl.DataFrame) -> Iterator[Measurement]:
             values("detection_auroc", "none"), values("detection_auroc", "shuffled"), "shuffled", "explanation_scores",
             np.nanmedian,
         )  # fmt: skip
+        for name, control in OTHER_UNITS.items():
+            yield _against(
+                f"explanation_balanced_accuracy_over_{name}", "median balanced accuracy of the token rule in detection", size,
+                values("detection_auroc", "none"), values("detection_auroc", control), control, "explanation_scores",
+                np.nanmedian,
+            )  # fmt: skip
         yield _against(
             "rule_f1_over_neurons", "mean F1 of the token rule", size, values("rule_f1", "none"),
             values("rule_f1", "mlp_neuron"), "mlp_neuron", "explanation_scores",
@@ -163,24 +170,27 @@ def _steering(features: pl.DataFrame) -> Iterator[Measurement]:
     }
     yield _against(
         "steering_passes_selected", "share of clamped features whose concept rate is at least 3 times the control's", None,
-        passes["output_score"], passes["random"], "random_feature", "steering_features",
+        passes["output_score"], passes["random"], "random_feature", "steering_features", files_sha=files_digest(PROMPTS),
     )  # fmt: skip
 
 
 def _against(
-    name: str, metric: str, size: int | None, value: pl.Series, control: pl.Series, control_name: str, rows: str, mean=np.nanmean
-) -> Measurement:
+    name: str, metric: str, size: int | None, value: pl.Series, control: pl.Series, control_name: str, rows: str, mean=np.nanmean,
+    files_sha: str | None = None,
+) -> Measurement:  # fmt: skip
     """A mean over units beside the mean over other units, with intervals by unit. Units without a score are not scored."""
     scored, beside = value.drop_nulls().to_numpy(), control.drop_nulls().to_numpy()
     if not len(scored) or not len(beside):
         few = too_few("units, or controls, with a score", 0, 1)
         why = f"{len(scored)} scored units and {len(beside)} scored controls"
-        return Measurement(name, metric, None, 0, len(value), size, control=control_name, why=why, rows=rows, **few)
+        return Measurement(
+            name, metric, None, 0, len(value), size, control=control_name, why=why, rows=rows, files_sha=files_sha, **few
+        )  # fmt: skip
     drawn = unpaired_difference(scored, beside, seed=0, mean=mean)
     return Measurement(
         name, metric, drawn.value, len(scored), len(value), size, low=drawn.value_low, high=drawn.value_high,
         control=control_name, control_value=drawn.control, difference=drawn.difference, difference_low=drawn.low,
-        difference_high=drawn.high, n_control=len(beside), rows=rows,
+        difference_high=drawn.high, n_control=len(beside), rows=rows, files_sha=files_sha,
     )  # fmt: skip
 
 

@@ -11,8 +11,8 @@ from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.steering.concepts import Concept
 from sae_pipeline.steering.output_score import Candidate
 from sae_pipeline.survey.steering.concepts import read_topics
+from sae_pipeline.survey.steering.cost import CAPABILITY_FACTORS, sweet_spot
 from sae_pipeline.survey.steering.directions import difference_of_means, first_component, probe
-from sae_pipeline.survey.steering.dose import CAPABILITY_FACTORS, sweet_spot
 from sae_pipeline.survey.steering.features import N_CANDIDATES, choose_feature, fired_for, mean_activation
 from sae_pipeline.survey.steering.methods import (
     FEW_FEATURE,
@@ -59,7 +59,8 @@ def test_sweet_spot_ends_at_the_first_factor_that_costs_too_much():
 
     assert spot({}) == (-5.0, 5.0)
     assert spot({2.0: 0.1}) == (-5.0, 1.0)  # 5 costs nothing, but lies beyond one that does
-    assert spot({0.5: 0.03, -0.5: 0.03}) == (0.0, 0.0)
+    assert spot({0.5: 0.03, -0.5: 0.03}) == (-0.25, 0.25)
+    assert spot({0.1: 0.03, -0.25: 0.03}) == (-0.1, 0.0)
     assert spot({-1.0: 0.0199, -2.0: 0.0201}) == (-1.0, 5.0)
 
 
@@ -87,8 +88,13 @@ def test_the_unselected_feature_is_any_candidate_and_the_selected_one_the_best(m
     )
     choices = [choose_feature(None, None, candidates, seed) for seed in range(400)]  # pyright: ignore[reportArgumentType]
     assert {(choice.selected.feature, choice.by_input.feature) for choice in choices} == {(13, 11)}
-    drawn = [choice.unselected.feature for choice in choices]
+    assert all(
+        {each.feature for each in choice.unselected} == set(score) for choice in choices
+    )  # as many as there are, each once
+    drawn = [choice.unselected[0].feature for choice in choices]
     assert all(70 <= drawn.count(feature) <= 130 for feature in score)
+    few = choose_feature(None, None, candidates[:2], 0)  # pyright: ignore[reportArgumentType]
+    assert sorted(each.feature for each in few.unselected) == [11, 11, 12, 12]
     assert choose_feature(None, None, candidates, 3) == choices[3]  # pyright: ignore[reportArgumentType]
 
 

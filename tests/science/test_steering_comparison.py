@@ -10,17 +10,21 @@ import torch
 
 from assets.steering_comparison import every_method
 from sae_pipeline.errors import UserError
+from sae_pipeline.plan_generation import asked_tokens
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.steering.interventions import Intervention, Push
 from sae_pipeline.steering.output_score import Candidate
 from sae_pipeline.steering.prompts import load_prompts
+from sae_pipeline.study import load_study
 from sae_pipeline.study_survey import SteeringComparison
 from sae_pipeline.survey.checklist import read_checklist
 from sae_pipeline.survey.steering.build import best_factors, build_steering_comparison, choosing_requests, reporting_requests
 from sae_pipeline.survey.steering.concepts import read_questions, read_topics
-from sae_pipeline.survey.steering.dose import CAPABILITY_FACTORS, Costs
+from sae_pipeline.survey.steering.cost import CAPABILITY_FACTORS, Costs, MultipleChoice
+from sae_pipeline.survey.steering.dose import DOSE_FACTORS, FAR_FACTORS
 from sae_pipeline.survey.steering.dose_results import _sweet_spot, held_out_blocks
-from sae_pipeline.survey.steering.features import Choice, Direction
+from sae_pipeline.survey.steering.features import N_UNSELECTED, Choice, Direction
+from sae_pipeline.survey.steering.mark import measure_mark
 from sae_pipeline.survey.steering.methods import (
     BASELINE,
     CLAMP,
@@ -31,6 +35,7 @@ from sae_pipeline.survey.steering.methods import (
     PROMPT_SIDE,
     RANDOM,
     RESPONSE_ONLY,
+    UNSELECTED,
     Steerable,
     steered_at,
 )
@@ -79,7 +84,9 @@ def planted_steerable() -> Steerable:
     candidates = [Candidate(feature, 2.0 + feature, [5]) for feature in range(3)]
     along = Direction(torch.nn.functional.normalize(torch.ones(16), dim=0), 3.0)
     directions: dict[str, Direction] = dict.fromkeys(("difference_of_means", "probe", "pca", RANDOM, FEW_MEANS), along)
-    return Steerable(0, read_topics(1)[0][0], Choice(*candidates), candidates[2], directions)
+    return Steerable(
+        0, read_topics(1)[0][0], Choice(candidates[0], candidates[1], (candidates[2],) * N_UNSELECTED), candidates[2], directions
+    )
 
 
 def test_every_method_reports_at_the_factor_that_it_chose_itself():
@@ -142,9 +149,13 @@ def test_the_width_of_the_sweet_spot_has_the_interval_of_its_features():
     free, dear = np.full((n, 6), 0.9), np.full((n, 6), 0.5)
     shared = {"size": N_FEATURES, "control": "random"}
 
+    def costs_of(accuracy_KC: np.ndarray) -> Costs:
+        """Ten questions that count, and ten that are never answered right and do not count."""
+        right_KCQ = np.arange(20) < np.round(10 * accuracy_KC)[:, :, None]
+        return Costs(np.arange(20) < 9, 0.0, 2.0, right_KCQ, np.zeros((n, 6)), np.zeros((n, 6)))
+
     def width(own: np.ndarray, beside: np.ndarray):
-        chosen, random = (Costs(0.9, 2.0, each, np.zeros_like(each)) for each in (own, beside))
-        return _sweet_spot(chosen, random, 0, shared)
+        return _sweet_spot("width", costs_of(own), costs_of(beside), np.arange(20) < 10, 0, shared)
 
     apart = width(free, dear)
     assert (apart.value, apart.low, apart.high, apart.control_value) == (10.0, 10.0, 10.0, 0.0)
@@ -165,7 +176,9 @@ def test_committed_files_are_sound():
         assert not any(map(topic.concept.in_text, neutral)), topic.name
         assert not any(topic.concept.in_text(prompt.text) for prompt in load_prompts(12)), topic.name
     questions = read_questions()
-    assert len(questions) == 24 and {len(set(question.answers)) for question in questions} == {3}
+    assert len(questions) == len({question.ask for question in questions}) == 96
+    assert sum(question.first for question in questions) == 24
+    assert {len(set(question.answers)) for question in questions} == {3}
     with pytest.raises(UserError, match="there are 30"):
         read_topics(31)
 
@@ -214,6 +227,11 @@ def test_costs_are_those_of_the_model_run_by_hand(compared, tiny_artefacts):
     lm, sae = tiny_artefacts.lm, SparseAutoencoder.load(tiny_artefacts.sae)
     rows = pl.read_parquet(work / "steering_costs.parquet")
     assert set(rows["factor"]) == set(CAPABILITY_FACTORS) and set(rows["control"]) == {"none", "random_feature"}
+    doses = pl.read_parquet(work / "steering_doses.parquet")
+    assert {control: set(part["factor"]) for (control,), part in doses.group_by(["control"])} == {
+        "none": {*DOSE_FACTORS, *FAR_FACTORS}, "random_direction": {*DOSE_FACTORS, *FAR_FACTORS},
+        "random_feature": set(DOSE_FACTORS),
+    }  # fmt: skip
     row = rows.filter(pl.col("factor") == 2.0).row(0, named=True)
     maximum = pl.read_parquet(tiny_artefacts.feature_stats / "features.parquet")["max_activation"][row["feature"]]
     ids_BT = held_out_blocks(tiny_artefacts.corpus, SteeringComparison(n_cost_blocks=2))
@@ -246,7 +264,11 @@ def test_factors_are_chosen_on_one_half_and_reported_on_the_other(compared):
     halves = {half: set(part["prompt_id"]) for (half,), part in said.group_by(["half"])}
     assert halves["choose"] and halves["report"] and not halves["choose"] & halves["report"]
     assert set(said.filter(pl.col("half") == "choose")["factor"].drop_nulls()) == {1.0, 2.0}
-    assert {-100.0, 100.0} <= set(said.filter(pl.col("half") == "report")["factor"].drop_nulls())
+    far = said.filter(pl.col("factor").abs() == 100)
+    assert set(far["half"]) == {"report"}
+    assert set(far.select("method", "factor").iter_rows()) == {
+        (method, sign * 100.0) for method in (CLAMP, RANDOM) for sign in (-1, 1)
+    }
 
 
 def test_prompt_and_answer_are_steered_alone_and_together_each_at_a_factor_of_its_own(compared):
@@ -260,3 +282,82 @@ def test_prompt_and_answer_are_steered_alone_and_together_each_at_a_factor_of_it
     rows = pl.read_parquet(work / "steering_methods.parquet")
     assert measured["value"][0] == pytest.approx(rows.filter(pl.col("method") == PROMPT_SIDE)["score"].mean())
     assert measured["control_value"][0] == pytest.approx(rows.filter(pl.col("method") == RESPONSE_ONLY)["score"].mean())
+
+
+def test_a_question_is_answered_as_the_whole_model_answers_it(tiny_artefacts):
+    lm, questions = tiny_artefacts.lm, read_questions()[:5]
+    correct_Q, log_p = MultipleChoice(lm, questions)(None)
+    by_hand, right = [], []
+    for question in questions:
+        means = []
+        for answer in question.answers:
+            ask, said = lm.tokenize(question.ask, bos=True), lm.tokenize(f" {answer}", bos=False)
+            with torch.no_grad():
+                log_p_TV = lm.model(input_ids=torch.tensor([[*ask, *said]])).logits[0].log_softmax(-1)
+            means.append(float(np.mean([log_p_TV[len(ask) - 1 + i, token] for i, token in enumerate(said)])))
+        by_hand.append(max(means) == means[0])
+        right.append(means[0])
+    assert correct_Q.tolist() == by_hand and log_p == pytest.approx(np.mean(right), abs=1e-4)
+
+
+def test_the_off_target_matrix_is_a_table_and_a_picture(compared):
+    work, outcome = compared
+    rows = pl.read_parquet(work / "steering_effects.parquet")
+    concepts = set(rows["concept"])
+    assert len(rows) == 2 * outcome.metadata["n_concepts"] ** 2 and set(rows["looked_for"]) == concepts
+    assert set(rows["method"]) == {CLAMP, RANDOM} and rows["effect"].abs().max() <= 1  # pyright: ignore[reportOperatorIssue, reportOptionalOperand]
+    said = pl.read_parquet(work / "comparison_texts.parquet").filter(pl.col("half") == "report")
+    chosen = pl.read_parquet(work / "steering_methods.parquet").filter(pl.col("method") == CLAMP)
+    for row in rows.filter((pl.col("method") == CLAMP) & (pl.col("concept") == pl.col("looked_for"))).to_dicts():
+        topic = next(each for each in read_topics(3)[0] if each.name == row["concept"])
+        at = chosen.filter(pl.col("concept") == topic.name)["factor"][0]
+        own = said.filter((pl.col("method") == CLAMP) & (pl.col("concept") == topic.name) & (pl.col("factor") == at))
+        plain = said.filter(pl.col("method") == BASELINE)
+        shares = [np.mean([topic.concept.in_text(text) for text in part["completion"]]) for part in (own, plain)]
+        assert row["effect"] == pytest.approx(shares[0] - shares[1])
+    for name in ("steering_methods", "steering_effects", "steering_doses"):
+        assert all((work / f"{name}.{theme}.png").is_file() for theme in ("light", "dark"))
+
+
+def test_a_selected_feature_is_held_against_the_mean_of_several_that_were_not():
+    scores = {CLAMP: [0.5, 0.5], **{name: [0.1 * place, 0.0] for place, name in enumerate(UNSELECTED)}}
+    report = pl.concat([
+        pl.DataFrame({"concept": ["a", "b"], "control": method, "score": values}) for method, values in scores.items()
+    ])  # fmt: skip
+    found = [SimpleNamespace(topic=SimpleNamespace(name=name)) for name in ("a", "b")]
+    compared = Comparison(report, pl.DataFrame(), found, 2, 1024)  # pyright: ignore[reportArgumentType]
+    gain = compared.paired("gain", CLAMP, UNSELECTED, 0, "the mean")
+    assert gain.control_value == pytest.approx(np.mean([0.0, 0.1, 0.2, 0.3]) / 2) and gain.difference == pytest.approx(0.425)
+
+
+def test_the_mark_is_passed_by_what_names_the_concept_and_not_by_what_the_model_says_unsteered():
+    topic = replace(read_topics(1)[0][0], name="one")
+
+    def share(clamp: list[bool], random: list[bool], plain: list[bool]):
+        rows = [*said("one", CLAMP, 2.0, clamp), *said("one", RANDOM, 1.0, random), *said(None, BASELINE, None, plain)]
+        names = ("prompt_id", "concept", "control", "factor", "half", "hit", "fluent", "completion")
+        texts = pl.DataFrame(rows, schema=names, orient="row", infer_schema_length=None).with_columns(
+            cross_entropy=pl.lit(1.0), repetition=pl.lit(0.0)
+        )
+        report = pl.DataFrame({"concept": ["one"] * 2, "control": [CLAMP, RANDOM], "factor": [2.0, 1.0]})
+        found = measure_mark(texts, report, [topic], 0, {"n_attempted": 1})
+        return found.value, found.control_value
+
+    every, none = [True] * 12, [False] * 12
+    assert share(every, none, none) == (1, 0)
+    assert share(every, every, none) == (1, 1)  # a chosen direction does it as well: no result
+    assert share(every, none, every) == (0, 0)
+
+
+def test_the_plan_counts_every_text_that_is_asked_for():
+    prompts, settings = load_prompts(5), SteeringComparison(n_concepts=3, n_prompts=5, samples_per_prompt=2, max_new_tokens=7)
+    found = [replace(planted_steerable(), place=place, topic=topic) for place, topic in enumerate(read_topics(3)[0])]
+    best = {(each.topic.name, method): 1.0 for each in found for method in METHODS}
+    requests = [
+        *choosing_requests(found, prompts, settings.factors),
+        *reporting_requests(found, prompts, best, settings.samples_per_prompt),
+    ]  # fmt: skip
+    demo = load_study("studies/demo.yaml")
+    study = demo.model_copy(update={"survey": demo.survey.model_copy(update={"steering_comparison": settings})})
+    assert asked_tokens(study)["steering_comparison"] == 7 * len(requests)
+    assert 89_000 < sum(asked_tokens(demo).values()) <= demo.survey.max_generated_tokens == 150_000

@@ -60,7 +60,11 @@ def test_among_its_candidates_the_feature_is_chosen_by_what_it_says(made):
     direction_D = lm.unembedding_DV[:, said[0]]
     sae.W_dec_FD[7] = direction_D / direction_D.norm()
     choice = choose_feature(lm, sae, [Candidate(feature, 0.5, said) for feature in (5, 6, 7)], seed=0)
-    assert (choice.selected.feature, choice.by_input.feature) == (7, 5) and choice.unselected.feature in (5, 6, 7)
+    assert (choice.selected.feature, choice.by_input.feature) == (7, 5) and {each.feature for each in choice.unselected} == {
+        5,
+        6,
+        7,
+    }
 
 
 def test_doses_are_read_along_texts_that_chose_nothing_and_name_no_concept():

@@ -17,8 +17,8 @@ import torch
 from sae_pipeline.corpus.reader import CorpusReader
 from sae_pipeline.interpret.embedding import SentenceEmbedder
 from sae_pipeline.language_model.model import LanguageModel
-from sae_pipeline.plots.figure import THEMES
-from sae_pipeline.plots.steering_methods import methods_figure
+from sae_pipeline.plots.figure import write_figure
+from sae_pipeline.plots.steering_methods import doses_figure, effects_figure, methods_figure
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.steering.generation import Arm, Generator, Request
 from sae_pipeline.steering.interventions import Positions
@@ -28,14 +28,15 @@ from sae_pipeline.store import Outcome
 from sae_pipeline.study_survey import SteeringComparison
 from sae_pipeline.survey.measurement import Measurement, too_few, write_measurements
 from sae_pipeline.survey.steering.concepts import committed, read_topics
+from sae_pipeline.survey.steering.dose import DOSES
 from sae_pipeline.survey.steering.dose_results import COSTS, held_out_blocks, measure_doses
-from sae_pipeline.survey.steering.methods import BASELINE, CLAMP, METHODS, Steerable, make_steerable, steered_at
-from sae_pipeline.survey.steering.results import FIGURE, NAMES, ROWS, Comparison
+from sae_pipeline.survey.steering.methods import BASELINE, CLAMP, METHODS, RANDOM, Steerable, make_steerable, steered_at
+from sae_pipeline.survey.steering.off_target import EFFECTS, effect_rows
+from sae_pipeline.survey.steering.results import FAR, FIGURE, NAMES, ROWS, TEXTS, Comparison
 from sae_pipeline.survey.steering.scoring import scored, summary
 from sae_pipeline.tables.schemas import conform, empty
 
-STAGE, TEXTS, PARTS = "steering_comparison", "comparison_texts", "parts"
-EXTREMES = (-100.0, 100.0)
+STAGE, PARTS = "steering_comparison", "parts"
 STEERED: tuple[Positions, ...] = ("not_massive", "prompt", "response")
 MIN_CONCEPTS = 2
 Best = dict[tuple[str, str], float]
@@ -50,7 +51,7 @@ def build_steering_comparison(
     size: int,
     work: Path,
 ) -> Outcome:
-    """Write `steering_methods`, `steering_costs`, `comparison_texts`, the measurements and the figure into `work`.
+    """Write the five tables of this stage, the measurements and the figures into `work`.
 
     Finished batches of a killed run are used again. Raises `UserError` for more concepts or prompts than there are.
     """
@@ -79,16 +80,19 @@ def build_steering_comparison(
     best = best_factors(summary(scored(choosing, topics, prompts, embedder)))
     reporting = generated("reporting", reporting_requests(found, prompts, best, settings.samples_per_prompt))
     texts = scored(pl.concat([choosing, reporting]), topics, prompts, embedder)
-    report = summary(texts.filter((pl.col("half") == "report") & (pl.col("factor").abs().fill_null(0) < EXTREMES[1])))
+    report = summary(texts.filter((pl.col("half") == "report") & (pl.col("factor").abs().fill_null(0) < FAR)))
     comparison = Comparison(report, texts, found, len(topics), size)
-    measured = [*comparison.all(settings.seed), comparison.extremes(settings.seed)]
-    doses, cost_rows = measure_doses(lm, sae, maximum_F, found, held_out_blocks(corpus, settings), settings)
-    measured += doses
+    doses = measure_doses(lm, sae, maximum_F, found, held_out_blocks(corpus, settings), settings)
+    measured = [*comparison.all(settings.seed), *comparison.extremes(settings.seed), *doses.measured]
+    by_method = comparison.effects()
     _write(work, texts, report, found, size)
-    conform(COSTS, cost_rows).write_parquet(work / f"{COSTS}.parquet", compression="zstd")
+    tables = {COSTS: doses.costs, DOSES: doses.curves, EFFECTS: effect_rows(by_method, [each.topic for each in found], size)}
+    for name, rows in tables.items():
+        conform(name, rows).write_parquet(work / f"{name}.parquet", compression="zstd")
     write_measurements(work, STAGE, measured)
-    for theme in THEMES:
-        (work / f"{FIGURE}.{theme.name}.png").write_bytes(methods_figure(report, theme))
+    write_figure(work, FIGURE, lambda theme: methods_figure(report, theme))
+    write_figure(work, DOSES, lambda theme: doses_figure(doses.curves, theme))
+    write_figure(work, EFFECTS, lambda theme: effects_figure(by_method, comparison.names, theme))
     shutil.rmtree(work / PARTS)
     return Outcome({
         "n_concepts": len(found), "n_generated_tokens": int(texts["n_tokens"].sum()), "without_feature": ", ".join(missing),
@@ -99,7 +103,7 @@ def build_steering_comparison(
 def _nothing(work: Path, size: int, n_found: int, n_concepts: int) -> Outcome:
     """Empty tables, and every measurement as one that could not be taken."""
     why = f"features fire on {n_found} of {n_concepts} concepts, {MIN_CONCEPTS} are needed to compare"
-    for name in (ROWS, COSTS, TEXTS):
+    for name in (ROWS, COSTS, DOSES, EFFECTS, TEXTS):
         empty(name).write_parquet(work / f"{name}.parquet")
     sha = committed()
     write_measurements(work, STAGE, [
@@ -120,11 +124,12 @@ def choosing_requests(found: Sequence[Steerable], prompts: Sequence[Prompt], fac
 
 
 def reporting_requests(found: Sequence[Steerable], prompts: Sequence[Prompt], best: Best, n_samples: int) -> list[Request]:
-    """Every method at its factor, the prompt that asks for the concept, +-100, and unsteered texts."""
+    """Every method at its factor, the prompt that asks for the concept, +-100 (of the random direction, too), and
+    unsteered texts."""
     asked = of_half(prompts, "report")
     arms = [each.arm(method, best[each.topic.name, method]) for each in found for method in METHODS]
     arms += [each.asked() for each in found]
-    far = [each.arm(CLAMP, factor) for each in found for factor in EXTREMES]
+    far = [each.arm(method, sign * FAR) for each in found for method in (CLAMP, RANDOM) for sign in (-1, 1)]
     several = [Request(arm, prompt, i) for arm in [Arm(BASELINE), *arms] for prompt in asked for i in range(n_samples)]
     return several + [Request(arm, prompt, 0) for arm in far for prompt in asked[:2]]
 

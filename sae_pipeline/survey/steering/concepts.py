@@ -27,10 +27,11 @@ class Topic:
 
 @dataclass(frozen=True)
 class Question:
-    """A multiple-choice question; the first answer is right."""
+    """A multiple-choice question; the first answer is right. `first`: one of those on which row 33 was measured at first."""
 
     ask: str
     answers: tuple[str, ...]
+    first: bool
 
 
 def read_topics(n: int) -> tuple[list[Topic], list[str]]:
@@ -51,7 +52,11 @@ def read_topics(n: int) -> tuple[list[Topic], list[str]]:
 def read_questions() -> list[Question]:
     """All questions."""
     raw = yaml.safe_load(CAPABILITY.read_text(encoding="utf-8"))
-    return [Question(each["ask"], tuple(each["answers"])) for each in raw["questions"]]
+    return [
+        Question(each["ask"], tuple(each["answers"]), key == "questions")
+        for key in ("questions", "more_questions")
+        for each in raw[key]
+    ]
 
 
 def read_openings() -> tuple[str, list[str]]:

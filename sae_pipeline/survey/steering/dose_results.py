@@ -1,9 +1,13 @@
 """Rows 32 and 33: the features of the comparison at every dose, beside random living ones that are asked for the same words.
 
-Each of these is the best by output score of as many random ones as the feature had candidates.
+Each of these is the best by output score of as many random ones as the feature had candidates. Far doses stand beside those of
+the random direction that went through the same choices.
+
+Shapes: K factors, C features, Q questions.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -18,13 +22,14 @@ from sae_pipeline.steering.output_score import Candidate
 from sae_pipeline.study_survey import SteeringComparison
 from sae_pipeline.survey.measurement import Measurement
 from sae_pipeline.survey.steering.concepts import committed, read_questions
-from sae_pipeline.survey.steering.dose import CAPABILITY_FACTORS, MAX_DROP, MONOTONE, Costs, costs, monotone, sweet_spot
+from sae_pipeline.survey.steering.cost import CAPABILITY_FACTORS, MAX_DROP, Costs, costs, sweet_spot
+from sae_pipeline.survey.steering.dose import DOSE_FACTORS, DOSES, FAR_FACTORS, MONOTONE, curves, dose_rows, doses_table, monotone
 from sae_pipeline.survey.steering.features import N_CANDIDATES, best_of_groups
-from sae_pipeline.survey.steering.methods import Steerable
+from sae_pipeline.survey.steering.methods import RANDOM, Steerable
 
 COSTS = "steering_costs"
 RIVALS = "the best of as many random living features by the same output score"
-NEAR = 1.0  # the factor at which the cost on held-out text is reported
+NEAR = 1.0  # the factor at which costs are reported as one number
 
 
 def held_out_blocks(corpus: CorpusReader, settings: SteeringComparison) -> Tensor:
@@ -45,38 +50,69 @@ def random_groups(maximum_F: Tensor, own: Sequence[Candidate], seed: int) -> lis
     ]
 
 
+@dataclass(frozen=True)
+class Doses:
+    """The measurements, and tables `steering_costs` and `steering_doses`."""
+
+    measured: list[Measurement]
+    costs: pl.DataFrame
+    curves: pl.DataFrame
+
+
 def measure_doses(
     lm: LanguageModel, sae: SparseAutoencoder, maximum_F: Tensor, found: Sequence[Steerable], held_out_BT: Tensor,
     settings: SteeringComparison,
-) -> tuple[list[Measurement], pl.DataFrame]:  # fmt: skip
-    """The measurements, and table `steering_costs`: one row per clamp."""
-    own = [each.choice.selected for each in found]
+) -> Doses:  # fmt: skip
+    """Everything about doses that needs no generated text."""
+    size, own = sae.n_features, [each.choice.selected for each in found]
     random = best_of_groups(lm, sae, random_groups(maximum_F, own, settings.seed))
-    ours, theirs = (monotone(lm, sae, candidates) >= MONOTONE for candidates in (own, random))
+    ours_2KC, theirs_2KC = (curves(lm, sae, candidates, DOSE_FACTORS) for candidates in (own, random))
+    directions = [each.directions[RANDOM] for each in found]
+    far_2KC, along_2KC = (curves(lm, sae, each, FAR_FACTORS) for each in (own, directions))
+    near_2KC = curves(lm, sae, directions, DOSE_FACTORS)
+    names, features = [each.topic.name for each in found], [each.feature for each in own]
+    doses = [
+        *dose_rows(np.concatenate([ours_2KC, far_2KC], 1), (*DOSE_FACTORS, *FAR_FACTORS), names, features, "none", size),
+        *dose_rows(theirs_2KC, DOSE_FACTORS, names[: len(random)], [each.feature for each in random], "random_feature", size),
+        *dose_rows(
+            np.concatenate([near_2KC, along_2KC], 1), (*DOSE_FACTORS, *FAR_FACTORS), names, [None] * len(names), RANDOM, size
+        ),
+    ]  # fmt: skip
+    ours, theirs = (monotone(each_2KC[0]) >= MONOTONE for each_2KC in (ours_2KC, theirs_2KC))
     difference, low, high, n = paired_difference(ours, theirs, np.arange(len(ours)), settings.seed)
     own_low, own_high = mean_interval(ours, settings.seed)
     # Two concepts may have chosen the same feature; what it costs is measured once.
     priced = list({each.feature: each for each in own}.values())[: settings.n_capability_features]
     rivals, questions = random[: len(priced)], read_questions()
     chosen, beside = (costs(lm, sae, candidates, questions, held_out_BT) for candidates in (priced, rivals))
-    shared = {"size": sae.n_features, "files_sha": committed(), "control": RIVALS, "rows": COSTS}
+    shared = {"size": size, "files_sha": committed(), "control": RIVALS}
+    priced_by = shared | {"rows": COSTS, "figure": DOSES}
+    first_Q, every_Q = np.array([each.first for each in questions]), np.ones(len(questions), bool)
     measured = [
         Measurement(
             "monotone_dose_share", f"share of features whose effect rises with the dose (rank correlation at least {MONOTONE})",
             float(ours.mean()), n, settings.n_concepts, low=own_low, high=own_high, control_value=float(theirs.mean()),
-            difference=difference, difference_low=low, difference_high=high, **shared,
+            difference=difference, difference_low=low, difference_high=high, rows=DOSES, figure=DOSES, **shared,
         ),
-        _sweet_spot(chosen, beside, settings.seed, shared), _held_out_cost(chosen, beside, settings.seed, shared),
+        _sweet_spot("sweet_spot_width", chosen, beside, first_Q, settings.seed, priced_by),
+        _sweet_spot("sweet_spot_width_all_questions", chosen, beside, every_Q, settings.seed, priced_by),
+        _cost("held_out_cost", "held-out token", chosen.extra_nats_KC, beside.extra_nats_KC, settings.seed, priced_by),
+        _cost(
+            "right_answer_cost", "token of a right answer", chosen.answer_nats_KC, beside.answer_nats_KC, settings.seed, priced_by
+        ),
     ]  # fmt: skip
-    rows = [*_rows(priced, chosen, "none"), *_rows(rivals, beside, "random_feature")]
-    return measured, pl.DataFrame([{"size": sae.n_features} | row for row in rows])
+    rows = [*_rows(priced, chosen, first_Q, "none"), *_rows(rivals, beside, first_Q, "random_feature")]
+    return Doses(measured, pl.DataFrame([{"size": size} | row for row in rows]), doses_table(doses))
 
 
-def _sweet_spot(chosen: Costs, beside: Costs, seed: int, shared: dict) -> Measurement:
-    spot, n = sweet_spot(chosen.accuracy, chosen.accuracy_KC.mean(1)), chosen.accuracy_KC.shape[1]
+def _sweet_spot(name: str, chosen: Costs, beside: Costs, asked_Q: np.ndarray, seed: int, shared: dict) -> Measurement:
+    """`asked_Q`: which questions count, Q bool."""
+    plain = float(chosen.correct_Q[asked_Q].mean())
+    ours_CK, theirs_CK = (each.correct_KCQ[:, :, asked_Q].mean(2).T for each in (chosen, beside))
+    spot, n = sweet_spot(plain, ours_CK.mean(0)), len(ours_CK)
 
     def width(mean_K: np.ndarray) -> float:
-        low, high = sweet_spot(chosen.accuracy, mean_K)
+        low, high = sweet_spot(plain, mean_K)
         return high - low
 
     def widths(accuracy_CK: np.ndarray, axis: int) -> np.ndarray:
@@ -84,32 +120,33 @@ def _sweet_spot(chosen: Costs, beside: Costs, seed: int, shared: dict) -> Measur
         return np.apply_along_axis(width, -1, accuracy_CK.mean(axis))
 
     # The random features are others than the features: either is resampled by itself.
-    drawn = unpaired_difference(chosen.accuracy_KC.T, beside.accuracy_KC.T, seed, mean=widths)
+    drawn = unpaired_difference(ours_CK, theirs_CK, seed, mean=widths)
     return Measurement(
-        "sweet_spot_width", f"width of the range of factors that costs at most {MAX_DROP:.0%} of accuracy", drawn.value, n, n,
-        low=drawn.value_low, high=drawn.value_high, control_value=drawn.control, difference=drawn.difference,
+        name, f"width of the range of factors that costs at most {MAX_DROP:.0%} of accuracy, {asked_Q.sum()} questions",
+        drawn.value, n, n, low=drawn.value_low, high=drawn.value_high, control_value=drawn.control, difference=drawn.difference,
         difference_low=drawn.low, difference_high=drawn.high, ceiling_metric="accuracy without steering (chance 1/3)",
-        ceiling=chosen.accuracy, ceiling_threshold=0.5, why=f"from {spot[0]:g} to {spot[1]:g} times the maximum", **shared,
+        ceiling=plain, ceiling_threshold=0.5, why=f"from {spot[0]:g} to {spot[1]:g} times the maximum", **shared,
     )  # fmt: skip
 
 
-def _held_out_cost(chosen: Costs, beside: Costs, seed: int, shared: dict) -> Measurement:
-    at = CAPABILITY_FACTORS.index(NEAR)
-    ours, theirs = chosen.extra_nats_KC[at], beside.extra_nats_KC[at]
+def _cost(name: str, of: str, ours_KC: np.ndarray, theirs_KC: np.ndarray, seed: int, shared: dict) -> Measurement:
+    """What a clamp costs at `NEAR`, beside random features."""
+    ours, theirs = (each_KC[CAPABILITY_FACTORS.index(NEAR)] for each_KC in (ours_KC, theirs_KC))
     difference, low, high, n = paired_difference(ours, theirs, np.arange(len(ours)), seed)
     own_low, own_high = mean_interval(ours, seed)
     return Measurement(
-        "held_out_cost", f"extra nats per held-out token under a clamp at {NEAR:g} times the maximum", float(ours.mean()), n, n,
+        name, f"extra nats per {of} under a clamp at {NEAR:g} times the maximum", float(ours.mean()), n, n,
         low=own_low, high=own_high, control_value=float(theirs.mean()), difference=difference, difference_low=low,
-        difference_high=high, why=f"{chosen.cross_entropy:.3f} nats without a clamp", **shared,
+        difference_high=high, **shared,
     )  # fmt: skip
 
 
-def _rows(candidates: Sequence[Candidate], found: Costs, control: str) -> list[dict]:
+def _rows(candidates: Sequence[Candidate], found: Costs, first_Q: np.ndarray, control: str) -> list[dict]:
     return [
         {
-            "feature": candidate.feature, "control": control, "factor": factor, "accuracy": float(found.accuracy_KC[k, c]),
-            "extra_nats": float(found.extra_nats_KC[k, c]),
+            "feature": candidate.feature, "control": control, "factor": factor,
+            "accuracy": float(found.correct_KCQ[k, c].mean()), "accuracy_first": float(found.correct_KCQ[k, c, first_Q].mean()),
+            "answer_nats": float(found.answer_nats_KC[k, c]), "extra_nats": float(found.extra_nats_KC[k, c]),
         }
         for c, candidate in enumerate(candidates)
         for k, factor in enumerate(CAPABILITY_FACTORS)

@@ -18,16 +18,17 @@ from sae_pipeline.steering.interventions import Push
 from sae_pipeline.steering.output_score import Candidate, fine_scores
 
 N_CANDIDATES = 16
+N_UNSELECTED = 4  # of these drawn at random: all of them would take more generated text than the whole survey may
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Of a concept's candidates: `selected` by output score, `by_input` the one that fires most clearly, `unselected` any one,
-    drawn at random."""
+    """Of a concept's candidates: `selected` by output score, `by_input` the one that fires most clearly, `unselected` any
+    `N_UNSELECTED`, drawn at random without regard to either."""
 
     selected: Candidate
     by_input: Candidate
-    unselected: Candidate
+    unselected: tuple[Candidate, ...]
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,11 @@ def fired_for(sae: SparseAutoencoder, maximum_F: Tensor, r_PD: Tensor, r_QD: Ten
 
 
 def choose_feature(lm: LanguageModel, sae: SparseAutoencoder, candidates: Sequence[Candidate], seed: int) -> Choice:
-    """`candidates`: those of a concept, clearest first. `seed` draws the unselected one, the selected one not excluded.
+    """`candidates`: those of a concept, clearest first. `seed` draws the unselected ones, the selected one not excluded; where
+    there are fewer candidates than draws, they come again.
 
     Raises `IndexError` for no candidates.
     """
     scores = fine_scores(lm, sae, candidates)
-    drawn = int(np.random.default_rng(seed).integers(len(candidates)))
-    return Choice(candidates[_first_best(scores)], candidates[0], candidates[drawn])
+    drawn = np.resize(np.random.default_rng(seed).permutation(len(candidates)), N_UNSELECTED)
+    return Choice(candidates[_first_best(scores)], candidates[0], tuple(candidates[i] for i in drawn.tolist()))

@@ -19,14 +19,22 @@ from sae_pipeline.steering.output_score import Candidate, says
 from sae_pipeline.steering.prompts import instructions
 from sae_pipeline.survey.steering.concepts import N_FEW, Topic
 from sae_pipeline.survey.steering.directions import difference_of_means, first_component, probe, token_residuals
-from sae_pipeline.survey.steering.features import Choice, Direction, choose_direction, choose_feature, fired_for
+from sae_pipeline.survey.steering.features import (
+    N_UNSELECTED,
+    Choice,
+    Direction,
+    choose_direction,
+    choose_feature,
+    fired_for,
+)
 
 BASELINE, PROMPT_ONLY = "baseline", "prompt_only"
 PROMPT_SIDE, RESPONSE_ONLY = "sae_clamp_prompt_side", "sae_clamp_response_only"
 CLAMP, RANDOM, FEW_FEATURE, FEW_MEANS = "sae_clamp", "random_direction", "sae_clamp_two_examples", "means_two_examples"
-BY_INPUT, UNSELECTED = "sae_clamp_by_input", "sae_clamp_unselected"
+BY_INPUT = "sae_clamp_by_input"
+UNSELECTED = tuple(f"sae_clamp_unselected_{i}" for i in range(1, N_UNSELECTED + 1))
 METHODS = (
-    CLAMP, PROMPT_SIDE, RESPONSE_ONLY, "sae_add", BY_INPUT, UNSELECTED,
+    CLAMP, PROMPT_SIDE, RESPONSE_ONLY, "sae_add", BY_INPUT, *UNSELECTED,
     "difference_of_means", "probe", "pca", RANDOM, FEW_FEATURE, FEW_MEANS,
 )  # fmt: skip
 STEERED_AT: dict[str, Positions] = {PROMPT_SIDE: "prompt", RESPONSE_ONLY: "response"}  # the others: prompt and answer
@@ -51,7 +59,7 @@ class Steerable:
         """`method` at `factor`. The unit is the place of the concept."""
         features: dict[str, Candidate] = {
             **dict.fromkeys((CLAMP, PROMPT_SIDE, RESPONSE_ONLY, "sae_add"), self.choice.selected),
-            BY_INPUT: self.choice.by_input, UNSELECTED: self.choice.unselected, FEW_FEATURE: self.few,
+            BY_INPUT: self.choice.by_input, FEW_FEATURE: self.few, **dict(zip(UNSELECTED, self.choice.unselected, strict=True)),
         }  # fmt: skip
         if method in features:
             unit, mode = features[method], "add" if method == "sae_add" else "clamp"
@@ -97,7 +105,7 @@ def make_steerable(
             "difference_of_means": difference_of_means(r_PD, r_QD), "probe": probe(r_PD, r_QD),
             "pca": first_component(r_PD, r_QD), RANDOM: choose_direction(lm, sae, bank_FD, choice.selected, r_PD, r_QD),
         }  # fmt: skip
-        directions = {name: Direction(direction_D, choice.selected.maximum) for name, direction_D in equal.items()}
+        directions = {name: Direction(direction_D, choice.selected.maximum, said) for name, direction_D in equal.items()}
         directions[FEW_MEANS] = means_of_few(sae, few_PD, few_QD)
         found.append(Steerable(place, topic, choice, few[0], directions))
     return found, missing

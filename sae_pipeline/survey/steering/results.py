@@ -1,7 +1,4 @@
-"""The measurements of the steering comparison, each over concepts and beside its control.
-
-Shape legend: I concepts steered, J concepts looked for.
-"""
+"""The measurements of the steering comparison, each over concepts and beside its control. Shape legend: I concepts."""
 
 from collections.abc import Sequence
 
@@ -10,7 +7,9 @@ import polars as pl
 
 from sae_pipeline.resampling import bootstrap_mean, paired_difference, unpaired_difference
 from sae_pipeline.survey.measurement import Measurement
-from sae_pipeline.survey.steering.concepts import Topic, committed
+from sae_pipeline.survey.steering.concepts import committed
+from sae_pipeline.survey.steering.features import N_CANDIDATES
+from sae_pipeline.survey.steering.mark import measure_mark
 from sae_pipeline.survey.steering.methods import (
     BASELINE,
     BY_INPUT,
@@ -23,12 +22,17 @@ from sae_pipeline.survey.steering.methods import (
     UNSELECTED,
     Steerable,
 )
+from sae_pipeline.survey.steering.off_target import COMPARED, EFFECTS, effects, on_target
 from sae_pipeline.survey.steering.themes import measure_themes
 
-ROWS, FIGURE = "steering_methods", "steering_methods"
+ROWS, FIGURE, TEXTS = "steering_methods", "steering_methods", "comparison_texts"
+FAR = 100.0  # times the maximum: row 31
+DRAWN = f"the mean of {len(UNSELECTED)} of the {N_CANDIDATES} candidates drawn at random"
 NAMES = (  # what the checklist asks of this stage
-    "clamp_over_random", "output_score_selection_gain", "prompt_side_over_response_only", "few_shot_wins", "three_themes_steered",
+    "clamp_over_random", "output_score_selection_gain", "output_score_over_input_score", "steering_passes_over_random_directions",
+    "prompt_side_over_response_only", "few_shot_wins", "three_themes_steered",
     "on_target_share", "repetition_at_100", "monotone_dose_share", "sweet_spot_width",
+    "sweet_spot_width_all_questions",
 )  # fmt: skip
 SCORE = "mean over concepts of the harmonic mean of concept, fluency and relevance"
 
@@ -48,27 +52,29 @@ class Comparison:
         values = dict(zip(rows["concept"], rows[column], strict=True))
         return np.array([values[name] for name in self.names])
 
-    def paired(self, name: str, method: str, control: str, seed: int) -> Measurement:
-        """Mean score of a method minus that of another, over the same concepts."""
-        ours, theirs = self.score(method), self.score(control)
+    def paired(
+        self, name: str, method: str, controls: Sequence[str], seed: int, called: str | None = None
+    ) -> Measurement:  # fmt: skip
+        """Mean score of a method minus that of another (of several: of their mean), over the same concepts."""
+        ours, theirs = self.score(method), np.mean([self.score(control) for control in controls], axis=0)
         difference, low, high, n = paired_difference(ours, theirs, np.arange(len(ours)), seed)
         value, value_low, value_high = bootstrap_mean(ours, seed)
         return self._one(
-            name, SCORE, value, n, low=value_low, high=value_high, control=control, control_value=float(theirs.mean()),
-            difference=difference, difference_low=low, difference_high=high,
+            name, SCORE, value, n, low=value_low, high=value_high, control=called or controls[0],
+            control_value=float(theirs.mean()), difference=difference, difference_low=low, difference_high=high,
         )  # fmt: skip
 
     def all(self, seed: int) -> list[Measurement]:
         """Everything that the generated texts say."""
         return [
-            self.paired("clamp_over_random", CLAMP, RANDOM, seed),
-            self.paired("output_score_selection_gain", CLAMP, UNSELECTED, seed),
-            self.paired("output_score_over_input_score", CLAMP, BY_INPUT, seed),
-            self.paired("prompt_side_over_response_only", PROMPT_SIDE, RESPONSE_ONLY, seed),
-            self.paired("both_sides_over_prompt_side", CLAMP, PROMPT_SIDE, seed),
-            self.paired("both_sides_over_response_only", CLAMP, RESPONSE_ONLY, seed),
-            self.paired("clamp_over_difference_of_means", CLAMP, "difference_of_means", seed),
-            self._few(seed), self._themes(seed), self._on_target(seed),
+            self.paired("clamp_over_random", CLAMP, [RANDOM], seed),
+            self.paired("output_score_selection_gain", CLAMP, UNSELECTED, seed, DRAWN),
+            self.paired("output_score_over_input_score", CLAMP, [BY_INPUT], seed),
+            self.paired("prompt_side_over_response_only", PROMPT_SIDE, [RESPONSE_ONLY], seed),
+            self.paired("both_sides_over_prompt_side", CLAMP, [PROMPT_SIDE], seed),
+            self.paired("both_sides_over_response_only", CLAMP, [RESPONSE_ONLY], seed),
+            self.paired("clamp_over_difference_of_means", CLAMP, ["difference_of_means"], seed),
+            self._few(seed), self._themes(seed), self._mark(seed), self._on_target(seed),
         ]  # fmt: skip
 
     def _few(self, seed: int) -> Measurement:
@@ -89,34 +95,52 @@ class Comparison:
         shared = {"size": self.size, "files_sha": committed(), "rows": ROWS, "figure": FIGURE}
         return measure_themes(self.texts, self.report, topics, seed, shared)
 
+    def _mark(self, seed: int) -> Measurement:
+        """Row 29, with the null's choice repeated."""
+        shared = {"size": self.size, "files_sha": committed(), "rows": TEXTS, "figure": FIGURE, "n_attempted": self.n_attempted}
+        return measure_mark(self.texts, self.report, [each.topic for each in self.found], seed, shared)
+
+    def effects(self) -> dict[str, np.ndarray]:
+        """{method: matrix of its effects}, of the clamp and the random direction."""
+        topics = [each.topic for each in self.found]
+        return {method: effects(self.texts, self.report, topics, method) for method in COMPARED}
+
     def _on_target(self, seed: int) -> Measurement:
         """Row 34. Concepts are drawn with their own row of pairs; the bound that a diagonal must pass stays that of all pairs."""
-        topics = [each.topic for each in self.found]
-        ours, theirs = (on_target(effects(self.texts, self.report, topics, method)) for method in (CLAMP, RANDOM))
+        by_method = self.effects()
+        ours, theirs = (on_target(by_method[method]) for method in (CLAMP, RANDOM))
         difference, low, high, n = paired_difference(ours, theirs, np.arange(len(ours)), seed)
         value, value_low, value_high = bootstrap_mean(ours, seed)
-        return self._one(
+        return Measurement(
             "on_target_share", "share of concepts whose clamp raises its own words more than 95 % of all other pairs", value, n,
-            low=value_low, high=value_high, control=RANDOM, control_value=float(theirs.mean()), difference=difference,
-            difference_low=low, difference_high=high,
+            self.n_attempted, self.size, low=value_low, high=value_high, control=RANDOM, control_value=float(theirs.mean()),
+            difference=difference, difference_low=low, difference_high=high, files_sha=committed(), rows=EFFECTS, figure=EFFECTS,
         )  # fmt: skip
 
-    def extremes(self, seed: int) -> Measurement:
-        """Row 31: repetition at a hundred times the maximum, either sign, beside unsteered texts. Features are resampled, then
-        prompts of the unsteered texts: texts of one are alike."""
-        far = self.texts.filter(pl.col("factor").abs() == 100)
-        plain = self.texts.filter(pl.col("control") == BASELINE)
-        by_feature, by_prompt = (
-            rows.group_by(unit, maintain_order=True).agg(pl.col("repetition").mean())["repetition"].to_numpy()
-            for rows, unit in ((far, "concept"), (plain, "prompt"))
+    def extremes(self, seed: int) -> list[Measurement]:
+        """Row 31: repetition at a hundred times the maximum, either sign, beside unsteered texts, and beside the random direction
+        at the same strength. Features are resampled, then prompts of the unsteered texts: texts of one are alike."""
+        far, beside = (
+            self.texts.filter((pl.col("factor").abs() == FAR) & (pl.col("control") == method)) for method in (CLAMP, RANDOM)
         )
-        drawn = unpaired_difference(by_feature, by_prompt, seed)
-        return self._one(
-            "repetition_at_100", "share of repeated 4-grams at 100 times the maximum, mean over features", drawn.value,
-            len(by_feature), low=drawn.value_low, high=drawn.value_high, control="unsteered", control_value=drawn.control,
-            difference=drawn.difference, difference_low=drawn.low, difference_high=drawn.high, n_attempted=len(by_feature),
-            why=f"{len(far)} texts",
-        )  # fmt: skip
+        plain = self.texts.filter(pl.col("control") == BASELINE)
+        by_feature, by_direction, by_prompt = (
+            rows.group_by(unit, maintain_order=True).agg(pl.col("repetition").mean())["repetition"].to_numpy()
+            for rows, unit in ((far, "concept"), (beside, "concept"), (plain, "prompt"))
+        )
+        metric = f"share of repeated 4-grams at {FAR:g} times the maximum, mean over features"
+        why = f"{len(far)} texts; of the random direction at the same strength {by_direction.mean():.3f}"
+        found = []
+        for name, control, other in (
+            ("repetition_at_100", "unsteered", by_prompt), ("repetition_at_100_over_random_direction", RANDOM, by_direction)
+        ):  # fmt: skip
+            drawn = unpaired_difference(by_feature, other, seed)
+            found.append(self._one(
+                name, metric, drawn.value, len(by_feature), low=drawn.value_low, high=drawn.value_high, control=control,
+                control_value=drawn.control, difference=drawn.difference, difference_low=drawn.low, difference_high=drawn.high,
+                n_attempted=len(by_feature), why=why,
+            ))  # fmt: skip
+        return found
 
     def _one(
         self, name: str, metric: str, value: float | None, n_scored: int, n_attempted: int | None = None, **beside
@@ -125,23 +149,3 @@ class Comparison:
         return Measurement(
             name, metric, value, n_scored, attempted, self.size, files_sha=committed(), rows=ROWS, figure=FIGURE, **beside
         )
-
-
-def effects(texts: pl.DataFrame, report: pl.DataFrame, topics: Sequence[Topic], method: str) -> np.ndarray:
-    """I x J: share of the texts steered towards concept i that name concept j, minus the share of unsteered ones."""
-    chosen = report.filter(pl.col("control") == method).select("concept", "factor")
-    steered = texts.filter((pl.col("control") == method) & (pl.col("half") == "report")).join(chosen, on=["concept", "factor"])
-    plain = texts.filter((pl.col("control") == BASELINE) & (pl.col("half") == "report"))["completion"].to_list()
-    effect_IJ = np.zeros((len(topics), len(topics)))
-    for i, steered_to in enumerate(topics):
-        own = steered.filter(pl.col("concept") == steered_to.name)["completion"].to_list()
-        for j, looked_for in enumerate(topics):
-            said = [np.mean([looked_for.concept.in_text(text) for text in part]) for part in (own, plain)]
-            effect_IJ[i, j] = said[0] - said[1]
-    return effect_IJ
-
-
-def on_target(effect_IJ: np.ndarray) -> np.ndarray:
-    """Whether each of the diagonal lies above the 95th percentile of everything off it, 0 or 1 (checklist, row 34)."""
-    off = effect_IJ[~np.eye(len(effect_IJ), dtype=bool)]
-    return (np.diag(effect_IJ) > np.quantile(off, 0.95)).astype(float) if len(off) else np.zeros(len(effect_IJ))
