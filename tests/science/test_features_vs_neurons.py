@@ -57,7 +57,8 @@ def test_tables_figure_and_measurements_are_whole(built):
     measured = {row["measurement"]: row for row in pl.read_parquet(built / "measurements.parquet").to_dicts()}
     assert set(measured) >= {
         "low_neuron_correlation_share", "low_basis_correlation_share", "chosen_features_top_decile_score",
-        "chosen_features_bin_correlation", "specificity_gain_at_5_percent_error", "sensitivity_on_independent_text",
+        "chosen_features_bin_correlation", "chosen_features_top_decile_score_over_random_directions",
+        "chosen_features_top_decile_score_over_neurons", "specificity_gain_at_5_percent_error", "sensitivity_on_independent_text",
     }  # fmt: skip
     assert {row["size"] for row in measured.values()} == {SIZE}
     assert measured["low_neuron_correlation_share"]["n_attempted"] == 40

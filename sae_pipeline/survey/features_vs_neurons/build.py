@@ -12,6 +12,7 @@ from sae_pipeline.corpus.reader import CorpusReader
 from sae_pipeline.interpret.arms import scored_columns
 from sae_pipeline.interpret.build_specificity import read_explanations
 from sae_pipeline.interpret.embedding import SentenceEmbedder
+from sae_pipeline.interpret.protocols import UnitKind
 from sae_pipeline.interpret.proxy import METHOD, Calibration, ProxyScorer
 from sae_pipeline.interpret.rules import RuleIndex
 from sae_pipeline.interpret.token_stats import METHOD as TOKEN_STATS
@@ -42,7 +43,7 @@ from sae_pipeline.survey.measurement import Measurement, write_measurements
 from sae_pipeline.tables.columns import SPLITS
 
 CORRELATIONS = "neuron_correlations.parquet"
-KINDS = {"random_direction": "random_directions", "mlp_neuron": "neurons"}  # as measurements call them
+KINDS: dict[UnitKind, str] = {"random_direction": "random_directions", "mlp_neuron": "neurons"}  # as measurements call them
 
 
 def build_features_vs_neurons(
@@ -106,12 +107,15 @@ def _interpretation(
     f1 = choose_clear(index, units, by_column, candidates)
     scored = score_chosen(scorer, index, units, by_column, list(f1), settings.n_windows, settings.seed)
     chosen_rows(scored, f1, size).write_parquet(work / "chosen_feature_specificity.parquet")
+    nulls = {null.unit: null for null in null_units(reader, units.train.count_U[candidates], settings.seed)} if candidates else {}
     beside: list[Measurement] = []
-    for null in null_units(reader, units.train.count_U[candidates], settings.seed) if candidates else ():
-        rules = explained(index, null)
-        clear = choose_clear(index, null, rules, [column for column, each in rules.items() if each.rule is not None])
-        looked_at = score_chosen(scorer, index, null, rules, list(clear), settings.n_windows, settings.seed)
-        beside += null_measurements(scored, looked_at, KINDS[null.unit], len(null.ids), size, settings.seed)
+    for unit, kind in KINDS.items():
+        looked_at, n_candidates = {}, 0
+        if null := nulls.get(unit):
+            rules, n_candidates = explained(index, null), len(null.ids)
+            clear = choose_clear(index, null, rules, [column for column, each in rules.items() if each.rule is not None])
+            looked_at = score_chosen(scorer, index, null, rules, list(clear), settings.n_windows, settings.seed)
+        beside += null_measurements(scored, looked_at, kind, n_candidates, size, settings.seed)
     columns = scored_columns(units, score)
     rows = sensitivity_rows(tokens, units, columns, _shown(folders["feature_stats"], columns), size, settings.seed)
     rows.write_parquet(work / "feature_sensitivity.parquet")

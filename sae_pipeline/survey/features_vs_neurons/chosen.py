@@ -141,9 +141,8 @@ def null_measurements(
 ) -> Iterator[Measurement]:
     """The same beside the clearest four of `n_candidates` other units (`kind`: in words). Documents are resampled for both."""
     for name, (metric, statistic) in STATISTICS.items():
-        yield _beside(
-            f"{name}_over_{kind}", metric, statistic, scored, null, f"the clearest four of {n_candidates} {kind}", size, seed
-        )
+        control = f"the clearest four of {n_candidates} {kind.replace('_', ' ')}"
+        yield _beside(f"{name}_over_{kind}", metric, statistic, scored, null, control, size, seed)
 
 
 def _beside(
