@@ -22,7 +22,7 @@ from sae_pipeline.interpret.units import Units
 from sae_pipeline.steering.interventions import random_directions
 from sae_pipeline.survey.features_vs_neurons.largest import Largest
 
-BATCH_TOKENS = 16_384
+BATCH_TOKENS = 8192
 
 
 def null_units(reader: ActivationReader, n_active_C: np.ndarray, seed: int) -> Iterator[Units]:
