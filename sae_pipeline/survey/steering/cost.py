@@ -84,7 +84,7 @@ def _held_out(lm: LanguageModel, ids_BT: Tensor) -> Callable[[Intervention | Non
 class MultipleChoice:
     """Reads every answer off the last position of a text: the question with what precedes the token in the answer.
 
-    Texts that answers share are read once, and those of equal length together, so that the head sees one position of each.
+    Texts that answers share are read once, and those of equal length together: no text is padded.
     """
 
     def __init__(self, lm: LanguageModel, questions: Sequence[Question]) -> None:
@@ -114,7 +114,9 @@ class MultipleChoice:
         """(which questions are answered right, Q bool; mean over questions of the right answer's log-probability per token)."""
         log_p = np.zeros(len(self._n_tokens))
         for ids_BT, r_BTD, (b_M, answer_M, token_M) in zip(self._texts, self._residuals, self._asked, strict=True):
-            logits_BV = self._lm.last_logits_from(r_BTD if edit is None else edit(r_BTD, None, 0), ids_BT).float().cpu()
+            # Of all positions: the head of a few last ones alone takes a far slower path in bfloat16 on a CPU.
+            logits_BTV = self._lm.logits_from(r_BTD if edit is None else edit(r_BTD, None, 0), ids_BT)
+            logits_BV = logits_BTV[:, -1].float().cpu()
             log_p_M = logits_BV[b_M, token_M] - logits_BV.logsumexp(1)[b_M]
             np.add.at(log_p, answer_M.numpy(), log_p_M.numpy())
         mean_QA = (log_p / self._n_tokens).reshape(-1, self._n_answers)
