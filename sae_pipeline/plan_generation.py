@@ -25,8 +25,8 @@ def asked_tokens(study: Study) -> dict[str, int]:
     choosing = n_choose * (1 + n_concepts * n_methods * len(compared.factors))
     reporting = n_report * compared.samples_per_prompt * (1 + n_concepts * (n_methods + 1))
     far = n_concepts * 2 * 2 * min(2, n_report)  # the clamp and the random direction, either sign, two prompts
-    # Without a clamp, the feature, and as many random directions as random features.
-    n_rewritten = sum(pair.half == "report" for pair in sessions()) * (2 + 2 * cases.n_generation_rivals)
+    # Without a clamp, the feature, and at most so many random directions and random features.
+    n_rewritten = sum(pair.half == "report" for pair in sessions()) * (2 + 2 * cases.n_rival_groups)
     return {
         "steering_comparison": (choosing + reporting + far) * compared.max_new_tokens,
         "case_clamps": (n_rewritten + len(load("secrecy")["words"])) * cases.new_tokens,
