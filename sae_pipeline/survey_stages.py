@@ -23,7 +23,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "attribution", SURVEY, ("sae", "feature_stats"),
-        (*MODEL_IDENTITY, "hook", "corpus.bos", "sae.sizes", "survey.attribution"), per_size=False, code_version="5",
+        (*MODEL_IDENTITY, "hook", "corpus.bos", "sae.sizes", "survey.attribution"), per_size=False, code_version="6",
         files=tuple(f"survey/attribution/{name}.yaml" for name in ("prompts", "words", "requests")),
     ),
     Stage(
