@@ -4,16 +4,38 @@ import numpy as np
 import pytest
 
 from sae_pipeline.survey.cases.clamping import Dose
-from sae_pipeline.survey.cases.doses import all_doses, best_dose, compared
+from sae_pipeline.survey.cases.doses import all_doses, best_doses, compared
 from sae_pipeline.survey.cases.pronouns import slopes
 
 
 def test_the_best_affordable_dose_is_taken_and_the_cheapest_when_none_is():
     doses = [Dose(1, 2.0), Dose(1, 4.0), Dose(2, 2.0), Dose(3, 2.0, 1)]
-    score, extra = np.array([1.0, 9.0, 2.0, 50.0]), np.array([0.1, 3.0, 0.5, 0.0])
-    assert best_dose(doses, score, extra, 0) == Dose(2, 2.0)
-    assert best_dose(doses, score, extra + 5, 0) == Dose(1, 2.0)
-    assert best_dose(doses, score, extra, 1) == Dose(3, 2.0, 1)
+    score, extra, asked = np.array([1.0, 9.0, 2.0, 50.0]), np.array([0.1, 3.0, 0.5, 0.0]), []
+
+    def cost(some, more=0.0):
+        asked.append(list(some))
+        return extra[[doses.index(dose) for dose in some]] + more
+
+    assert best_doses(doses, score, cost) == ([Dose(2, 2.0), Dose(3, 2.0, 1)], [0.5, 0.0])
+    # What was affordable at once is not asked again, and what is worse than the chosen one never.
+    assert asked == [[Dose(1, 4.0), Dose(3, 2.0, 1)], [Dose(2, 2.0)]]
+    assert best_doses(doses, score, lambda some: cost(some, 5.0)) == ([Dose(1, 2.0), Dose(3, 2.0, 1)], [5.1, 5.0])
+
+
+def test_doses_asked_one_after_the_other_are_those_of_asking_for_all():
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        doses = [Dose(unit, factor, bank) for bank in (0, 1, 2, -1) for unit in range(3) for factor in (1.0, 2.0)]
+        score, extra = random.integers(0, 5, len(doses)).astype(float), random.uniform(0, 2, len(doses))
+        taken, _ = best_doses(doses, score, lambda some, extra=extra, doses=doses: extra[[doses.index(dose) for dose in some]])
+        for bank, dose in zip((0, 1, 2, -1), taken, strict=True):
+            mine = [place for place, each in enumerate(doses) if each.bank == bank]
+            payable = [place for place in mine if extra[place] <= 1.0]
+            best = max(payable, key=lambda place: score[place]) if payable else min(mine, key=lambda place: extra[place])
+            assert dose == doses[best]
+
+
+def test_doses_are_every_candidate_of_every_bank_at_every_factor():
     assert all_doses({0: [4, 2], 1: [7]}, [2, 1]) == [
         Dose(4, 1),
         Dose(4, 2),

@@ -66,13 +66,12 @@ def choose_dose(
     doses = all_doses(candidates, factors)
     half_A, half_B = ([prompt for prompt in prompts if prompt.half == half] for half in ("choose", "report"))
     score_AP = score(clamper.effect(half_A, doses, f"{what}: choosing"))
-    extra_A = neutral_cost(world, clamper, doses, what)
-    taken = [best_dose(doses, score_AP.mean(axis=1), extra_A, bank) for bank in candidates]
+    taken, extra = best_doses(doses, score_AP.mean(axis=1), lambda asked: neutral_cost(world, clamper, asked, what))
     score_BP = score(clamper.effect(half_B, [None, *taken], f"{what}: reporting"))
     first = 1 + n_directions(candidates)
     return Chosen(
-        taken[0], taken[1:first], taken[first:], float(extra_A[doses.index(taken[0])]), score_BP[0], score_BP[1],
-        score_BP[2 : 1 + first], score_BP[1 + first :],
+        taken[0], taken[1:first], taken[first:], extra[0], score_BP[0], score_BP[1], score_BP[2 : 1 + first],
+        score_BP[1 + first :],
     )  # fmt: skip
 
 
@@ -93,10 +92,30 @@ def all_doses(candidates: Mapping[int, Sequence[int]], factors: Sequence[float])
     return [Dose(unit, float(factor), bank) for bank, units in candidates.items() for unit in units for factor in sorted(factors)]
 
 
-def best_dose(doses: Sequence[Dose], score_A: np.ndarray, extra_A: np.ndarray, bank: int) -> Dose:
-    """The dose of largest score among the affordable ones of a bank; the cheapest one when none is."""
-    mine = [place for place, dose in enumerate(doses) if dose.bank == bank]
-    return doses[mine[best_affordable(score_A[mine], extra_A[mine])]]
+def best_doses(
+    doses: Sequence[Dose], score_A: np.ndarray, cost: Callable[[Sequence[Dose]], np.ndarray]
+) -> tuple[list[Dose], list[float]]:
+    """Of every bank the dose of largest score that is affordable, the cheapest one when none is; and what they cost.
+
+    Banks come in the order of their first doses. `cost` says what some doses cost, nats per token. It is dear, so only the best
+    of every bank are asked first, and the next best of those banks whose best cost too much.
+    """
+    left: dict[int, list[int]] = {}
+    for place in np.argsort(-score_A, kind="stable").tolist():
+        left.setdefault(doses[place].bank, []).append(place)
+    asked: dict[int, list[int]] = {bank: [] for bank in dict.fromkeys(dose.bank for dose in doses)}
+    extra_A = np.full(len(doses), np.inf)
+
+    def open_banks() -> list[int]:
+        return [bank for bank, places in asked.items() if left[bank] and not (extra_A[places] <= MAX_EXTRA_NATS).any()]
+
+    while banks := open_banks():
+        now = [left[bank].pop(0) for bank in banks]
+        extra_A[now] = cost([doses[place] for place in now])
+        for bank, place in zip(banks, now, strict=True):
+            asked[bank].append(place)
+    taken = [places[best_affordable(score_A[places], extra_A[places])] for places in asked.values()]
+    return [doses[place] for place in taken], extra_A[taken].tolist()
 
 
 def best_affordable(score_A: np.ndarray, extra_A: np.ndarray) -> int:

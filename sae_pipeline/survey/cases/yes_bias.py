@@ -3,6 +3,7 @@
 Shapes: P prompts, A arms, T positions, D width, F units, K banks.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from torch import Tensor
 from sae_pipeline.interpret.explanation_scores import auroc
 from sae_pipeline.survey.cases.answers import answer_prompt
 from sae_pipeline.survey.cases.clamp_case import FIGURE, Clamped, ClampWorld
-from sae_pipeline.survey.cases.clamping import Prompt
-from sae_pipeline.survey.cases.doses import RANDOM_FEATURES, RIVALS, all_doses, best_dose, compared, n_directions
+from sae_pipeline.survey.cases.clamping import Dose, Prompt
+from sae_pipeline.survey.cases.doses import RANDOM_FEATURES, RIVALS, all_doses, best_doses, compared, n_directions
 from sae_pipeline.survey.cases.prompts import digest, fill, in_half, load
 from sae_pipeline.survey.cases.random_features import with_random_features
 from sae_pipeline.survey.measurement import Measurement
@@ -74,9 +75,12 @@ def run(found: ClampWorld) -> Clamped:
     odds_AP = found.clamper.effect(half_A, doses, "yes bias: choosing").log_odds_AP
     score_A = np.array([balanced_accuracy(odds_P, is_yes_P[choose_P]) for odds_P in odds_AP])
     held_out = _held_out_texts(found)
-    nats_AT = found.clamper.nats(held_out["choose"], [None, *doses], "yes bias: cost on half A")
-    extra_A = (nats_AT[1:] - nats_AT[:1]).mean(axis=1)
-    taken = [best_dose(doses, score_A, extra_A, bank) for bank in candidates]
+
+    def cost(asked: Sequence[Dose]) -> np.ndarray:
+        nats_AT = found.clamper.nats(held_out["choose"], [None, *asked], "yes bias: cost on half A")
+        return (nats_AT[1:] - nats_AT[:1]).mean(axis=1)
+
+    taken, _ = best_doses(doses, score_A, cost)
     odds_BP = found.clamper.effect(half_B, [None, *taken], "yes bias: reporting").log_odds_AP
     answers_B = is_yes_P[~choose_P]
     n, first = len(taken), 1 + n_directions(candidates)
