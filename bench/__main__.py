@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import tempfile
 import time
 from dataclasses import asdict, replace
@@ -18,14 +19,15 @@ import torch
 
 from bench import report
 from bench.gpu_suites import gpu_suites
-from bench.rounds import compare
-from bench.suites import Suite, all_suites
+from bench.rounds import ROOT, compare
+from bench.suite import Suite
+from bench.suites import all_suites
 
 SAME_ERROR = {"float32": 1e-4, "bfloat16": 1e-2}
 PARITY_ROUNDS = 4
 
 
-def run(suite: Suite, order: int, n_rounds: int, device: str, scratch: Path) -> dict[str, Any]:
+def run(suite: Suite, n_rounds: int, device: str, scratch: Path) -> dict[str, Any]:
     """One record, after the check that all contenders had the same error (or other guard) before the first step."""
     load = os.getloadavg()[0]
     suite = replace(suite, specs=tuple(replace(spec, device=device) for spec in suite.with_rooflines()))
@@ -42,12 +44,19 @@ def run(suite: Suite, order: int, n_rounds: int, device: str, scratch: Path) -> 
                 f"{suite.name}: {spec.label} starts with a {suite.guard} of {value}, not {reference}: nothing was compared"
             )
     return {
-        "name": suite.name, "title": suite.title, "order": order, "n_rounds": n_rounds, "load": round(load, 2),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": machine(device),
+        "name": suite.name, "title": suite.title, "n_rounds": n_rounds, "load": round(load, 2),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": machine(device), "commit": commit(),
         "pairs": [asdict(pair) for pair in suite.pairs], "alike": [asdict(pair) for pair in suite.alike], "guard": suite.guard,
         "limits": [asdict(limit) for limit in suite.limits],
         **record,
     }  # fmt: skip
+
+
+def commit() -> str:
+    """Our own, with `-dirty` when files differ from it; "not a git checkout" where there is none."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    return found.stdout.strip() if found.returncode == 0 else "not a git checkout"
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -78,11 +87,11 @@ def main() -> None:
     report.RESULTS.mkdir(exist_ok=True)
     suites = all_suites() if chosen.device == "cpu" else gpu_suites()
     with tempfile.TemporaryDirectory() as scratch:
-        for order, suite in enumerate(suites):
+        for suite in suites:
             if chosen.only and not any(suite.name.startswith(name) for name in chosen.only):
                 continue
             start = time.monotonic()
-            record = run(suite, order, chosen.rounds, chosen.device, Path(scratch))
+            record = run(suite, chosen.rounds, chosen.device, Path(scratch))
             file = report.RESULTS / f"{suite.name}.json"
             file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             print(f"{suite.name}: {time.monotonic() - start:.0f} s", flush=True)

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from bench.setting import Spec, bias_for_l0, initial_decoder
-from sae_pipeline.allocator import keep_freed_memory
 from sae_pipeline.sae.architecture import Architecture
 from sae_pipeline.sae.batch_topk import BatchTopK
 from sae_pipeline.sae.gated import Gated
 from sae_pipeline.sae.jumprelu import JumpReLU
-from sae_pipeline.sae.learner import Learner
+from sae_pipeline.sae.learner import DEAD_AFTER_TOKENS, Learner
 from sae_pipeline.sae.matryoshka import Matryoshka, prefix_lengths
 from sae_pipeline.sae.relu_l1 import ReluL1
 from sae_pipeline.sae.step import Step
@@ -28,11 +27,11 @@ JUMPRELU_THRESHOLD, JUMPRELU_BANDWIDTH = 0.001, 0.001
 
 
 class Ours:
-    """`sae_pipeline`. Options: `dense_above_share` forces the sparse (1) or the dense (0) form."""
+    """`sae_pipeline`. Options: `form` forces the `sparse` form, or the plain `dense` one that looks for no active entries (only
+    where every positive entry is active); `dead`: share of the features that count as dead in every step, so that AuxK works."""
 
     def __init__(self, spec: Spec, x_ND: np.ndarray) -> None:
         shape = spec.shape
-        kept = keep_freed_memory()
         self.learner = Learner(shape.d_model, shape.n_features, _architecture(spec), getattr(torch, spec.dtype), 0, spec.device)
         p, W_FD = self.learner.parameters, initial_decoder(shape, spec.seed)
         with torch.no_grad():
@@ -44,15 +43,21 @@ class Ours:
                 p.own["log_threshold_F"].fill_(float(np.log(JUMPRELU_THRESHOLD)))
         self.penalty = 0.0 if spec.architecture in ("topk", "batch_topk", "matryoshka") else L1
         self.learning_rate = spec.learning_rate
-        if spec.options and "dense_above_share" in spec.options:
-            self.learner.step.dense_above_share = spec.options["dense_above_share"]
+        options = spec.options or {}
+        if options.get("form") == "sparse":
+            # On a GPU this is also what arrays are sized by: room for twice what is asked for, not for every entry.
+            self.learner.step.dense_above_share = 2 * (spec.target_l0 or shape.k) / shape.n_features
+        if options.get("form") == "dense":
+            setattr(self.learner.architecture, "select", lambda *_: None)  # noqa: B010 - of this one object
+        self._n_dead = round(options.get("dead", 0) * shape.n_features)
         self.config = {
             "architecture": spec.architecture, "adam": "fused, betas (0.9, 0.999)", "clip_norm": 1.0, "unit_norm_decoder": False,
-            "products": spec.dtype, "masters": "float32", "auxk": "on, no feature dead", "keeps_freed_memory": kept,
+            "products": spec.dtype, "masters": "float32", "auxk": f"on, {self._n_dead} features dead",
         }  # fmt: skip
 
     def step(self, x_ND: Tensor) -> None:
         """One training step."""
+        self.learner.tokens_since_active_F[: self._n_dead] = DEAD_AFTER_TOKENS
         self.learner.learn(x_ND, self.penalty, self.learning_rate)
 
     def mse(self, x_ND: Tensor) -> float:

@@ -4,7 +4,8 @@ Peers go one to a suite: the processes of a suite hold their memory at the same 
 """
 
 from bench.setting import SHAPES, Shape, Spec
-from bench.suites import BF16, FP32, UNIT_ROWS, Pair, Suite, crossover, parity
+from bench.step_suites import UNIT_ROWS, crossover, parity
+from bench.suite import BF16, FP32, READ_AT_HOOK, Pair, Suite
 
 GPT2_BATCH = 8192
 CROSSOVERS = (64, 111, 222, 444)  # of shape L's 16,384 features; 111 is the share at which the step switches
@@ -33,7 +34,11 @@ def topk(shape: Shape, floor: float) -> list[Suite]:
 
 def other(shape: Shape, architecture: str, peer: str, bar: float, target_l0: int | None = None) -> Suite:
     """B05 to B08 on a GPU."""
-    ours, theirs = (Spec(one, shape, BF16, architecture=architecture, target_l0=target_l0) for one in ("ours", peer))
+    # The number of active features must stay where it was set.
+    rate = 1e-6 if architecture == "relu_l1" else 1e-4
+    ours, theirs = (
+        Spec(one, shape, BF16, architecture=architecture, target_l0=target_l0, learning_rate=rate) for one in ("ours", peer)
+    )
     at = f" at L0 {target_l0}" if target_l0 else ""
     return Suite(
         f"gpu-{architecture}-{shape.name}-{peer}{f'-{target_l0}' if target_l0 else ''}",
@@ -53,7 +58,7 @@ def harvest() -> Suite:
         Pair("full forward, bfloat16 on both sides", full.label, ours.label, 12 / 9),
     )
     title = f"On a GPU: harvest, GPT-2 small's shape to block 8 of 12, {GPT2_BATCH // 256} x 256 tokens"
-    return Suite("gpu-B11-harvest", title, (ours, lens, full), pairs)
+    return Suite("gpu-B11-harvest", title, (ours, lens, full), pairs, guard=READ_AT_HOOK)
 
 
 def gpu_suites() -> list[Suite]:

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from bench.setting import Spec, initial_decoder
-from sae_pipeline.allocator import keep_freed_memory
 
 CONTEXT, DOCUMENT = 128, 512  # tokens
 PASS_BATCHES = 128
@@ -44,7 +43,6 @@ class OurStatistics:
     def __init__(self, spec: Spec, x_ND: np.ndarray) -> None:
         from sae_pipeline.study import Features
 
-        kept = keep_freed_memory()
         self._latents, self._shape = Latents(spec, x_ND), spec.shape
         self._files = bool((spec.options or {}).get("files", False))
         self._settings = Features(n_top=N_TOP, n_per_interval=N_PER_INTERVAL)
@@ -59,7 +57,6 @@ class OurStatistics:
             "n_per_interval": N_PER_INTERVAL,
             "pass_tokens": n_tokens,
             "files": self._files,
-            "keeps_freed_memory": kept,
         }
 
     def _begin(self) -> None:

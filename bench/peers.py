@@ -15,10 +15,12 @@ from bench.contenders import JUMPRELU_BANDWIDTH, JUMPRELU_THRESHOLD, L1
 from bench.setting import Spec, bias_for_l0, initial_decoder
 
 ADAM = {"betas": (0.9, 0.999), "eps": 1e-8}
+AUX_SHARE = 1 / 32  # of AuxK's loss, ours and dictionary_learning's default
 
 
 class SaeLens:
-    """SAELens `SAETrainer.step`. dtype bfloat16 is its `autocast`. Options: `rescale` is its default decoder-norm rescaling."""
+    """SAELens `SAETrainer.step`. dtype bfloat16 is its `autocast`. Options: `rescale` is its default decoder-norm rescaling;
+    `aux`, its AuxK coefficient (its default is 1); `dead`: see `bench.contenders.Ours`."""
 
     def __init__(self, spec: Spec, x_ND: np.ndarray) -> None:
         from sae_lens.config import LoggingConfig, SAETrainerConfig
@@ -26,10 +28,11 @@ class SaeLens:
         from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
         from sae_lens.training.sae_trainer import SAETrainer
 
-        shape, rescale = spec.shape, bool((spec.options or {}).get("rescale", False))
+        shape, options = spec.shape, spec.options or {}
+        rescale, aux = bool(options.get("rescale", False)), float(options.get("aux", 0.0))
         common: dict[str, Any] = {
             "d_in": shape.d_model, "d_sae": shape.n_features, "rescale_acts_by_decoder_norm": rescale,
-            "normalize_activations": "none", "apply_b_dec_to_input": True, "aux_loss_coefficient": 0.0,
+            "normalize_activations": "none", "apply_b_dec_to_input": True, "aux_loss_coefficient": aux,
             "use_sparse_activations": False, "device": spec.device,
         }  # fmt: skip
         if spec.architecture == "topk":
@@ -48,10 +51,15 @@ class SaeLens:
         }  # fmt: skip
         config = SAETrainerConfig(**trainer, logger=LoggingConfig(log_to_wandb=False))
         self._trainer = SAETrainer(cfg=config, sae=sae, data_provider=iter(()))
-        self.config = {"version": version("sae-lens"), "sae": common | {"k": shape.k}, "trainer": trainer, "clip_norm": 1.0}
+        self._n_dead = round(options.get("dead", 0) * shape.n_features)
+        self.config = {
+            "version": version("sae-lens"), "sae": vars(sae.cfg).copy(), "trainer": vars(config).copy(), "clip_norm": 1.0,
+            "dead": self._n_dead,
+        }  # fmt: skip
 
     def step(self, x_ND: Tensor) -> None:
         """As in its `fit`, without logging."""
+        self._trainer.n_forward_passes_since_fired[: self._n_dead] = 10**10
         self._last = self._trainer.step(x_ND)
         self._trainer.n_training_steps += 1
 
@@ -71,7 +79,8 @@ class SaeLens:
 
 
 class DictionaryLearning:
-    """dictionary_learning's trainers, `update`. dtype bfloat16: as its `trainSAE(autocast_dtype=bfloat16)`."""
+    """dictionary_learning's trainers, `update`. dtype bfloat16: as its `trainSAE(autocast_dtype=bfloat16)`. Options: `dead`, with
+    which its AuxK is on as by default (see `bench.contenders.Ours`)."""
 
     def __init__(self, spec: Spec, x_ND: np.ndarray) -> None:
         shape = spec.shape
@@ -80,7 +89,8 @@ class DictionaryLearning:
             "layer": 0, "lm_name": "bench", "device": spec.device, "seed": 0, "warmup_steps": 0,
         }  # fmt: skip
         W_FD = torch.from_numpy(initial_decoder(shape, spec.seed)).to(spec.device)
-        self._trainer = self._make(spec.architecture, settings, shape.k)
+        self._n_dead = round((spec.options or {}).get("dead", 0) * shape.n_features)
+        self._trainer = self._make(spec.architecture, settings, shape.k, AUX_SHARE if self._n_dead else 0)
         ae = self._trainer.ae
         for weight, value in _weights(ae, W_FD):
             weight.data.copy_(value)
@@ -89,23 +99,27 @@ class DictionaryLearning:
         self._autocast = spec.dtype == "bfloat16"
         self._device = torch.device(spec.device).type
         self._step = 1  # step 0 runs a geometric median
-        self.config = {"version": version("dictionary-learning"), "trainer": settings, "autocast": self._autocast}
+        own = {name: value for name, value in vars(self._trainer).items() if isinstance(value, bool | int | float | str | None)}
+        self.config = {
+            "version": version("dictionary-learning"), "trainer": self._trainer.config | own, "autocast": self._autocast,
+            "clip_norm": 1.0, "dead": self._n_dead,
+        }  # fmt: skip
 
     @staticmethod
-    def _make(architecture: str, settings: dict[str, Any], k: int):
+    def _make(architecture: str, settings: dict[str, Any], k: int, auxk_alpha: float):
         if architecture == "topk":
             from dictionary_learning.trainers.top_k import TopKTrainer
 
-            return TopKTrainer(k=k, auxk_alpha=0, **settings)
+            return TopKTrainer(k=k, auxk_alpha=auxk_alpha, **settings)
         if architecture == "batch_topk":
             from dictionary_learning.trainers.batch_top_k import BatchTopKTrainer
 
-            return BatchTopKTrainer(k=k, auxk_alpha=0, **settings)
+            return BatchTopKTrainer(k=k, auxk_alpha=auxk_alpha, **settings)
         if architecture == "matryoshka":
             from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKTrainer
 
             fractions = [1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2]
-            return MatryoshkaBatchTopKTrainer(k=k, auxk_alpha=0, group_fractions=fractions, **settings)
+            return MatryoshkaBatchTopKTrainer(k=k, auxk_alpha=auxk_alpha, group_fractions=fractions, **settings)
         if architecture == "jumprelu":
             from dictionary_learning.trainers.jumprelu import JumpReluTrainer
 
@@ -119,6 +133,8 @@ class DictionaryLearning:
     def step(self, x_ND: Tensor) -> None:
         """One `update`."""
         self._step += 1
+        if self._n_dead:
+            self._trainer.num_tokens_since_fired[: self._n_dead] = self._trainer.dead_feature_threshold
         with torch.autocast(self._device, torch.bfloat16) if self._autocast else nullcontext():
             self._trainer.update(self._step, x_ND.bfloat16() if self._autocast else x_ND)
 
@@ -138,7 +154,8 @@ def _weights(ae: Any, W_FD: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 
 class Sparsify:
-    """sparsify's `SparseCoder`, the steps of its training loop. Options: `fused` Adam."""
+    """sparsify's `SparseCoder`, the steps of its training loop. Options: `fused` Adam; `dead`, with which AuxK is on at the share
+    of the others (its own default is off; see `bench.contenders.Ours`)."""
 
     def __init__(self, spec: Spec, x_ND: np.ndarray) -> None:
         import os
@@ -157,15 +174,21 @@ class Sparsify:
         W_FD = torch.from_numpy(initial_decoder(shape, spec.seed)).to(spec.device)
         self._sae.encoder.weight.data.copy_(W_FD)
         self._sae.W_dec.data.copy_(W_FD)
-        fused = bool((spec.options or {}).get("fused", False))
+        options = spec.options or {}
+        fused, self._dead_F = bool(options.get("fused", False)), None
+        if n_dead := round(options.get("dead", 0) * shape.n_features):
+            self._dead_F = torch.arange(shape.n_features, device=spec.device) < n_dead
         self._optimizer = torch.optim.Adam(self._sae.parameters(), lr=spec.learning_rate, fused=fused, **ADAM)
-        self.config = {"version": version("eai-sparsify"), "optimizer": f"torch Adam, fused={fused}", "clip_norm": None}
+        self.config = {
+            "version": version("eai-sparsify"), "sae": vars(self._sae.cfg).copy(), "clip_norm": None, "dead": n_dead,
+            "optimizer": {name: value for name, value in self._optimizer.param_groups[0].items() if name != "params"},
+        }  # fmt: skip
 
     def step(self, x_ND: Tensor) -> None:
         """Normalise, forward, backward, project, Adam."""
         self._sae.set_decoder_norm_to_unit_norm()
-        out = self._sae(x_ND)
-        out.fvu.backward()
+        out = self._sae(x_ND, dead_mask=self._dead_F)
+        (out.fvu if self._dead_F is None else out.fvu + AUX_SHARE * out.auxk_loss).backward()
         self._sae.remove_gradient_parallel_to_decoder_directions()
         self._optimizer.step()
         self._optimizer.zero_grad()

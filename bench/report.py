@@ -6,22 +6,34 @@ from statistics import median
 from typing import Any
 
 from bench import notes
+from bench.gpu_suites import gpu_suites
 from bench.quality import frontier
 from bench.rounds import ratios, summary
+from bench.suite import ERROR
+from bench.suites import all_suites
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS, PAGE = FOLDER / "results", FOLDER / "RESULTS.md"
+ROUNDS = 5  # fewer are marked
+OURS = ("our", "six SAEs", "encode only", "copy")  # how labels that are not a peer's begin
 INTRODUCTION = """# Results of the benchmarks
 
-Measured by `make bench`; written by `python -m bench.report` from `bench/results/*.json` (every round's times, all settings).
+Measured by `make bench`; written by `python -m bench.report` from `bench/results/*.json` (every round's times, all settings, the
+peers' whole configurations, our commit).
 
 Contenders run in processes of their own, pinned to the same core, in interleaved rounds; a ratio is taken within a round, and
-the table gives the median (least to greatest). All start from the same weights and see the same batches. "us/token": processor
-time of whole training steps (forward, backward, clipping, optimizer, dead counters). "bfloat16": of the large products; masters
-and Adam are float32 on our side, autocast on the peers'. What is not alike: dictionary_learning and sparsify keep decoder rows at
-norm 1 by projection and renormalisation, which our form does not need; sparsify does not clip gradients; our process keeps freed
-memory (`sae_pipeline/allocator.py`), as it does in training.
+the table gives the median (least to greatest); fewer than five rounds are marked. All start from the same weights and see the
+same batches. "us/token": processor time of whole training steps (forward, backward, clipping, optimizer, dead counters).
+"bfloat16": of the large products; masters and Adam are float32 on our side, autocast on the peers'. "In its default precision":
+float32, which is every peer's default on a CPU. AuxK finds no dead feature, or is off, but in the suite that says so.
+
+Every process, ours or a peer's, keeps the memory that it frees (`sae_pipeline/allocator.py`), unless a row says otherwise: our
+pipeline sets this for itself, a peer's user would have to, and a peer without it is slower than these figures. What is not alike:
+dictionary_learning and sparsify keep decoder rows at norm 1 by projection and renormalisation, which our form does not need;
+sparsify does not clip gradients. "One stream" for six SAEs is a loop over our steps on one batch, not the pipeline's own loop
+with its checkpoints and logs, and SAELens's trainers are given the same batch in the same way.
 """
+WITHOUT = "peers without the allocator setting"
 
 
 def page(records: list[dict[str, Any]], quality: dict[str, Any] | None = None) -> str:
@@ -52,7 +64,10 @@ def bars(records: list[dict[str, Any]], heading: str) -> list[str]:
     for record in records:
         for pair in record["pairs"]:
             values = ratios(record, pair["slower"], pair["faster"])
-            mark = "" if not pair["bar"] else "passed" if median(values) >= pair["bar"] else "**missed**"
+            doubt = doubts(record, pair)
+            passed = "not final" if WITHOUT in doubt else "passed"
+            mark = "" if not pair["bar"] else passed if median(values) >= pair["bar"] else "**missed**"
+            mark = ", ".join(filter(None, [mark, *doubt]))
             lines.append(f"| {record['title']} | {pair['what']} | {summary(values)} | {pair['bar'] or ''} | {mark} |")
             if "missed" in mark and (note := notes.NOTES.get((record["name"], pair["what"]))):
                 reasons += ["", f"* **{record['title']}, {pair['what']}.** {note}"]
@@ -77,12 +92,22 @@ def within(records: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def doubts(record: dict[str, Any], pair: dict[str, Any]) -> list[str]:
+    """What keeps a ratio from being final: a peer that lacked what ours had, too few rounds."""
+    one = record["contenders"][pair["slower"]]
+    lacks = record["device"] == "cpu" and not pair["slower"].startswith(OURS) and not one.get("keeps_freed_memory")
+    return [WITHOUT] * lacks + [f"{record['n_rounds']} rounds"] * (record["n_rounds"] < ROUNDS)
+
+
 def guards(records: list[dict[str, Any]]) -> list[str]:
     """Equal training: the largest relative difference of errors over the rounds of a parity suite."""
     lines = [
-        "## Guards", "", "Every suite starts only when all contenders have the same squared error at the same weights (1e-4 in "
-        "float32, 1e-2 in bfloat16). Trained on under a peer's own rules (constraints, loss and clipping: `bench/matched.py`), "
-        "our step must have the peer's error after 50, 100, 150 and 200 steps:", "",
+        "## Guards", "", "A suite starts only when all its contenders agree (within 1e-4 in float32, 1e-2 in bfloat16) on what "
+        "its table gives as 'before': the squared error at the same weights for training steps, activations of the same weights "
+        "and tokens for a harvest, what was found or read back for the rest. A shuffle's guard is weaker: what it serves first "
+        "is its own affair, so it is only checked that all rows are rows it was given. The machine's limits (product, copy) "
+        f"have none.{unguarded(records)} Trained on under a peer's own rules (constraints, loss and clipping: "
+        "`bench/matched.py`), our step must have the peer's error after 50, 100, 150 and 200 steps:", "",
         "| suite | peer | largest difference | bound | |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for record in records:
@@ -94,23 +119,37 @@ def guards(records: list[dict[str, Any]]) -> list[str]:
     return [*lines, ""]
 
 
+def unguarded(records: list[dict[str, Any]]) -> str:
+    """Results that are older than the guard of their suite."""
+    names = [
+        record["title"]
+        for record in records
+        if any(one["mse_before"] is None for label, one in record["contenders"].items() if not label.startswith(OURS[2:]))
+    ]
+    return f" Measured before there was a guard: {'; '.join(names)}." if names else ""
+
+
 def section(record: dict[str, Any]) -> list[str]:
     """One suite."""
     shape = record["shape"]
     trained = any(one["mse_by_round"] for one in record["contenders"].values())
+    is_step = record.get("guard", ERROR) == ERROR
     floor = {dtype: record["contenders"].get(f"encode only {dtype}") for dtype in ("bfloat16", "float32")}
     lines = [
         f"## {record['title']}",
         "",
         f"d {shape['d_model']}, F {shape['n_features']:,}, k {shape['k']}, N {shape['batch']:,}; {record['threads']} thread"
-        f"{'s' if record['threads'] > 1 else ''}, {record['clock']}; {record['n_rounds']} rounds.{roofline(record)}",
+        f"{'s' if record['threads'] > 1 else ''}, {record['clock']}; {record['n_rounds']} rounds."
+        f"{roofline(record)}{commit(record)}",
         "",
         f"| contender | us/token, median (min to max) | {'' if trained else 'encoder alone / this | '}steps a round | peak GB | "
-        f"{record.get('guard', 'squared error')} before | {'after each round | ' if trained else ''}".rstrip(),
+        f"{record.get('guard', ERROR)} before | {'after each round | ' if trained else ''}".rstrip(),
         f"|---|---|---|---|---|{'' if trained else '---|'}{'---|' if trained else ''}",
     ]
     for label, one in record["contenders"].items():
-        limit = next((floor[dtype] for dtype in floor if dtype in label), None) if one["mse_before"] is not None else None
+        limit = (
+            next((floor[dtype] for dtype in floor if dtype in label), None) if is_step and one["mse_before"] is not None else None
+        )
         share = f"{median(limit['us_per_token']) / median(one['us_per_token']):.2f}" if limit else ""
         before = "" if one["mse_before"] is None else f"{one['mse_before']:.4g}"
         after = " | " + ", ".join(f"{error:.4g}" for error in one["mse_by_round"]) if trained else ""
@@ -133,11 +172,17 @@ def roofline(record: dict[str, Any]) -> str:
     return f" Roofline: {', '.join(found)}." if found else ""
 
 
+def commit(record: dict[str, Any]) -> str:
+    """Ours, where it was recorded."""
+    return f" Commit {record['commit'][:12]}{'-dirty' * record['commit'].endswith('-dirty')}." if "commit" in record else ""
+
+
 def read() -> list[dict[str, Any]]:
-    """All records, in the order in which they were measured, those of a GPU last."""
+    """All records, in the order of the suites, those of a GPU last."""
     files = [file for file in sorted(RESULTS.glob("*.json")) if file != frontier.FILE]
     records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    return sorted(records, key=lambda record: (record["device"], record["order"]))
+    order = [suite.name for suite in (*all_suites(), *gpu_suites())]
+    return sorted(records, key=lambda record: order.index(record["name"]))
 
 
 def write() -> None:

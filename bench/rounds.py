@@ -6,12 +6,13 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bench.setting import Spec, data_file
 
@@ -40,21 +41,25 @@ class Worker:
             "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "POLARS_MAX_THREADS": str(self.spec.threads),
             "TMPDIR": str(self.data.parent),  # goes when the run is over
         }  # fmt: skip
+        # Not a pipe: one that nobody empties stops the process when it is full.
+        self._complaints: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
         command = [self.python, "-m", "bench.worker", json.dumps(self.spec.as_dict()), str(self.data), self.cpus]
         self.process = subprocess.Popen(
-            command, env=environment, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, env=environment, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints, text=True
         )
         return self
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait()
+        self._complaints.close()
 
     def _read(self) -> dict[str, Any]:
-        assert self.process.stdout and self.process.stderr
+        assert self.process.stdout
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.spec.label} died:\n{self.process.stderr.read()[-3000:]}")
+            self._complaints.seek(0)
+            raise RuntimeError(f"{self.spec.label} died:\n{self._complaints.read()[-3000:]}")
         return json.loads(line)
 
     @cached_property
@@ -121,6 +126,7 @@ def compare(
                     "mse_before": worker.ready["mse"],
                     "mse_by_round": errors[worker.spec.label],
                     "torch": worker.ready["torch"],
+                    "keeps_freed_memory": worker.ready["keeps_freed_memory"],
                     "config": worker.ready["config"],
                 }
                 for worker in workers

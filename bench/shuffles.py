@@ -1,6 +1,9 @@
 """Shuffle buffers at an equal window, each fed with the same chunks: a step is one batch served (and what refilling it costs).
 
-Options: `window`, rows held. A chunk is 4,096 rows, as of one batch of the language model.
+Options: `window`, rows held. A chunk is 4,096 rows, as of one batch of the language model. Which rows a buffer serves first is
+its own affair, so the guard is only that it serves rows that it was given: `share_given`.
+
+Shapes: N rows, D width.
 """
 
 from collections.abc import Iterator
@@ -13,10 +16,15 @@ import torch
 from torch import Tensor
 
 from bench.setting import Spec
-from sae_pipeline.allocator import keep_freed_memory
 from sae_pipeline.sae.source import RingStream
 
 CHUNK = 4096
+
+
+def share_given(served_ND: Tensor, given_ND: np.ndarray) -> float:
+    """Share of the rows of a batch that are, in their first values, rows of the data to the last bit."""
+    served_N, given_N = (np.ascontiguousarray(x_ND[:, :4]).view("S16").ravel() for x_ND in (served_ND.numpy(), given_ND))
+    return float(np.isin(served_N, given_N).mean())
 
 
 class _Rows:
@@ -45,16 +53,18 @@ class Ring:
     """Ours."""
 
     def __init__(self, spec: Spec, x_ND: np.ndarray) -> None:
-        window, kept = (spec.options or {})["window"], keep_freed_memory()
+        window = (spec.options or {})["window"]
+        self._given_ND = x_ND
         self._stream = RingStream(_Rows(x_ND), spec.shape.batch, window, 0)  # pyright: ignore[reportArgumentType]
-        self.config = {"window": window, "keeps_freed_memory": kept}
+        self.config = {"window": window}
 
     def step(self, x_ND: Tensor) -> None:
         """One batch."""
         self._stream.next()
 
-    def mse(self, x_ND: Tensor) -> None:
-        """Has none."""
+    def mse(self, x_ND: Tensor) -> float:
+        """Not an error: `share_given` of a batch."""
+        return share_given(self._stream.next(), self._given_ND)
 
 
 class MixingBuffer:
@@ -66,6 +76,7 @@ class MixingBuffer:
         from sae_lens.training.mixing_buffer import mixing_buffer
 
         window = (spec.options or {})["window"]
+        self._given_ND = x_ND
         self._batches = mixing_buffer(window, spec.shape.batch, _chunks(x_ND), mix_fraction=0.5)
         self.config = {"version": version("sae-lens"), "buffer_size": window, "mix_fraction": 0.5, "chunk": CHUNK}
 
@@ -73,8 +84,9 @@ class MixingBuffer:
         """One batch."""
         next(self._batches)
 
-    def mse(self, x_ND: Tensor) -> None:
-        """Has none."""
+    def mse(self, x_ND: Tensor) -> float:
+        """Not an error: `share_given` of a batch."""
+        return share_given(next(self._batches), self._given_ND)
 
 
 class ActivationBuffer:
@@ -102,6 +114,7 @@ class ActivationBuffer:
             trace=lambda *_, **__: nullcontext(), dtype=torch.float32, config=SimpleNamespace(hidden_size=spec.shape.d_model),
             inputs=SimpleNamespace(save=lambda: saved(((), {"attention_mask": mask}))),
         )  # fmt: skip
+        self._given_ND = x_ND
         self._buffer: Any = Buffer(
             iter(lambda: "", None), model, SimpleNamespace(output=Output()), d_submodule=spec.shape.d_model, io="out",
             n_ctxs=window // 128, ctx_len=128, refresh_batch_size=CHUNK // 128, out_batch_size=spec.shape.batch, device="cpu",
@@ -112,8 +125,9 @@ class ActivationBuffer:
         """One batch."""
         next(self._buffer)
 
-    def mse(self, x_ND: Tensor) -> None:
-        """Has none."""
+    def mse(self, x_ND: Tensor) -> float:
+        """Not an error: `share_given` of a batch."""
+        return share_given(next(self._buffer), self._given_ND)
 
 
 def _chunks(x_ND: np.ndarray) -> Iterator[Tensor]:

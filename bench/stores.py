@@ -20,7 +20,6 @@ from torch import Tensor
 from bench.setting import Spec
 from sae_pipeline.activations.reader import KEEP, ActivationReader
 from sae_pipeline.activations.shard_file import write_shard
-from sae_pipeline.allocator import keep_freed_memory
 
 CONTEXT, N_SHARDS = 128, 4
 
@@ -83,9 +82,7 @@ class OurShards(_Store):
             "activations_BTD": x_BTD, "neurons_BTM": x_BTD[..., :0].contiguous(), "norm_BT": x_BTD.norm(dim=-1),
             "token_ids_BT": ids_BT, "doc_ids_BT": ids_BT.clone(), "position_BT": ids_BT.short(),
         }  # fmt: skip
-        kept = keep_freed_memory()
         super().__init__(spec, x_ND)
-        self.config |= {"keeps_freed_memory": kept}
 
     def write(self, path: Path) -> None:
         """See `_Store`."""

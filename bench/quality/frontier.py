@@ -105,6 +105,9 @@ def section(found: dict[str, Any]) -> list[str]:
         f"with the reconstruction in the model, {rows[0]['n_tokens_spliced']:,} held-out tokens. Differences are taken at the "
         f"peer's L0, between our two sparsities on either side, and paired by seed; intervals are Student's, 95 %. "
         f"{found['machine']['cpu']}, {found['date']}.", "",
+        "What this does not show. Equal L0 is interpolated: ours was trained at three sparsities, a factor of about 2 apart, "
+        "each peer at one, and no SAE of ours has just the peer's L0 (but where both are told the same k). Nobody's learning "
+        "rate was searched for: all have the same one, which may suit a peer less. " + windows(s), "",
         "![L0 against explained variance and cross-entropy recovered](results/quality.png)", "",
     ]  # fmt: skip
     for metric, name in METRICS.items():
@@ -126,6 +129,19 @@ def section(found: dict[str, Any]) -> list[str]:
         for architecture in dict.fromkeys(name for name, _ in seconds)
     )
     return [*lines, f"Processor seconds of a training (median): {spent}.", ""]
+
+
+def windows(settings: dict[str, Any]) -> str:
+    """After how many silent tokens a feature was dead, on either side."""
+    if "dead_after_tokens" in settings:
+        return (
+            f"On all sides a feature counts as dead, for auxiliary losses, after {settings['dead_after_tokens']:,} silent tokens."
+        )
+    return (
+        "These results were measured while peers had their own windows after which a feature counts as dead (1,000 steps; 10 "
+        "million tokens), longer than the budget, so that their auxiliary losses never acted, and ours did in the last quarter: "
+        "differences for topk, batch_topk, matryoshka and jumprelu are not final until they are measured again at equal windows."
+    )
 
 
 def conclusion(made: list[Comparison], name: str) -> str:

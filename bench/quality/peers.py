@@ -1,7 +1,9 @@
 """The peers' trainers with their own initialisation, losses and defaults, but for what is equal for all (budget, learning rate).
 
-Defaults that count steps are made for runs of tens of thousands: warm-ups become the same share of the steps as ours, and running
-thresholds get our memory of a hundred steps. Each library saves its own inference form.
+Defaults that count steps or tokens are made for runs of tens of thousands of steps: warm-ups become the same share of the steps
+as ours, running thresholds get our memory of a hundred steps, and a feature counts as dead, for every auxiliary loss, after as
+many silent tokens as with us (the libraries' windows, 1,000 steps and 10 million tokens, are longer than the budget). Each
+library saves its own inference form.
 """
 
 import json
@@ -11,7 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.quality.runs import BATCH, DECAY_SHARE, LEARNING_RATE, N_FEATURES, N_STEPS, SAELENS, WARMUP_SHARE, Run
+from bench.quality.runs import (
+    BATCH,
+    DEAD_AFTER_TOKENS,
+    DECAY_SHARE,
+    LEARNING_RATE,
+    N_FEATURES,
+    N_STEPS,
+    SAELENS,
+    WARMUP_SHARE,
+    Run,
+)  # fmt: skip
 from sae_pipeline.sae.matryoshka import prefix_lengths
 
 PREFIXES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
@@ -49,7 +61,8 @@ class SaeLens:
         self._sae = getattr(sae_lens, f"{name}TrainingSAE")(config)
         trainer = SAETrainerConfig(
             total_training_samples=N_STEPS * BATCH, train_batch_size_samples=BATCH, lr=LEARNING_RATE, lr_end=0.0,
-            lr_decay_steps=N_STEPS - DECAY_START, logger=LoggingConfig(log_to_wandb=False),
+            lr_decay_steps=N_STEPS - DECAY_START, dead_feature_window=DEAD_AFTER_TOKENS // BATCH,
+            logger=LoggingConfig(log_to_wandb=False),
         )  # fmt: skip
         self._trainer = SAETrainer(cfg=trainer, sae=self._sae, data_provider=iter(()))
 
@@ -75,6 +88,7 @@ class DictionaryLearning:
         torch.manual_seed(run.seed)  # not every trainer of the library seeds by itself
         self._norm = d_model**0.5 if run.architecture.startswith("jumprelu") else 1.0
         self._trainer = _dictionary_trainer(run, common)
+        self._trainer.dead_feature_threshold = DEAD_AFTER_TOKENS  # no argument of its trainers
 
     def step(self, index: int, x_ND: Tensor) -> None:
         """See `Trainee`."""

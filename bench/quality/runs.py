@@ -6,6 +6,7 @@ from typing import Any
 OURS, SAELENS, DICTIONARY_LEARNING = "ours", "SAELens", "dictionary_learning"
 N_FEATURES, BATCH, N_STEPS = 1024, 512, 256
 LEARNING_RATE, DECAY_SHARE, WARMUP_SHARE = 1e-3, 0.2, 0.05
+DEAD_AFTER_TOKENS = 100_000  # silent tokens after which a feature counts as dead: ours, given to every peer (a test compares)
 SEEDS = (1, 2, 3)
 N_HELD_OUT, N_SPLICE_BLOCKS = 16_384, 16
 
@@ -59,4 +60,5 @@ def settings() -> dict[str, Any]:
     return {
         "n_features": N_FEATURES, "batch": BATCH, "n_steps": N_STEPS, "n_tokens": BATCH * N_STEPS, "learning_rate": LEARNING_RATE,
         "decay_share": DECAY_SHARE, "penalty_warmup_share": WARMUP_SHARE, "seeds": list(SEEDS), "n_held_out": N_HELD_OUT,
+        "dead_after_tokens": DEAD_AFTER_TOKENS,
     }  # fmt: skip

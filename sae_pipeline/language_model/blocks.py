@@ -160,3 +160,9 @@ def unembedding(anatomy: Anatomy) -> Tensor:
     W_DV = (W_VD * gain_D.to(W_VD.device)).T
     centres = torch.allclose(norm(probe_D[None] + 1.0)[0], at_probe_D, atol=1e-3)
     return W_DV - W_DV.mean(0, keepdim=True) if centres else W_DV
+
+
+def context_limit(config: Any) -> int | None:
+    """Most tokens that the model can read at once; None when it has no such bound."""
+    limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) else None

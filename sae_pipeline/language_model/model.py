@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from sae_pipeline.language_model.blocks import (
     Anatomy,
+    context_limit,
     find_down_projection,
     find_mlp,
     resumed,
@@ -24,9 +25,10 @@ from sae_pipeline.language_model.blocks import (
     with_stream,
 )  # fmt: skip
 from sae_pipeline.language_model.generate import generate
-from sae_pipeline.language_model.origin import context_limit
-from sae_pipeline.language_model.tokens import Tokens
-from sae_pipeline.study import Hook
+
+if TYPE_CHECKING:  # importing either needs more than PyTorch
+    from sae_pipeline.language_model.tokens import Tokens
+    from sae_pipeline.study import Hook
 
 Edit = Callable[[Tensor, Tensor | None, int], Tensor]
 """(r_BTD, token_ids_BT of this forward or None, position of its first token) -> r_BTD."""
@@ -38,7 +40,7 @@ class LanguageModel:
     One thread at a time: hooks and the running forward are state of the model.
     """
 
-    def __init__(self, model: Any, anatomy: Anatomy, tokens: Tokens, hook: Hook, dtype_reason: str) -> None:
+    def __init__(self, model: Any, anatomy: Anatomy, tokens: "Tokens", hook: "Hook", dtype_reason: str) -> None:
         self.model, self.anatomy, self.tokens, self.hook, self.dtype_reason = model, anatomy, tokens, hook, dtype_reason
         self.tokenizer = tokens.tokenizer
         self.bos_id, self.eos_id, self.special_ids = tokens.bos_id, tokens.eos_id, tokens.special_ids

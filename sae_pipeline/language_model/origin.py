@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from sae_pipeline.errors import UserError
 from sae_pipeline.inputs import locate_model
+from sae_pipeline.language_model.blocks import context_limit
 from sae_pipeline.study import Hook, HubModel, Model, PackageModel
 
 
@@ -106,12 +107,6 @@ def check_hook(model: Model, hook: Hook, context: int | None = None) -> PreTrain
     if context is not None and limit is not None and context > limit:
         raise UserError("corpus.context", f"{context} is more than the {limit} tokens that {label(model)} can read", "Lower it.")
     return config
-
-
-def context_limit(config: PreTrainedConfig) -> int | None:
-    """Most tokens that the model can read at once; None when it has no such bound."""
-    limit = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return limit if isinstance(limit, int) else None
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:

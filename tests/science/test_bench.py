@@ -12,6 +12,7 @@ from bench.gpu_suites import gpu_suites
 from bench.quality import frontier
 from bench.setting import SHAPES, Shape, Spec, data_file
 from bench.suites import all_suites
+from sae_pipeline.allocator import keep_freed_memory
 
 
 def test_results_page_is_that_of_the_results():
@@ -37,6 +38,16 @@ def test_notes_are_about_bars_and_stand_beside_those_that_were_missed():
         assert (note in report.page([missed])) == is_there
 
 
+def test_a_ratio_against_a_peer_without_our_allocator_is_not_final():
+    record = next(record for record in report.read() if record["name"] == "B02-04-topk-S")
+    for kept, mark in ((False, f"not final, {report.WITHOUT}"), (True, "passed")):
+        contenders = {label: one | {"keeps_freed_memory": kept} for label, one in record["contenders"].items()}
+        line = next(
+            line for line in report.bars([record | {"contenders": contenders, "n_rounds": 5}], "") if "SAELens, f" in line
+        )
+        assert line.endswith(f"| 5 | {mark} |")
+
+
 def test_without_a_gpu_its_benchmarks_are_refused(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("sys.argv", ["bench", "--device", "cuda"])
@@ -49,24 +60,36 @@ def test_our_contenders_run_and_start_from_equal_errors(tmp_path, monkeypatch):
     monkeypatch.setattr(rounds, "ENVIRONMENTS", tmp_path)  # no peers: this interpreter
     monkeypatch.setattr(rounds, "STEP_SECONDS", 0.01)
     shape = SHAPES["T"]
-    specs = [Spec("ours", shape), Spec("ours", shape, options={"dense_above_share": 0.0}), Spec("encode only", shape)]
+    common = {"architecture": "relu_l1", "target_l0": 40}
+    specs = [Spec("ours", shape, **common), Spec("ours", shape, **common, options={"form": "dense"}), Spec("encode only", shape)]
     record = rounds.compare(specs, 2, tmp_path, cpus="", parity_steps=3)
     sparse, dense, encode = (record["contenders"][spec.label] for spec in specs)
     assert all(len(one["us_per_token"]) == 2 and min(one["us_per_token"]) > 0 for one in (sparse, dense, encode))
     assert sparse["mse_before"] == pytest.approx(dense["mse_before"], rel=1e-5) and encode["mse_before"] is None
     assert sparse["mse_by_round"] == pytest.approx(dense["mse_by_round"], rel=1e-3)
     assert sparse["mse_before"] > sparse["mse_by_round"][0] > sparse["mse_by_round"][1]
+    assert sparse["keeps_freed_memory"] == dense["keeps_freed_memory"] == keep_freed_memory()
     assert rounds.ratios(record, specs[1].label, specs[0].label)[0] > 0
     pair = {"what": "dense", "slower": specs[1].label, "faster": specs[0].label, "bar": 1e9}
     machine = {"cpu": "c", "n_cores": 2, "memory_gb": 3, "device": "d", "python": "3", "torch": "2"}
-    facts = {"name": "a", "title": "A", "order": 0, "n_rounds": 2, "load": 0.0, "date": "x", "machine": machine, "pairs": [pair]}
+    facts = {
+        "name": "a",
+        "commit": "0123456789abcdef-dirty",
+        "title": "A",
+        "n_rounds": 2,
+        "load": 0.0,
+        "date": "x",
+        "machine": machine,
+        "pairs": [pair],
+    }
     alike = [{"what": "itself", "slower": specs[1].label, "faster": specs[0].label, "bar": 0.01}]
     text = report.page([json.loads(json.dumps(record | facts | {"alike": alike}))])
     assert "## Bars\n" in text and "on a GPU" not in text
     contenders = {label: one | {"peak_device_bytes": 7e9} for label, one in record["contenders"].items()}
     both = report.page([record | facts, record | facts | {"device": "cuda", "contenders": contenders}])
     assert both.count("## Bars on a GPU\n") == 1 and " 7.00 |" in both
-    assert "| A | dense |" in text and "**missed**" in text and "| ours float32 |" in text
+    assert "Commit 0123456789ab-dirty." in text and "| **missed**, 2 rounds |" in text
+    assert "| A | dense |" in text and "| ours float32 |" in text
     assert "| A | itself | 0.0" in text and "float32 product" in text
 
 
