@@ -19,9 +19,9 @@ from bench.peers import SaeLens
 from bench.setting import Shape, Spec
 
 AFTER_BLOCK, CONTEXT = 8, 256
-GPT2 = {"n_layer": 12, "n_embd": 768, "n_head": 12, "vocab_size": 50_257, "n_positions": 1024}
+GPT2: dict[str, Any] = {"n_layer": 12, "n_embd": 768, "n_head": 12, "vocab_size": 50_257, "n_positions": 1024}
 SMOL_AFTER_BLOCK, SMOL_CONTEXT = 15, 128
-SMOL = {
+SMOL: dict[str, Any] = {
     "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
     "vocab_size": 49_152,
 }  # fmt: skip
@@ -33,7 +33,7 @@ def gpt2(dtype: torch.dtype, device: str) -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    network = GPT2LMHeadModel(GPT2Config(**GPT2, initializer_range=0.2))
+    network = GPT2LMHeadModel(GPT2Config(**GPT2, initializer_range=0.05))
     return network.to(device, dtype).eval().requires_grad_(False)
 
 
