@@ -7,6 +7,7 @@ OURS, SAELENS, DICTIONARY_LEARNING = "ours", "SAELens", "dictionary_learning"
 N_FEATURES, BATCH, N_STEPS = 1024, 512, 256
 LEARNING_RATE, DECAY_SHARE, WARMUP_SHARE = 1e-3, 0.2, 0.05
 DEAD_AFTER_TOKENS = 100_000  # silent tokens after which a feature counts as dead: ours, given to every peer (a test compares)
+REVIVING = ("topk", "batch_topk", "matryoshka", "jumprelu")  # of which a peer's loss asks which features are dead
 SEEDS = (1, 2, 3)
 N_HELD_OUT, N_SPLICE_BLOCKS = 16_384, 16
 
@@ -36,8 +37,10 @@ class Run:
 
     @property
     def key(self) -> str:
-        """Its folder."""
-        return f"{self.contender}-{self.architecture}-{self.sparsity:g}-{self.seed}"
+        """Its folder. What was trained while peers had longer windows of their own is no result of this run."""
+        revives = self.contender != OURS and self.architecture in REVIVING
+        window = f"-dead{DEAD_AFTER_TOKENS}" if revives else ""
+        return f"{self.contender}-{self.architecture}-{self.sparsity:g}-{self.seed}{window}"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able; `Run(**...)` is the inverse."""
