@@ -164,3 +164,22 @@ def test_the_neighbour_search_runs_as_a_contender(tmp_path, monkeypatch):
     one = record["contenders"][spec.label]
     assert record["threads"] == 2 and record["clock"] == "wall time" and min(one["wall_us_per_token"]) > 0
     assert 0 < one["mse_before"] < 512 * 15
+
+
+def test_a_suite_whose_guard_fails_is_named_and_the_others_are_measured(tmp_path, monkeypatch, capsys):
+    suites = [suite for suite in all_suites() if suite.name in ("B09-floor-S", "B16-query")]
+
+    def run(suite, *_):
+        if suite.name == "B09-floor-S":
+            raise RuntimeError("other weights")
+        return {"name": suite.name}
+
+    monkeypatch.setattr("bench.__main__.run", run)
+    monkeypatch.setattr("bench.__main__.all_suites", lambda: suites)
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr(report, "write", lambda: None)
+    monkeypatch.setattr("sys.argv", ["bench"])
+    with pytest.raises(SystemExit, match="not measured: B09-floor-S"):
+        main()
+    assert [file.name for file in tmp_path.iterdir()] == ["B16-query.json"]
+    assert "B09-floor-S: other weights" in capsys.readouterr().out
