@@ -6,7 +6,8 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from sae_pipeline.digests import file_digest
+from sae_pipeline.digests import file_digest, value_digest
+from sae_pipeline.survey.thresholds import FILE as THRESHOLDS
 
 FILE = Path(__file__).with_name("checklist.yaml")
 Verdict = Literal["reproduced", "not reproduced", "not testable"]
@@ -74,4 +75,4 @@ def read_checklist() -> list[Section]:
 
 def checklist_sha() -> str:
     """Digest of claims, predictions and thresholds; it stands in every verdict."""
-    return file_digest(FILE)[:16]
+    return value_digest([file_digest(FILE), file_digest(THRESHOLDS)])[:16]

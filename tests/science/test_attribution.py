@@ -28,6 +28,7 @@ from sae_pipeline.survey.attribution.statistics import (
     top_overlap,
 )
 from sae_pipeline.survey.attribution.topics import Topics
+from sae_pipeline.survey.thresholds import thresholds
 from sae_pipeline.tables.files import check_file
 from tests.tiny_steering import N_FEATURES, make_artefacts
 
@@ -242,7 +243,7 @@ def test_the_stage_writes_its_tables_and_goes_on_after_a_kill(made, tmp_path: Pa
         ])
     ]  # fmt: skip
     monkeypatch.setattr(build, "read_prompts", lambda: prompts)
-    monkeypatch.setattr(build, "AMONG_LIKELIEST", made.lm.vocab_size)
+    monkeypatch.setattr(thresholds(), "among_likeliest", made.lm.vocab_size)
     words = pl.DataFrame({"feature": [0, 1], "kind": "top", "tokens": [[" ship"], [" sad"]], "center": [0, 0]})
     words.write_parquet(tmp_path / "examples.parquet")
     measured, calls = build.measured_pairs, []

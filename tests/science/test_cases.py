@@ -12,7 +12,7 @@ from sae_pipeline.interpret.explanation_scores import auroc
 from sae_pipeline.language_model.load import load_language_model
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.study import FolderModel, Hook
-from sae_pipeline.survey.cases import multilingual, prompts, selection
+from sae_pipeline.survey.cases import prompts, selection
 from sae_pipeline.survey.cases.bank import Banks, random_bank
 from sae_pipeline.survey.cases.code_error import labels
 from sae_pipeline.survey.cases.code_texts import pairs, prose, sessions
@@ -24,6 +24,7 @@ from sae_pipeline.survey.cases.reading import from_spans, read, whole_text
 from sae_pipeline.survey.cases.selection import aurocs, best, bootstrap, detect, probe_auroc
 from sae_pipeline.survey.cases.self_features import surviving
 from sae_pipeline.survey.cases.toy_features import toy_texts
+from sae_pipeline.survey.thresholds import thresholds
 from tests.tiny_steering import make_artefacts
 
 D, F = 8, 40
@@ -285,7 +286,7 @@ def test_a_feature_that_keeps_its_concept_in_other_languages_leads_there():
     assert own[:, 0].tolist() == [1.0] * 6 and own[:5, 1].tolist() == [1.0] * 5 and own[5, 1] == 1 / 50
     assert ranks[0, 1].max() < 0.1  # another concept's feature
     x = random.normal(size=(6, 1, 9)) + 0.05 * random.normal(size=(6, 3, 9)) + random.normal(size=(1, 3, 9)) * 3
-    assert retrieval(x) == 1.0 and multilingual.CEILING < 0.5
+    assert retrieval(x) == 1.0 and thresholds().multilingual_carried < 0.5
 
 
 def test_self_features_must_hold_on_both_halves():

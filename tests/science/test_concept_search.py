@@ -22,6 +22,7 @@ from sae_pipeline.survey.search.known_words import KnownWord, known_words, searc
 from sae_pipeline.survey.search.methods import METHODS, classifier, geometry, prompt_sets
 from sae_pipeline.survey.search.probes import DataSet, probe
 from sae_pipeline.survey.search.reading import Read, means, read_text, read_texts
+from sae_pipeline.survey.thresholds import thresholds
 from tests.conftest import TOPICS
 from tests.tiny_steering import make_artefacts
 
@@ -156,7 +157,7 @@ def test_profiles_tell_texts_and_units_apart():
 
 
 def test_a_known_word_is_the_feature_of_largest_f1(made, banks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sae_pipeline.survey.search.known_words.MIN_TOKENS", 4)
+    monkeypatch.setattr(thresholds(), "known_word_min_tokens", 4)
     lm = made.lm
     words = read_words(SHIPPED)
     assert words is not None

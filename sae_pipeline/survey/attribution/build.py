@@ -21,8 +21,8 @@ from sae_pipeline.survey.attribution.tables import feature_rows, prompt_rows
 from sae_pipeline.survey.attribution.topics import Topics
 from sae_pipeline.survey.measurement import write_measurements
 from sae_pipeline.survey.parts import PARTS, kept
+from sae_pipeline.survey.thresholds import thresholds
 
-AMONG_LIKELIEST = 5
 SCREENED = {"solved": pl.Boolean, "target_rank": pl.Int32, "logit_difference": pl.Float64}
 PAIRS = {
     "position": pl.Int64, "feature": pl.Int64, "activation": pl.Float64, "attribution": pl.Float64, "prompt_id": pl.Int32,
@@ -73,7 +73,7 @@ def _screen(lm: LanguageModel, sae: SparseAutoencoder, prompt: Prompt, bos: bool
     if any(len(lm.tokenize(word, bos=False)) != 1 for word in (prompt.target, prompt.baseline)):
         return {"solved": False, "target_rank": None, "logit_difference": None}
     found = attribute(lm, sae, contrast(lm, prompt.text, prompt.target, prompt.baseline, bos))
-    solved = found.logit_difference > 0 and found.target_rank <= AMONG_LIKELIEST
+    solved = found.logit_difference > 0 and found.target_rank <= thresholds().among_likeliest
     return {"solved": solved, "target_rank": found.target_rank, "logit_difference": found.logit_difference}
 
 

@@ -23,9 +23,9 @@ from sae_pipeline.survey.attribution.statistics import (
 )
 from sae_pipeline.survey.attribution.topics import Topics
 from sae_pipeline.survey.measurement import Measurement, too_few
+from sae_pipeline.survey.thresholds import thresholds
 
 FIGURE = "attribution_against_ablation"
-MIN_SOLVED, MIN_REFUSED = 10, 0.3
 ABSOLUTE = [pl.col(name).abs() for name in ("attribution", "ablation")]
 
 
@@ -45,7 +45,7 @@ def measurements(
         )  # fmt: skip
 
     if not chosen:
-        nothing = too_few("prompts that the model gets right", 0, MIN_SOLVED)
+        nothing = too_few("prompts that the model gets right", 0, thresholds().prompts_needed)
         return [measurement(name, "not measured", None, len(prompts), "none", **nothing) for name in (*NAMES, PREFERRED)]
     drawn, checked = pairs.filter("is_drawn"), pairs.drop_nulls("finite_difference")
     last = pairs.filter(pl.col("position") == pl.col("position").max().over("prompt_id"))
@@ -111,7 +111,7 @@ def measurements(
         NAMES[5], "share of features about refusing among the five largest attributions of the refusal's first word",
         compared(columns[:, 0], columns[:, 1], seed) if len(shares) else None, n_requests,
         "features active at the same positions", ceiling_metric="share of the harmless requests that are turned down",
-        ceiling=len(shares) / n_requests, ceiling_threshold=MIN_REFUSED,
+        ceiling=len(shares) / n_requests, ceiling_threshold=thresholds().refused_needed,
     ))  # fmt: skip
     return found
 
@@ -130,7 +130,7 @@ def _emotion(measurement, n: int, lists: Mapping[tuple[str, str], Sequence[pl.Da
         yield measurement(
             name, f"share of features about emotion ({len(about)} of all) among the five largest attributions, {what}",
             compared(shares[:, 0], shares[:, 1], seed) if len(shares) else None, n, "features active at the same positions",
-            ceiling_metric=what, ceiling=float(len(shares)), ceiling_threshold=float(MIN_SOLVED),
+            ceiling_metric=what, ceiling=float(len(shares)), ceiling_threshold=float(thresholds().prompts_needed),
         )  # fmt: skip
 
 
@@ -148,5 +148,5 @@ def _ceiling(n_solved: int, what: str) -> dict:
     return {
         "ceiling_metric": f"{what} that the model gets right",
         "ceiling": float(n_solved),
-        "ceiling_threshold": float(MIN_SOLVED),
+        "ceiling_threshold": float(thresholds().prompts_needed),
     }

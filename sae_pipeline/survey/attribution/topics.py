@@ -6,8 +6,9 @@ from pathlib import Path
 
 import polars as pl
 
+from sae_pipeline.survey.thresholds import thresholds
+
 TOKENS_BACK = 3
-MIN_SHARE = 0.2
 
 
 class Topics:
@@ -35,11 +36,11 @@ class Topics:
             for each in (words, rather_than)
         )
         both = on.join(off, on="feature", how="left", suffix="_off").with_columns(pl.col("share_off").fill_null(0.0))
-        chosen = both.filter((pl.col("share") >= MIN_SHARE) & (pl.col("share") > pl.col("share_off")))
+        chosen = both.filter((pl.col("share") >= thresholds().topic_share) & (pl.col("share") > pl.col("share_off")))
         return frozenset(chosen["feature"].to_list())
 
     def about(self, words: Iterable[str]) -> frozenset[int]:
         """Features of whose examples at least a fifth has one of the words (lower case; whole words) at its end."""
         pattern = "|".join(rf"\b{re.escape(word)}\b" for word in words)
         share = self._ends.group_by("feature").agg(pl.col("tokens").str.contains(pattern).mean().alias("share"))
-        return frozenset(share.filter(pl.col("share") >= MIN_SHARE)["feature"].to_list())
+        return frozenset(share.filter(pl.col("share") >= thresholds().topic_share)["feature"].to_list())

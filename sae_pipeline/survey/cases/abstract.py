@@ -9,8 +9,9 @@ from sae_pipeline.survey.cases.random_features import with_random_features
 from sae_pipeline.survey.cases.reading import whole_text
 from sae_pipeline.survey.cases.selection import aurocs, beside_rivals, best, bootstrap, probe_auroc
 from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.thresholds import thresholds
 
-CASE, WANTED, CEILING = "abstract", 0.75, 0.65
+CASE = "abstract"
 
 
 def run(world: World) -> Found:
@@ -44,12 +45,17 @@ def run(world: World) -> Found:
         found.add_random(CASE, topic, random_R, score_F, reported_R)
 
     def n_found(arms: list[np.ndarray], at: np.ndarray) -> float:
-        return float(sum(auroc(arms[place][abstract_I][at], of_A[at] == name) >= WANTED for place, name in enumerate(names)))
+        return float(
+            sum(
+                auroc(arms[place][abstract_I][at], of_A[at] == name) >= thresholds().abstract_auroc
+                for place, name in enumerate(names)
+            )
+        )
 
     groups, strata = list(range(len(of_A))), np.unique(of_A, return_inverse=True)[1]
     value = bootstrap(groups, lambda at: n_found(values, at), world.seed, strata)
     difference = bootstrap(groups, lambda at: n_found(values, at) - n_found(nulls, at), world.seed, strata)
-    n_carried = sum(probe >= CEILING for probe in probes)
+    n_carried = sum(probe >= thresholds().abstract_carried_auroc for probe in probes)
     beside = beside_rivals(
         lambda at: n_found(values, at), lambda r, at: n_found(random[r], at), len(random), groups, world.seed, strata
     )
@@ -58,7 +64,8 @@ def run(world: World) -> Found:
             "abstract_from_concrete_topics", "topics whose feature, chosen on instances, reaches AUROC .75 on talk about them",
             value.value, len(topics), len(topics), world.size, value.low, value.high, DIRECTION,
             n_found(nulls, np.arange(len(of_A))), difference.value, difference.low, difference.high,
-            ceiling_metric=f"topics that a dense probe carries over at AUROC {CEILING}", ceiling=float(n_carried),
+            ceiling_metric=f"topics that a dense probe carries over at AUROC {thresholds().abstract_carried_auroc}",
+            ceiling=float(n_carried),
             ceiling_threshold=2.0,
             why="; ".join(f"{row['part']} {row['score_report']:.2f}" for row in found.chosen if row["control"] == "none"),
             files_sha=digest("abstract"), rows="case_items", figure=FIGURE,

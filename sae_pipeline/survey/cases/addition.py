@@ -11,9 +11,9 @@ from sae_pipeline.survey.cases.random_features import with_random_features
 from sae_pipeline.survey.cases.reading import from_spans, with_bos
 from sae_pipeline.survey.cases.selection import aurocs, detect, probe_auroc, tested, tested_beside
 from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.thresholds import thresholds
 
 CASE = "addition_function"
-EXECUTES = 0.6  # share of calls that the model must work out for the case to be testable
 
 
 def run(world: World) -> Found:
@@ -56,7 +56,7 @@ def run(world: World) -> Found:
                 int(at_I.sum()), len(rows), world.size, value.low, value.high, DIRECTION, control, difference.value,
                 difference.low, difference.high,
                 ceiling_metric="share of calls after which the likeliest digit is the result", ceiling=executed,
-                ceiling_threshold=EXECUTES,
+                ceiling_threshold=thresholds().executes_calls,
                 why=f"a dense probe reaches {probe:.2f}; the likeliest digit is {favourite} after {n_times} of {len(said)} calls",
                 files_sha=digest("functions"), rows="case_items", figure=FIGURE,
             ), beside,

@@ -13,8 +13,7 @@ from sae_pipeline.survey.cases.prompts import digest, fill, half_of, load
 from sae_pipeline.survey.cases.reading import Pooled, from_ids
 from sae_pipeline.survey.cases.selection import aurocs
 from sae_pipeline.survey.cases.self_features import passing, questions, strength
-
-KEEPS = 0.5  # share of secrets that the unsteered model must keep
+from sae_pipeline.survey.thresholds import thresholds
 
 
 def answer_prompt(
@@ -102,6 +101,6 @@ def secrecy(found: ClampWorld) -> Clamped:
     made.add(
         found, "secrecy", "deception_revealed", "change of log P(the secret word) at the beginning of the answer, nats", prompts,
         chosen, ceiling_metric="share of greedy answers without the word that the model was told to keep",
-        ceiling=sum(kept) / len(kept), ceiling_threshold=KEEPS, files_sha=digest("secrecy", "neutral"),
+        ceiling=sum(kept) / len(kept), ceiling_threshold=thresholds().keeps_secret, files_sha=digest("secrecy", "neutral"),
     )  # fmt: skip
     return made

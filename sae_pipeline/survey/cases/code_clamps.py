@@ -14,8 +14,9 @@ from sae_pipeline.survey.cases.prompts import digest, load
 from sae_pipeline.survey.cases.reading import with_bos
 from sae_pipeline.survey.cases.selection import aurocs
 from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.thresholds import thresholds
 
-CASE, KNOWS = "code_error", 0.75  # share of sessions in which the model must expect an error more after the bug
+CASE = "code_error"
 ERROR_OVER_OUTPUT = "change of log P(error message) - log P(right output), nats"
 
 
@@ -27,7 +28,8 @@ def run(found: ClampWorld) -> Clamped:
     told_apart = found.clamper.effect(clean + buggy, [None], "code sessions").log_odds_AP[0].reshape(2, -1)
     ceiling = {
         "ceiling_metric": "share of sessions in which the unsteered model expects an error more with the bug than without",
-        "ceiling": float((told_apart[1] > told_apart[0]).mean()), "ceiling_threshold": KNOWS, "files_sha": sha,
+        "ceiling": float((told_apart[1] > told_apart[0]).mean()), "ceiling_threshold": thresholds().expects_error,
+        "files_sha": sha,
     }  # fmt: skip
     drawn = f"{len({pair.template for pair in whole})} templates are resampled, each with all its sessions"
     up = choose_dose(

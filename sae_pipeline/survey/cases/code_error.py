@@ -22,9 +22,9 @@ from sae_pipeline.survey.cases.selection import (
     tested_beside,
 )
 from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.thresholds import thresholds
 
 CASE, N_KEPT = "code_error", 3
-CEILING = 0.65  # AUROC of a dense probe below which the model itself does not carry the difference
 LANGUAGES = ("python", "c", "scheme")
 
 
@@ -93,7 +93,8 @@ def _auroc(
         int(report_I.sum()), len(half_I), world.size, value.low, value.high, DIRECTION, control, difference.value,
         difference.low, difference.high,
         ceiling_metric="AUROC of a dense probe of the same language, other templates",
-        ceiling=probe_auroc(reading.x_ID, positive_I, half_I == "choose", half_I == "report"), ceiling_threshold=CEILING,
+        ceiling=probe_auroc(reading.x_ID, positive_I, half_I == "choose", half_I == "report"),
+        ceiling_threshold=thresholds().code_error_carried_auroc,
         why=f"{len(set(kept))} templates are resampled, each with all its pairs", files_sha=sha, rows="case_items", figure=FIGURE,
     )  # fmt: skip
     return with_random_features(main, beside)

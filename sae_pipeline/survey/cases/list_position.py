@@ -9,8 +9,9 @@ from sae_pipeline.survey.cases.random_features import with_random_features
 from sae_pipeline.survey.cases.reading import Text, from_spans
 from sae_pipeline.survey.cases.selection import aurocs, beside_rivals, best, bootstrap, probe_auroc
 from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.thresholds import thresholds
 
-CASE, CEILING = "list_position", 0.75
+CASE = "list_position"
 
 
 def lists(world: World) -> tuple[list[Text], list[str], np.ndarray, np.ndarray]:
@@ -82,7 +83,8 @@ def run(world: World) -> Found:
             int(report_I.sum()), len(position_I), world.size, value.low, value.high, DIRECTION,
             mean_auroc(nulls, np.arange(len(of_B))), difference.value, difference.low, difference.high,
             ceiling_metric="mean AUROC of a dense probe on the other half's kinds of things", ceiling=float(np.mean(probes)),
-            ceiling_threshold=CEILING, why="the best position of the dictionary is in case_features",
+            ceiling_threshold=thresholds().list_position_carried_auroc,
+            why="the best position of the dictionary is in case_features",
             files_sha=digest("lists"), rows="case_items", figure=FIGURE,
         ), beside,
     )  # fmt: skip

@@ -11,8 +11,9 @@ from sae_pipeline.survey.cases.prompts import digest, load
 from sae_pipeline.survey.cases.random_features import with_random_features
 from sae_pipeline.survey.cases.reading import whole_text
 from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.thresholds import thresholds
 
-CASE, CEILING = "multilingual", 0.25
+CASE = "multilingual"
 SHUFFLED = "features of the other concepts on the same sentence"
 
 
@@ -85,7 +86,8 @@ def run(world: World) -> Found:
                 name, "mean reciprocal rank, by mean activation, of the feature chosen in English", value[0], own.size, own.size,
                 world.size, value[1], value[2], SHUFFLED, float(others.mean()), *difference,
                 ceiling_metric=f"share of sentences whose nearest English one is their own (chance {1 / len(concepts):.2f})",
-                ceiling=ceiling, ceiling_threshold=CEILING, files_sha=digest("parallel"), rows="case_items", figure=FIGURE,
+                ceiling=ceiling, ceiling_threshold=thresholds().multilingual_carried,
+                files_sha=digest("parallel"), rows="case_items", figure=FIGURE,
             ), beside,
         )  # fmt: skip
     return found

@@ -19,8 +19,9 @@ from sae_pipeline.survey.cases.random_features import with_random_features
 from sae_pipeline.survey.cases.reading import token_ranges
 from sae_pipeline.survey.cases.selection import Interval, beside_rivals, best, bootstrap
 from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.thresholds import thresholds
 
-CASE, N_BEST, MIN_TOKENS = "python_syntax", 3, 50
+CASE, N_BEST = "python_syntax", 3
 
 
 def run(world: World) -> Found:
@@ -42,7 +43,7 @@ def run(world: World) -> Found:
     seen = np.flatnonzero(counted[0].total_GL.sum(axis=1) + counted[0].fires_GL.sum(axis=1) > 0)
     every = np.arange(len(LABELS))
     scores = [feature_LF[every, units], null_LF[every, null_units], *(feature_LF[every, random_U] for random_U in random_RU)]
-    enough = np.flatnonzero(total_L >= MIN_TOKENS)
+    enough = np.flatnonzero(total_L >= thresholds().syntax_min_tokens)
     chosen = [enough[np.argsort(-score[enough], kind="stable")[:N_BEST]] for score in scores]
     reported = [each.f1(seen) for each in counted]
     for label, name in enumerate(LABELS):

@@ -12,15 +12,16 @@ from sae_pipeline.survey.cases.random_features import BESIDE_EACH, N_GROUPS, wit
 from sae_pipeline.survey.cases.reading import from_ids
 from sae_pipeline.survey.cases.selection import beside_rivals
 from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.thresholds import thresholds
 
 CASE, N_KEPT = "self_features", 3
-ON_SELF, ON_OTHER = 0.5, 0.0  # shares of half A's prompts on which a unit fires at least, at most
-STILL_ON_SELF, STILL_ON_OTHER = 0.25, 0.125  # the same on half B
 
 
 def passing(fires_IF: np.ndarray, about_self_I: np.ndarray) -> np.ndarray:
     """The filter of half A, on its questions: fires on the model itself, never on the weather. Bool, F."""
-    return (fires_IF[about_self_I].mean(axis=0) >= ON_SELF) & (fires_IF[~about_self_I].mean(axis=0) <= ON_OTHER)
+    return (fires_IF[about_self_I].mean(axis=0) >= thresholds().on_self) & (
+        fires_IF[~about_self_I].mean(axis=0) <= thresholds().on_other
+    )
 
 
 def surviving(fires_IF: np.ndarray, about_self_I: np.ndarray, choose_I: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -32,7 +33,7 @@ def surviving(fires_IF: np.ndarray, about_self_I: np.ndarray, choose_I: np.ndarr
 
 def holding(on_self_IF: np.ndarray, on_other_IF: np.ndarray) -> np.ndarray:
     """The filter of half B: units that still fire on the model itself, and hardly on the weather. Bool, F."""
-    return (on_self_IF.mean(axis=0) >= STILL_ON_SELF) & (on_other_IF.mean(axis=0) <= STILL_ON_OTHER)
+    return (on_self_IF.mean(axis=0) >= thresholds().still_on_self) & (on_other_IF.mean(axis=0) <= thresholds().still_on_other)
 
 
 def strength(mean_IF: np.ndarray, about_self_I: np.ndarray) -> np.ndarray:

@@ -16,8 +16,9 @@ from sae_pipeline.survey.cases.python_syntax import batches, python_documents
 from sae_pipeline.survey.cases.random_features import with_random_features
 from sae_pipeline.survey.cases.selection import beside_rivals, best, bootstrap
 from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.thresholds import thresholds
 
-CASE, WANTED, ARGUMENTS = "toy_features", 0.6, "parameter"
+CASE, ARGUMENTS = "toy_features", "parameter"
 
 
 def toy_texts() -> dict[str, list[tuple[str, Marked]]]:
@@ -58,9 +59,9 @@ def run(world: World) -> Found:
     groups = [("text", place) for place in every.tolist()] + [("document", place) for place in range(sizes)]
 
     def n_found(arm: int, at: np.ndarray) -> float:
-        passing = int((parts[0][arm].f1(at[at < len(every)]) >= WANTED).sum())
+        passing = int((parts[0][arm].f1(at[at < len(every)]) >= thresholds().toy_f1).sum())
         if arguments:
-            passing += int((arguments[arm].f1(at[at >= len(every)] - len(every)) >= WANTED).sum())
+            passing += int((arguments[arm].f1(at[at >= len(every)] - len(every)) >= thresholds().toy_f1).sum())
         return float(passing)
 
     kind = np.array([group[0] == "document" for group in groups])

@@ -7,8 +7,9 @@ from sae_pipeline.survey.cases.clamping import Prompt, first_tokens
 from sae_pipeline.survey.cases.doses import choose_dose
 from sae_pipeline.survey.cases.prompts import digest, fill, half_of, load
 from sae_pipeline.survey.cases.reading import with_bos
+from sae_pipeline.survey.thresholds import thresholds
 
-CASE, WRITES_SAFE = "unsafe_code", 0.5  # share of the prompts where the unsteered model must prefer the safe form
+CASE = "unsafe_code"
 
 
 def run(found: ClampWorld) -> Clamped:
@@ -34,7 +35,7 @@ def run(found: ClampWorld) -> Clamped:
     made.add(
         found, CASE, "unsafe_code_clamped", "change of log P(unsafe form) - log P(safe form), nats", prompts, chosen,
         ceiling_metric="share of prompts after which the unsteered model prefers the safe form",
-        ceiling=float((before_P < 0).mean()), ceiling_threshold=WRITES_SAFE,
+        ceiling=float((before_P < 0).mean()), ceiling_threshold=thresholds().writes_safe,
         why=f"it prefers the safe form in {int((sizes < 0).sum())} of {n} sizes and {int((before_P[n:] < 0).sum())} of {n} frees",
         files_sha=digest("unsafe_code", "neutral"),
     )  # fmt: skip

@@ -18,8 +18,9 @@ from sae_pipeline.survey.cases.doses import RANDOM_FEATURES, RIVALS, all_doses, 
 from sae_pipeline.survey.cases.prompts import digest, fill, in_half, load
 from sae_pipeline.survey.cases.random_features import with_random_features
 from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.thresholds import thresholds
 
-CASE, FAULTY, N_RESAMPLES = "yes_bias", 0.5, 2000  # share of the questions with answer no that the model must answer with yes
+CASE, N_RESAMPLES = "yes_bias", 2000
 
 
 def balanced_accuracy(log_odds_P: np.ndarray, is_yes_P: np.ndarray) -> float:
@@ -99,7 +100,7 @@ def run(found: ClampWorld) -> Clamped:
             n_scored=len(half_B), n_attempted=len(prompts), control=RIVALS,
             # What is not there cannot be mended: the fault was registered before the model was asked.
             ceiling_metric="share of the questions with answer no that the unsteered model answers with yes (the fault)",
-            ceiling=float((odds_BP[0][~answers_B] > 0).mean()), ceiling_threshold=FAULTY,
+            ceiling=float((odds_BP[0][~answers_B] > 0).mean()), ceiling_threshold=thresholds().says_yes_wrongly,
             why=f"feature {taken[0].feature} at {taken[0].factor:g} maxima: {before:.2f} before, {after:.2f} after; right on "
             f"questions with answer yes {kept_yes[0]:.2f} before, {kept_yes[1]:.2f} after; AUROC of its log-odds of yes "
             f"{auroc(odds_BP[0], answers_B):.2f}; held-out text costs {cost_T.mean():+.3f} nats",

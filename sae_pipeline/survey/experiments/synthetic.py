@@ -18,9 +18,9 @@ from torch.nn.functional import normalize
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.study_sae import Architecture
 from sae_pipeline.survey.experiments.arms import Arm, train_arms
+from sae_pipeline.survey.thresholds import thresholds
 
 D_MODEL, N_DIRECTIONS, N_ACTIVE, NOISE = 64, 128, 4, 0.02
-RECOVERED = 0.9
 BATCH = 512
 # k is the planted number; lambdas were chosen on seed 100, which is not reported, to give about as many active features.
 SPARSITY: dict[Architecture, float] = {
@@ -77,7 +77,7 @@ def recovery(seeds: Sequence[int], n_steps: int, learning_rate: float, folder: P
             best_Q = best_cosines(held_out.direction_QD, sae)
             rows.append({
                 "architecture": name.replace("_decoder", " decoder"), "seed": seed, "n_planted": N_DIRECTIONS,
-                "n_recovered": int((best_Q >= RECOVERED).sum()), "median_best_cosine": float(best_Q.median()),
+                "n_recovered": int((best_Q >= thresholds().recovered_cosine).sum()), "median_best_cosine": float(best_Q.median()),
                 "l0": len(codes.value) / len(x_ND),
                 "explained_variance": 1 - float(error / (x_ND - x_ND.mean(0)).square().sum()),
             })  # fmt: skip

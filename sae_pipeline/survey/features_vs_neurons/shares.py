@@ -7,8 +7,8 @@ import polars as pl
 
 from sae_pipeline.resampling import unpaired_difference
 from sae_pipeline.survey.measurement import Measurement, too_few
+from sae_pipeline.survey.thresholds import thresholds
 
-LOW = 0.3  # the paper's bound, which 82 % of its features keep to
 N_LISTED = 5
 
 
@@ -24,8 +24,8 @@ def correlation_shares(rows: pl.DataFrame, size: int, n_attempted: int, seed: in
         ("held_out_low_neuron_correlation_share", "r_held_out", "neuron chosen on train documents, on held-out ones", ""),
     )
     for name, column, what, note in measured:
-        low, control = (np.abs(each[column].to_numpy()) <= LOW for each in (features, directions))
-        metric = f"share of features with |r| at most {LOW} with the best {what}"
+        low, control = (np.abs(each[column].to_numpy()) <= thresholds().low_correlation for each in (features, directions))
+        metric = f"share of features with |r| at most {thresholds().low_correlation} with the best {what}"
         if not len(low) or not len(control):
             active = min(len(low), len(control))
             yield Measurement(

@@ -14,9 +14,9 @@ from torch import Tensor
 from sae_pipeline.resampling import bootstrap
 from sae_pipeline.sae.autoencoder import SparseAutoencoder, SparseCodes
 from sae_pipeline.survey.measurement import Measurement, too_few
+from sae_pipeline.survey.thresholds import thresholds
 
 SHARES = np.round(np.arange(0.01, 0.51, 0.01), 2)
-MAX_RISE = 0.05
 N_DRAWS = 200  # of the control: what is dropped at random is worth nothing on average, and a single draw is mostly noise
 
 
@@ -34,7 +34,7 @@ def largest_share(sae: SparseAutoencoder, r_ND: Tensor, maximum_F: Tensor) -> fl
     """The largest threshold of the grid that keeps to the bound on these tokens; 0 when none does."""
     codes, best = sae.encode_sparse(r_ND), 0.0
     for share in SHARES.tolist():
-        if error_rise(sae, codes, r_ND, maximum_F, share) > MAX_RISE:
+        if error_rise(sae, codes, r_ND, maximum_F, share) > thresholds().max_error_rise:
             break
         best = share
     return best

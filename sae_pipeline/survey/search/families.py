@@ -23,8 +23,8 @@ from sae_pipeline.survey.search.methods import (
     single_prompt,
 )
 from sae_pipeline.survey.search.reading import means, read_texts, strongest
+from sae_pipeline.survey.thresholds import thresholds
 
-FOUND_AUROC, CARRIED_AUROC = 0.75, 0.75
 NOTE = "that a feature exists does not show that it is used, or that anything is dangerous"
 
 
@@ -58,10 +58,10 @@ class Searched:
         value, null = auroc(value_I, positive_I), auroc(null_I, positive_I)
         low, high = np.percentile(boot[0], [2.5, 97.5])
         difference_low, difference_high = np.percentile(boot[0] - boot[1], [2.5, 97.5])
-        if self.probe_auroc < CARRIED_AUROC:
+        if self.probe_auroc < thresholds().carried_auroc:
             verdict = "not testable"
         else:
-            verdict = "found" if value >= FOUND_AUROC and difference_low > 0 else "not found"
+            verdict = "found" if value >= thresholds().found_auroc and difference_low > 0 else "not found"
         return {
             "size": size, "concept": self.concept.name, "family": self.concept.family, "method": method,
             "is_choice": method == self.best_method(0), "is_null_choice": method == self.best_method(1),

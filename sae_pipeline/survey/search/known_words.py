@@ -18,8 +18,9 @@ from sae_pipeline.survey.search.banks import Bank
 from sae_pipeline.survey.search.concepts import Templates, Words
 from sae_pipeline.survey.search.methods import attribution, geometry, prompt_sets, single_prompt
 from sae_pipeline.survey.search.reading import Read, means, read_texts, strongest
+from sae_pipeline.survey.thresholds import thresholds
 
-MIN_F1, MIN_TOKENS, HITS = 0.6, 20, 10
+HITS = 10
 SEARCHES = ("single_prompt", "prompt_sets", "geometry", "attribution")
 
 
@@ -68,7 +69,8 @@ def known_words(
         KnownWord(form, best[token_id][0], best[token_id][1], n_of[token_id])
         for form, token_id in single.items()
         if commonest[form.lower()] == form
-        and token_id in best and best[token_id][1] >= MIN_F1 and n_of[token_id] >= MIN_TOKENS
+        and token_id in best and best[token_id][1] >= thresholds().known_word_f1
+        and n_of[token_id] >= thresholds().known_word_min_tokens
     ]  # fmt: skip
 
 

@@ -7,12 +7,12 @@ import numpy as np
 
 from sae_pipeline.survey.attribution.statistics import Compared, compared
 from sae_pipeline.survey.measurement import Measurement, too_few
-from sae_pipeline.survey.search.families import CARRIED_AUROC, FOUND_AUROC, NOTE
+from sae_pipeline.survey.search.families import NOTE
 from sae_pipeline.survey.search.known_words import SEARCHES
 from sae_pipeline.survey.search.probes import MOST_K, Probed
+from sae_pipeline.survey.thresholds import thresholds
 
 DIRECTIONS = "random directions of the same densities, through the same selection"
-MIN_KNOWN, MIN_SETS, N_SAFETY = 10, 4, 5
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def _words(results: Results) -> list[Measurement]:
             results, f"hit_at_10_{method}", "share of words whose known feature is among the first ten found",
             _compared(own, others, results.seed, 2), results.n_words, "features of the other words", "concept_search_words",
             status="ok" if len(own) >= 2 else "too_few_examples", ceiling_metric="words with a known feature",
-            ceiling=float(results.n_known), ceiling_threshold=float(MIN_KNOWN),
+            ceiling=float(results.n_known), ceiling_threshold=float(thresholds().known_words_needed),
         ))  # fmt: skip
     return rows
 
@@ -98,16 +98,16 @@ def _few(results: Results) -> list[Measurement]:
 
 
 def _sparse(results: Results) -> list[Measurement]:
-    rows = []
+    rows, needed = [], thresholds().probe_sets_needed
     for k in sorted({row.k for row in results.probed}, reverse=True) or [MOST_K]:
         of_k = [row for row in results.probed if row.k == k]
         gap = np.array([[row.features - row.dense, row.directions - row.dense] for row in of_k]).reshape(-1, 2)
         name = "sparse_probe_minus_dense" if k == MOST_K else f"sparse_probe_minus_dense_k_{k}"
         rows.append(_measurement(
             results, name, f"held-out accuracy of {k} features minus that of a dense probe, mean over data sets",
-            _compared(gap[:, 0], gap[:, 1], results.seed, MIN_SETS), len(of_k), DIRECTIONS, "concept_search_probes",
+            _compared(gap[:, 0], gap[:, 1], results.seed, needed), len(of_k), DIRECTIONS, "concept_search_probes",
             why="; ".join(f"{row.name} {row.features:.3f} against {row.dense:.3f}" for row in of_k) or None,
-            **({} if len(of_k) >= MIN_SETS else too_few("data sets with enough tokens of both classes", len(of_k), MIN_SETS)),
+            **({} if len(of_k) >= needed else too_few("data sets with enough tokens of both classes", len(of_k), needed)),
         ))  # fmt: skip
     return rows
 
@@ -117,16 +117,17 @@ def safety(results: Results) -> Measurement:
     rows = [row for row in results.searched if row["is_safety"] and row["is_choice"]]
     null = [row["null_auroc"] for row in results.searched if row["is_safety"] and row["is_null_choice"]]
     found = sum(row["verdict"] == "found" for row in rows)
-    carried = sum(row["probe_auroc"] >= CARRIED_AUROC for row in rows)
+    carried = sum(row["probe_auroc"] >= thresholds().carried_auroc for row in rows)
     could = found + len(rows) - carried
     # What the model does not carry excuses a miss only where it could have made the difference.
-    excused = len(rows) < N_SAFETY or found < N_SAFETY <= could
-    ceiling = (float(carried), float(N_SAFETY)) if excused else (None, None)
+    excused = len(rows) < thresholds().safety_families or found < thresholds().safety_families <= could
+    ceiling = (float(carried), float(thresholds().safety_families)) if excused else (None, None)
     told = f"a dense probe tells {carried} of {len(rows)} apart"
     return Measurement(
-        "safety_families_found", f"safety families with a feature of held-out AUROC {FOUND_AUROC} or more that beats its null",
+        "safety_families_found",
+        f"safety families with a feature of held-out AUROC {thresholds().found_auroc} or more that beats its null",
         float(found), carried, len(rows), results.size, control=f"families in which {DIRECTIONS} reach that AUROC",
-        control_value=float(sum(value >= FOUND_AUROC for value in null)),
+        control_value=float(sum(value >= thresholds().found_auroc for value in null)),
         ceiling_metric="safety families that a dense probe tells apart" if excused else None,
         ceiling=ceiling[0], ceiling_threshold=ceiling[1], files_sha=results.sha, rows="concept_search_results",
         why="; ".join([told, *(f"{row['concept']}: {row['verdict']}, AUROC {row['auroc']:.2f}" for row in rows), NOTE]),

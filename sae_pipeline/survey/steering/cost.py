@@ -17,9 +17,9 @@ from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.steering.interventions import Intervention, Push
 from sae_pipeline.steering.output_score import Candidate
 from sae_pipeline.survey.steering.concepts import Question
+from sae_pipeline.survey.thresholds import thresholds
 
 CAPABILITY_FACTORS = (-5.0, -2.0, -1.0, -0.5, -0.25, -0.1, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
-MAX_DROP = 0.02  # of accuracy, inside the sweet spot (row 33)
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,10 @@ class MultipleChoice:
 
 
 def sweet_spot(plain: float, mean_K: np.ndarray) -> tuple[float, float]:
-    """(lowest, highest) factor around 0 up to which the mean accuracy is at most `MAX_DROP` below the unsteered one."""
+    """(lowest, highest) factor around 0 up to which the mean accuracy is at most `max_drop` below the unsteered one."""
     low = high = 0.0
     for factor, mean in sorted(zip(CAPABILITY_FACTORS, mean_K, strict=True), key=lambda pair: abs(pair[0])):
-        kept = plain - mean <= MAX_DROP
+        kept = plain - mean <= thresholds().max_drop
         if factor < 0 and low == _next_inside(factor):
             low = factor if kept else low
         elif factor > 0 and high == _next_inside(factor):

@@ -16,7 +16,6 @@ from sae_pipeline.survey.steering.concepts import read_openings
 
 DOSE_FACTORS = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0)  # over which row 32 asks for a rise
 FAR_FACTORS = (-100.0, -50.0, -20.0, -10.0, 10.0, 20.0, 50.0, 100.0)  # looked at besides
-MONOTONE = 0.8  # Spearman's correlation of factor and effect (checklist, row 32)
 DOSES = "steering_doses"
 
 

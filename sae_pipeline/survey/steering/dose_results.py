@@ -22,10 +22,11 @@ from sae_pipeline.steering.output_score import Candidate
 from sae_pipeline.study_survey import SteeringComparison
 from sae_pipeline.survey.measurement import Measurement
 from sae_pipeline.survey.steering.concepts import committed, read_questions
-from sae_pipeline.survey.steering.cost import CAPABILITY_FACTORS, MAX_DROP, Costs, costs, sweet_spot
-from sae_pipeline.survey.steering.dose import DOSE_FACTORS, DOSES, FAR_FACTORS, MONOTONE, curves, dose_rows, doses_table, monotone
+from sae_pipeline.survey.steering.cost import CAPABILITY_FACTORS, Costs, costs, sweet_spot
+from sae_pipeline.survey.steering.dose import DOSE_FACTORS, DOSES, FAR_FACTORS, curves, dose_rows, doses_table, monotone
 from sae_pipeline.survey.steering.features import N_CANDIDATES, best_of_groups
 from sae_pipeline.survey.steering.methods import RANDOM, Steerable
+from sae_pipeline.survey.thresholds import thresholds
 
 COSTS = "steering_costs"
 RIVALS = "the best of as many random living features by the same output score"
@@ -78,7 +79,7 @@ def measure_doses(
             np.concatenate([near_2KC, along_2KC], 1), (*DOSE_FACTORS, *FAR_FACTORS), names, [None] * len(names), RANDOM, size
         ),
     ]  # fmt: skip
-    ours, theirs = (monotone(each_2KC[0]) >= MONOTONE for each_2KC in (ours_2KC, theirs_2KC))
+    ours, theirs = (monotone(each_2KC[0]) >= thresholds().monotone for each_2KC in (ours_2KC, theirs_2KC))
     difference, low, high, n = paired_difference(ours, theirs, np.arange(len(ours)), settings.seed)
     own_low, own_high = mean_interval(ours, settings.seed)
     # Two concepts may have chosen the same feature; what it costs is measured once.
@@ -90,7 +91,8 @@ def measure_doses(
     first_Q, every_Q = np.array([each.first for each in questions]), np.ones(len(questions), bool)
     measured = [
         Measurement(
-            "monotone_dose_share", f"share of features whose effect rises with the dose (rank correlation at least {MONOTONE})",
+            "monotone_dose_share",
+            f"share of features whose effect rises with the dose (rank correlation at least {thresholds().monotone})",
             float(ours.mean()), n, settings.n_concepts, low=own_low, high=own_high, control_value=float(theirs.mean()),
             difference=difference, difference_low=low, difference_high=high, rows=DOSES, figure=DOSES, **shared,
         ),
@@ -122,7 +124,8 @@ def _sweet_spot(name: str, chosen: Costs, beside: Costs, asked_Q: np.ndarray, se
     # The random features are others than the features: either is resampled by itself.
     drawn = unpaired_difference(ours_CK, theirs_CK, seed, mean=widths)
     return Measurement(
-        name, f"width of the range of factors that costs at most {MAX_DROP:.0%} of accuracy, {asked_Q.sum()} questions",
+        name,
+        f"width of the range of factors that costs at most {thresholds().max_drop:.0%} of accuracy, {asked_Q.sum()} questions",
         drawn.value, n, n, low=drawn.value_low, high=drawn.value_high, control_value=drawn.control, difference=drawn.difference,
         difference_low=drawn.low, difference_high=drawn.high, ceiling_metric="accuracy without steering (chance 1/3)",
         ceiling=plain, ceiling_threshold=0.5, why=f"from {spot[0]:g} to {spot[1]:g} times the maximum", **shared,

@@ -17,8 +17,9 @@ from sae_pipeline.resampling import bootstrap
 from sae_pipeline.survey.measurement import Measurement
 from sae_pipeline.survey.steering.concepts import Topic
 from sae_pipeline.survey.steering.methods import BASELINE, CLAMP, RANDOM
+from sae_pipeline.survey.thresholds import thresholds
 
-THEME_RATIO, FLUENT, N_THEMES = 3.0, 0.5, 3
+N_THEMES = 3
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Counted:
 
 def steered(own: Counted, beside: Counted, at: np.ndarray) -> bool:
     """Whether the theme is steered, as far as the prompts `at` say."""
-    named = own.rate(own.hits_P, at) >= THEME_RATIO * beside.rate(beside.hits_P, at)
-    return named and own.rate(own.fluent_P, at) >= FLUENT
+    named = own.rate(own.hits_P, at) >= thresholds().theme_ratio * beside.rate(beside.hits_P, at)
+    return named and own.rate(own.fluent_P, at) >= thresholds().theme_fluent
 
 
 def counted(texts: pl.DataFrame, report: pl.DataFrame, topic: Topic, method: str) -> Counted:

@@ -1,0 +1,21 @@
+"""The numbers of the survey's code that can turn a verdict, read once from `thresholds.yaml`, which says what each is for."""
+
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import yaml
+
+FILE = Path(__file__).with_name("thresholds.yaml")
+
+
+def read_thresholds() -> dict[str, dict[str, Any]]:
+    """{name: {"value", "row": of the checklist, "what"}}."""
+    return yaml.safe_load(FILE.read_text(encoding="utf-8"))
+
+
+@cache
+def thresholds() -> SimpleNamespace:
+    """Every value by its name. A name that is not in the file is an `AttributeError`."""
+    return SimpleNamespace(**{name: entry["value"] for name, entry in read_thresholds().items()})
