@@ -25,7 +25,7 @@ install: $(VENV)/installed  ## make .venv with everything in it
 run: install  ## materialize the whole graph of the study, print the results
 	@$(BIN)/sae-pipeline run
 
-survey: install  ## after `run`: the paper's second half (map, scaling laws, search, cases ...) and 72 verdicts, 30 to 40 minutes
+survey: install  ## after `run`: the paper's second half (map, scaling laws, search, cases ...) and 72 verdicts, about 45 minutes on 2 cores
 	@$(BIN)/sae-pipeline run --job survey
 
 ui: install  ## open Dagster and the feature browser on loopback
