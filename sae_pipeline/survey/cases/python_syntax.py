@@ -18,7 +18,7 @@ from sae_pipeline.survey.cases.python_labels import LABELS, python_spans
 from sae_pipeline.survey.cases.random_features import with_random_features
 from sae_pipeline.survey.cases.reading import token_ranges
 from sae_pipeline.survey.cases.selection import Interval, beside_rivals, best, bootstrap
-from sae_pipeline.survey.measurement import Measurement
+from sae_pipeline.survey.measurement import Measurement, too_few
 from sae_pipeline.survey.thresholds import thresholds
 
 CASE, N_BEST = "python_syntax", 3
@@ -30,7 +30,8 @@ def run(world: World) -> Found:
     documents = {split: python_documents(world, split) for split in ("train", "held_out")}
     if not all(documents.values()):
         found.measurements = [
-            Measurement("python_syntax_f1", "F1 of token labels", None, 0, 0, world.size, status="not_testable",
+            Measurement("python_syntax_f1", "F1 of token labels", None, 0, 0, world.size,
+                        **too_few("of train and held-out, splits with Python documents", sum(map(bool, documents.values())), 2),
                         why="the study's corpus has no Python documents in both splits", files_sha=digest("syntax"))
         ]  # fmt: skip
         return found
