@@ -37,5 +37,6 @@ def correlation_shares(rows: pl.DataFrame, size: int, n_attempted: int, seed: in
             name, metric, found.value, len(low), n_attempted, size, low=found.value_low, high=found.value_high,
             control=f"random directions of equal density ({len(control)})", control_value=found.control,
             difference=found.difference, difference_low=found.low, difference_high=found.high,
-            n_control=len(control), why=f"over {n_tokens:,} tokens; {note}".removesuffix("; "), rows="neuron_correlations", figure="neuron_correlations",
+            n_control=len(control), why=f"over {n_tokens:,} tokens; {note}".removesuffix("; "), rows="neuron_correlations",
+            figure="neuron_correlations",
         )  # fmt: skip
