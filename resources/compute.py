@@ -47,8 +47,10 @@ class Compute(dg.ConfigurableResource):
         from filelock import FileLock
 
         from sae_pipeline.allocator import keep_freed_memory
+        from sae_pipeline.device import use
 
         device = self.choose()
+        use(device.name)  # activations that are computed when they are read are computed here, too
         log(f"computing on {device.name} ({device.reason}; up to {device.memory_bytes / 1e9:.1f} GB)")
         if not device.is_shared:
             keep_freed_memory()

@@ -11,6 +11,7 @@ from sae_pipeline import progress
 from sae_pipeline.errors import UserError
 
 T = TypeVar("T")
+_in_use: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,17 @@ def choose_device(wanted: str = "auto", memory_gb: float | None = None) -> Devic
         raise UserError("compute.device", f"unknown device {wanted!r}", "Use auto, cuda, cuda:N, mps or cpu.")
     budget = 0.9 * free if memory_gb is None else min(memory_gb * 1e9, free)
     return Device(name, reason, int(budget))
+
+
+def use(device: str) -> None:
+    """From now on this process computes on `device`, whoever asks `device_in_use`."""
+    global _in_use
+    _in_use = device
+
+
+def device_in_use() -> str:
+    """The device that was chosen for this process; `auto` where nobody has chosen."""
+    return _in_use or choose_device().name
 
 
 def _best(torch) -> tuple[str, str]:

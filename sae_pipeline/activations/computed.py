@@ -15,7 +15,8 @@ from torch import Tensor
 
 from sae_pipeline.activations.batch_size import blocks_on_cpu
 from sae_pipeline.activations.shards import forward_blocks
-from sae_pipeline.device import choose_device
+from sae_pipeline.device import device_in_use, halving
+from sae_pipeline.interrupt import stop_if_asked
 from sae_pipeline.language_model.load import load_language_model
 from sae_pipeline.language_model.model import LanguageModel
 from sae_pipeline.study_inputs import Hook, parse_model
@@ -30,6 +31,7 @@ class ComputedShards:
     def __init__(self, stored: list[dict[str, Tensor]], facts: dict[str, Any], lm: LanguageModel | None = None) -> None:
         self._stored, self._facts, self._lm = stored, facts, lm
         self._kept: dict[int, dict[str, Tensor]] = {}
+        self._batch: int | None = None
 
     def __len__(self) -> int:
         return len(self._stored)
@@ -52,10 +54,15 @@ class ComputedShards:
 
     def _compute(self, ids_BT: Tensor) -> dict[str, Tensor]:
         facts = self._facts
-        self._lm = self._lm or _model(json.dumps(facts["model"]), json.dumps(facts["hook"]))
+        self._lm = lm = self._lm or _model(json.dumps(facts["model"]), json.dumps(facts["hook"]), device_in_use())
         dtype = getattr(torch, facts["dtype"])
-        batch = facts.get("blocks_per_forward", blocks_on_cpu(facts["context"]))  # the harvest's: other sizes, other bits
-        r_BTD, n_BTM, _ = forward_blocks(self._lm, ids_BT, facts["neuron_ids"], dtype, batch, lambda _: None)
+
+        def compute(batch: int) -> tuple[int, tuple[Tensor, Tensor, Tensor]]:
+            return batch, forward_blocks(lm, ids_BT, facts["neuron_ids"], dtype, batch, lambda _: stop_if_asked())
+
+        # The harvest's, as long as memory holds it: other sizes, other bits.
+        batch = self._batch or facts.get("blocks_per_forward", blocks_on_cpu(facts["context"]))
+        self._batch, (r_BTD, n_BTM, _) = halving(batch, compute)
         return dict(zip(COMPUTED, (r_BTD, n_BTM), strict=True))
 
 
@@ -70,5 +77,5 @@ class ComputedShard:
 
 
 @lru_cache(maxsize=1)
-def _model(model: str, hook: str) -> LanguageModel:
-    return load_language_model(parse_model(json.loads(model)), Hook(**json.loads(hook)), choose_device().name)
+def _model(model: str, hook: str, device: str) -> LanguageModel:
+    return load_language_model(parse_model(json.loads(model)), Hook(**json.loads(hook)), device)

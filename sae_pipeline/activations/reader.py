@@ -136,21 +136,21 @@ class ActivationReader:
 
     def gather(self, token_index_N: Tensor) -> Tensor:
         """Raw activations r_ND of any tokens, in the stored dtype and the order asked for."""
-        return self._gather("activations_BTD", token_index_N)
+        return self._gather("activations_BTD", token_index_N, self.d_model)
 
     def gather_neurons(self, token_index_N: Tensor) -> Tensor:
         """Neuron activations of any tokens, N x M, stored dtype."""
-        return self._gather("neurons_BTM", token_index_N)
+        return self._gather("neurons_BTM", token_index_N, self.n_neurons)
 
     def stream(self, split: str, batch_tokens: int, neurons: bool = False) -> Iterator[tuple[Tensor, ...]]:
         """(token_index_N, r_ND[, neurons_NM]) over the unmasked tokens of a split, in order, `batch_tokens` at a time."""
         for index_N in self.token_index(split).split(batch_tokens):
             yield (index_N, self.gather(index_N), self.gather_neurons(index_N)) if neurons else (index_N, self.gather(index_N))
 
-    def _gather(self, name: str, token_index_N: Tensor) -> Tensor:
+    def _gather(self, name: str, token_index_N: Tensor, width: int) -> Tensor:
         index_N = token_index_N.to("cpu", torch.int64)
-        first = self.shards[0][name]
-        out = torch.empty(len(index_N), first.shape[-1], dtype=first.dtype)
+        # By what is written down: looking at a shard that is not asked for would compute it, where activations are streamed.
+        out = torch.empty(len(index_N), width, dtype=getattr(torch, self.facts["dtype"]))
         if not len(index_N):
             return out
         lowest, highest = (int(shard) for shard in self._shard_of(index_N.aminmax()))

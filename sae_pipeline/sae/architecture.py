@@ -146,5 +146,5 @@ def all_positive(z: PreActivations, at_most: int) -> Pairs | None:
     """Pairs of all positive pre-activations; None when they are more than `at_most`."""
     if z.on_gpu:
         return gpu.pairs_above(z, z.zero, at_most) if at_most else None
-    position_P, value_P = z.above(0.0)
-    return None if len(position_P) > at_most else pairs_from(position_P, value_P, z.n_tokens, z.n_features)
+    found = z.positive(at_most)
+    return None if found is None else pairs_from(*found, z.n_tokens, z.n_features)

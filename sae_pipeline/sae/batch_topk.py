@@ -22,8 +22,10 @@ from sae_pipeline.sae.preactivations import PreActivations
 # than training tokens at equal threshold, and so their mean number stays near k (demo, 16,384 features, k 32: 31.8; with the
 # final weights' own value on training batches it would be 34.3).
 THRESHOLD_DECAY = 0.99
-# On a GPU what exceeds this share of the sampled tokens' smallest kept value is set aside, in so many places per kept pair.
-SAMPLED_TOKENS, GPU_MARGIN, GPU_PLACES = 256, 0.9, 4
+# On a GPU some tokens' values are ranked. What exceeds the value that so many times k of them reach (a hair less: equal ones
+# count) is set aside, in twice as many places. A rank and not a share of the k-th value: the larger F / k, the more values lie
+# just below any value (of Gaussian ones at F / k of 65,536 5 times as many exceed nine tenths of the k-th).
+SAMPLED_TOKENS, GPU_CANDIDATES, GPU_MARGIN = 256, 2, 0.998
 
 
 class BatchTopK(Architecture):
@@ -72,8 +74,9 @@ class BatchTopK(Architecture):
         """The same with as many places as kept pairs; the guess comes from some of the batch's own tokens. Of equal values the
         first are kept. `is_short` in the rare case that the guess was of no use."""
         rows_RF = z.first_rows(SAMPLED_TOKENS)
-        least = GPU_MARGIN * rows_RF.reshape(-1).topk(self.k * len(rows_RF), sorted=False).values.min().float().clamp(min=0)
-        found = gpu.pairs_above(z, least, min(GPU_PLACES * n_keep, z.n_tokens * z.n_features))
+        rank = min(GPU_CANDIDATES * self.k, z.n_features) * len(rows_RF)
+        least = GPU_MARGIN * rows_RF.reshape(-1).topk(rank, sorted=False).values.min().float().clamp(min=0)
+        found = gpu.pairs_above(z, least, min(2 * GPU_CANDIDATES * n_keep, z.n_tokens * z.n_features))
         kth = found.value_P.topk(n_keep, sorted=False).values.min()
         above_P, equal_P = found.value_P > kth, (found.value_P == kth) & (kth > 0)
         keep_P = above_P | (equal_P & (equal_P.cumsum(0) <= n_keep - above_P.sum()))

@@ -17,7 +17,7 @@ from sae_pipeline.sae.history import read_history
 from sae_pipeline.sae.jumprelu import JumpReLU
 from sae_pipeline.sae.learner import CLIP_NORM
 from sae_pipeline.sae.matryoshka import Matryoshka, prefix_lengths
-from sae_pipeline.sae.mixing import Mixing
+from sae_pipeline.sae.mixing import MixingMeter
 from sae_pipeline.sae.relu_l1 import ReluL1
 from sae_pipeline.sae.source import BatchStream, PermutedStream, RingStream
 from sae_pipeline.sae.topk import TopK
@@ -59,8 +59,7 @@ def build_sae(
         _trainer(activations, sae, other, n_steps, stream.n_tokens, folder, device, keeps_last=True)
         for other, folder in (companions or {}).items()
     ]
-    mixing = Mixing(activations.context, activations.document_of_token)
-    train_together([trainer, *others], stream, mixing)
+    train_together([trainer, *others], stream, MixingMeter(activations.context, activations.document_of_token))
 
     dtype, why_dtype = choose_dtype(torch.device(device), "auto")
     config = {
@@ -81,7 +80,7 @@ def build_sae(
             "n_features": size, "architecture": sae.architecture, "n_steps": n_steps, "n_tokens_trained": n_steps * sae.batch,
             "explained_variance_batch": last["explained_variance_batch"], "l0_batch": last["l0"],
             "dead_fraction": last["dead_fraction"], "precision": why_dtype,
-            "resumed_at_step": trainer.resumed_at_step, "trained_with": sorted(companions or {}), **mixing.means(),
+            "resumed_at_step": trainer.resumed_at_step, "trained_with": sorted(companions or {}), **trainer.mixing.means(),
         }
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ from sae_pipeline.digests import file_digest
 from sae_pipeline.errors import UserError
 
 POINTER = "checkpoint.json"
-FORMAT = 1  # of names and meaning of what a checkpoint holds; another one is refused
+FORMAT = 2  # of names and meaning of what a checkpoint holds; another one is refused
 
 
 class BrokenCheckpointError(Exception):
@@ -61,19 +61,18 @@ def load(folder: Path, settings: dict[str, Any]) -> Checkpoint | None:
         pointer = json.loads((folder / POINTER).read_text(encoding="utf-8"))
         file = folder / pointer["file"]
         intact = file.is_file() and file_digest(file) == pointer["sha256"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
+        step, saved, values = int(pointer["step"]), dict(pointer["settings"]), dict(pointer["values"])
+    except (ValueError, KeyError, TypeError) as error:  # no JSON, or other JSON than `save` writes
         raise BrokenCheckpointError(f"{folder / POINTER} is not readable") from error
     if not intact:
         raise BrokenCheckpointError(f"{file} is not the file that was written (missing or other bytes)")
-    if pointer["settings"] != settings:
-        differing = sorted(
-            name for name in pointer["settings"].keys() | settings if pointer["settings"].get(name) != settings.get(name)
-        )
+    if saved != settings:
+        differing = sorted(name for name in saved.keys() | settings if saved.get(name) != settings.get(name))
         raise UserError(
             str(folder / POINTER), f"is of a run with another {', '.join(differing)}",
             "Delete the file to train from the start, or restore the settings.",
         )  # fmt: skip
-    return Checkpoint(pointer["step"], load_file(file), pointer["values"])
+    return Checkpoint(step, load_file(file), values)
 
 
 def remove(folder: Path) -> None:

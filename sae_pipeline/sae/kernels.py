@@ -94,6 +94,11 @@ def positions_above(z_NF: Tensor, threshold: float) -> Tensor:
     return torch.from_numpy(np.flatnonzero(flat.numpy() > threshold))
 
 
+def n_positive(z_NF: Tensor) -> int:
+    """How many entries are greater than 0; CPU only, on the raw bits in bfloat16 (see `positions_above`)."""
+    return int(np.count_nonzero((z_NF.view(torch.int16) if z_NF.dtype == torch.bfloat16 else z_NF).numpy() > 0))
+
+
 def positions_above_rows(z_NF: Tensor, threshold_N: Tensor) -> Tensor:
     """Flat int64 positions of the entries at least as large as their row's `threshold_N` (> 0), ascending; CPU only.
 

@@ -8,6 +8,7 @@ Shapes: N tokens of a batch, F features, D width.
 import torch
 from torch import Tensor
 
+from sae_pipeline.errors import UserError
 from sae_pipeline.sae import gpu
 from sae_pipeline.sae.architecture import Architecture
 from sae_pipeline.sae.lagged import Lagged
@@ -17,6 +18,8 @@ from sae_pipeline.sae.step import Step, StepResult
 CLIP_NORM = 1.0
 # A feature counts as dead while training when it was silent for this many tokens.
 DEAD_AFTER_TOKENS = 100_000
+# So many batches in a row left out on a GPU end a training: one that goes on would publish weights that nothing changes any more.
+MOST_SKIPPED_IN_A_ROW = 20
 
 
 class Learner:
@@ -44,6 +47,8 @@ class Learner:
         self._n_dead = Lagged()
         self.n_skipped = torch.zeros((), dtype=torch.int64, device=device)
         """Batches that were left out on a GPU because their entries found no place (`StepResult.is_short`)."""
+        self._in_a_row = torch.zeros_like(self.n_skipped)
+        self._skipped_in_a_row = Lagged()
 
     def prepare(self, x_ND: Tensor) -> None:
         """Before the first batch."""
@@ -51,7 +56,10 @@ class Learner:
             self.architecture.prepare(self.parameters, x_ND)
 
     def learn(self, x_ND: Tensor, penalty: float, learning_rate: float) -> tuple[StepResult, Tensor, Tensor]:
-        """One step: (statistics, gradient norm before clipping, which features were dead)."""
+        """One step: (statistics, gradient norm before clipping, which features were dead).
+
+        Raises `UserError` when, on a GPU, no batch can be taken any more.
+        """
         dead_F = self.tokens_since_active_F >= DEAD_AFTER_TOKENS
         n_dead = None
         if self.on_gpu:
@@ -65,8 +73,10 @@ class Learner:
         else:
             grad_norm = torch.nn.utils.clip_grad_norm_(self._learned.values(), CLIP_NORM)
             self.optimizer.step()
-        self.tokens_since_active_F += len(x_ND)
-        self.tokens_since_active_F.masked_fill_(result.count_F > 0, 0)
+        seen = len(x_ND) if result.is_short is None else len(x_ND) * ~result.is_short
+        is_active_F = result.count_F > 0
+        self.tokens_since_active_F += seen
+        self.tokens_since_active_F.masked_fill_(is_active_F if result.is_short is None else is_active_F & ~result.is_short, 0)
         return result, grad_norm, dead_F
 
     def _update_on_gpu(self, result: StepResult) -> Tensor:
@@ -80,11 +90,22 @@ class Learner:
         scale, skip = ((grad_norm + 1e-6) / CLIP_NORM).clamp(min=1.0), torch.zeros_like(grad_norm)
         if result.is_short is not None:
             skip += result.is_short
-            self.n_skipped += result.is_short
+            self._count_skipped(result.is_short)
         # The two attributes through which `torch.amp.GradScaler` speaks to a fused optimizer.
         self.optimizer.grad_scale, self.optimizer.found_inf = scale, skip  # pyright: ignore[reportAttributeAccessIssue]
         self.optimizer.step()
         return grad_norm
+
+    def _count_skipped(self, is_short: Tensor) -> None:
+        self.n_skipped += is_short
+        self._in_a_row.add_(1).mul_(is_short)
+        self._skipped_in_a_row.add(self._in_a_row)
+        if (self._skipped_in_a_row.value or 0) >= MOST_SKIPPED_IN_A_ROW:
+            raise UserError(
+                f"sae/{self.parameters.n_features}",
+                f"{MOST_SKIPPED_IN_A_ROW} batches in a row had more active entries than the GPU's arrays have places",
+                "Train this size on the CPU (compute.device: cpu), or with a larger k.",
+            )  # fmt: skip
 
     # --- state
 
@@ -92,7 +113,8 @@ class Learner:
         """Everything that a restart needs but the architecture's own state."""
         tensors = {"tokens_since_active_F": self.tokens_since_active_F}
         if self.on_gpu:
-            tensors |= {"lagged.n_dead": self._n_dead.state(), "lagged.n_entries": self.step.n_entries.state()}
+            tensors |= {f"lagged.{name}": lagged.state() for name, lagged in self._lagged.items()}
+            tensors |= {"n_skipped": self.n_skipped, "n_skipped_in_a_row": self._in_a_row}
         for name, parameter in self.parameters.named().items():
             tensors[name] = parameter.detach()
         for name, parameter in self._learned.items():
@@ -112,5 +134,11 @@ class Learner:
             }
         self.tokens_since_active_F.copy_(tensors["tokens_since_active_F"])
         if self.on_gpu and "lagged.n_dead" in tensors:  # a checkpoint that a CPU wrote has none
-            self._n_dead.load_state(tensors["lagged.n_dead"])
-            self.step.n_entries.load_state(tensors["lagged.n_entries"])
+            for name, lagged in self._lagged.items():
+                lagged.load_state(tensors[f"lagged.{name}"])
+            self.n_skipped.copy_(tensors["n_skipped"])
+            self._in_a_row.copy_(tensors["n_skipped_in_a_row"])
+
+    @property
+    def _lagged(self) -> dict[str, Lagged]:
+        return {"n_dead": self._n_dead, "n_entries": self.step.n_entries, "n_skipped": self._skipped_in_a_row}

@@ -26,6 +26,7 @@ class PreActivations:
         self.n_features, self.dtype = n_features, dtype
         self._tile_RF = torch.empty(0, n_features, dtype=dtype, device=device)
         self.zero = torch.zeros((), device=device)
+        self._had_more = False
 
     def compute(self, x_low_ND: Tensor, weights: Published) -> "PreActivations":
         """Take a new batch; a batch of one tile is computed now, a larger one tile by tile whenever `tiles` is iterated."""
@@ -78,16 +79,36 @@ class PreActivations:
         position, value = zip(*found, strict=True)
         return torch.cat(position), torch.cat(value)
 
+    def positive(self, at_most: int) -> tuple[Tensor, Tensor] | None:
+        """The entries greater than 0, as `above` gives them; None when they are more than `at_most`.
+
+        After a batch that had more, they are counted before they are looked for, no further than it takes to know.
+        """
+        if self._had_more and self._has_more(at_most):
+            return None
+        found = self.above(0.0)
+        self._had_more = len(found[0]) > at_most
+        return None if self._had_more else found
+
+    def _has_more(self, at_most: int) -> bool:
+        n = 0
+        for _, z_RF in self.tiles():
+            for part_RF in z_RF.split(max(1, kernels.SCANNED_AT_ONCE // self.n_features)):
+                n += kernels.n_positive(part_RF)
+                if n > at_most:
+                    return True
+        return False
+
     def token_norms(self) -> Tensor:
         """Norms of the batch's tokens, N float32."""
         return self._x_low_ND.float().norm(dim=1)
 
-    def columns(self, feature_A: Tensor) -> Tensor:
-        """z of a few features on every token, N x A, a copy."""
+    def columns(self, feature_A: Tensor, rows: slice) -> Tensor:
+        """z of a few features on some tokens, R x A, a copy."""
         if len(self._tile_RF) == self.n_tokens:
-            return self._tile_RF[:, feature_A]
+            return self._tile_RF[rows, feature_A]
         W_AD, b_A = self._weights.W_enc_FD[feature_A], self._weights.b_enc_F[feature_A]
-        return torch.addmm(b_A, self._x_low_ND, W_AD.T)
+        return torch.addmm(b_A, self._x_low_ND[rows], W_AD.T)
 
     def whole(self) -> Tensor:
         """All of z, N x F, for the dense step. In one tile it is the buffer itself."""

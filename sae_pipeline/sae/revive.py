@@ -3,7 +3,7 @@
 The auxiliary loss is SHARE x ‖e - e_hat‖² per token, e = x - x_hat being held fixed and e_hat the sum over each token's largest
 positive pre-activations of dead features. Work is proportional to the number of dead features, none when all are alive.
 
-Shapes: N tokens, F features, A dead features, D width.
+Shapes: N tokens, R tokens of a tile, F features, A dead features, D width.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from sae_pipeline.sae.preactivations import PreActivations
 
 SHARE = 1 / 32
 K_AUX = 256
+TILE_ENTRIES = 2**25  # of tokens x dead features: a batch of 2,048 tokens with 16,384 dead ones is one tile
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,24 @@ def revive(
         feature_A = (~dead_F).sort(stable=True).indices[:n_places]
     if not len(feature_A):
         return None
-    n_tokens, dtype = z.n_tokens, x_low_ND.dtype
-    u_NA = z.columns(feature_A).relu_()
-    if n_dead is not None:
-        u_NA *= dead_F[feature_A]
-    if len(feature_A) > K_AUX:
-        kth_N1 = u_NA.topk(K_AUX, dim=1).values[:, -1:]
-        u_NA *= u_NA >= kth_N1
-    V_AD = weights.W_dec_FD[feature_A]
+    n_rows, V_AD, made = max(1, TILE_ENTRIES // len(feature_A)), weights.W_dec_FD[feature_A], None
+    for first in range(0, z.n_tokens, n_rows):
+        rows = slice(first, first + n_rows)
+        u_RA = z.columns(feature_A, rows).relu_()
+        if n_dead is not None:
+            u_RA *= dead_F[feature_A]
+        part = _of_tile(u_RA, V_AD, x_low_ND[rows], error_ND[rows], z.n_tokens)
+        # Sums of several tiles are float32, whatever the products' dtype.
+        made = part if made is None else tuple(whole.float() + more for whole, more in zip(made, part, strict=True))
+    assert made is not None
+    return AuxGradients(feature_A, *made)
+
+
+def _of_tile(u_RA: Tensor, V_AD: Tensor, x_low_RD: Tensor, error_RD: Tensor, n_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    if u_RA.shape[1] > K_AUX:
+        kth_R1 = u_RA.topk(K_AUX, dim=1).values[:, -1:]
+        u_RA *= u_RA >= kth_R1
     # d/d e_hat of SHARE ‖e - e_hat‖² / N with e = -error.
-    g_ND = ((u_NA @ V_AD).float() + error_ND).mul_(2 * SHARE / n_tokens).to(dtype)
-    du_NA = (g_ND @ V_AD.T).mul_(u_NA > 0)
-    return AuxGradients(feature_A, u_NA.T @ g_ND, du_NA.T @ x_low_ND, du_NA.sum(0, dtype=torch.float32))
+    g_RD = ((u_RA @ V_AD).float() + error_RD).mul_(2 * SHARE / n_tokens).to(u_RA.dtype)
+    du_RA = (g_RD @ V_AD.T).mul_(u_RA > 0)
+    return u_RA.T @ g_RD, du_RA.T @ x_low_RD, du_RA.sum(0, dtype=torch.float32)

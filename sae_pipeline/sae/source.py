@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sae_pipeline.errors import UserError
+from sae_pipeline.interrupt import StoppedError, stop_if_asked
 
 if TYPE_CHECKING:
     from sae_pipeline.activations.reader import ActivationReader
@@ -22,12 +23,14 @@ class BatchStream(Protocol):
 
     n_tokens: int
     d_model: int
+    batch: int
+    """Tokens of a batch."""
     batches_done: int
     token_index_N: Tensor
     """Which tokens the last batch was."""
 
     def next(self) -> Tensor:
-        """x_ND = scale (r - mean), float32, on the CPU."""
+        """x_ND = scale (r - mean), float32, on the CPU. When `StoppedError` passes through, `state` is that before the call."""
         ...
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -133,15 +136,21 @@ class RingStream:
             self._load()
             index_M, rows_MD = self._incoming(self._slots.n)
             self._ring_M, self._rows_MD = index_M.clone(), rows_MD.clone()
+        before = self.state()
         slot_N = self._slots.next(self.batch)
         self.token_index_N, r_ND = self._ring_M[slot_N], self._rows_MD.index_select(0, slot_N)
-        index_N, rows_ND = self._incoming(self.batch)
+        try:
+            index_N, rows_ND = self._incoming(self.batch)
+        except StoppedError:
+            self._rewind(*before)  # to be saved; before it serves another batch, rows must be loaded again
+            raise
         self._ring_M[slot_N] = index_N
         self._rows_MD.index_copy_(0, slot_N, rows_ND)
         self.batches_done += 1
         return self._reader.scaled(r_ND)
 
     def _load(self) -> None:
+        stop_if_asked()
         self._shard_rows_ND = self._reader.gather(self._by_shard[self._shard])
 
     def _incoming(self, wanted: int) -> tuple[Tensor, Tensor]:
@@ -169,9 +178,12 @@ class RingStream:
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """See `BatchStream`."""
+        self._rewind(tensors, values)
+        self._rows_MD = self._reader.gather(self._ring_M)
+        self._load()
+
+    def _rewind(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         self._shards.load_state(tensors["shard_generator"].clone(), values["shard_cursor"])
         self._slots.load_state(tensors["slot_generator"].clone(), values["slot_cursor"])
         self._shard, self._offset, self.batches_done = values["shard"], values["offset"], values["batches_done"]
         self._ring_M = tensors["ring"].clone()
-        self._rows_MD = self._reader.gather(self._ring_M)
-        self._load()

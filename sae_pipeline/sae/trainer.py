@@ -13,14 +13,14 @@ from torch import Tensor
 
 from sae_pipeline import progress
 from sae_pipeline.errors import UserError
+from sae_pipeline.interrupt import StoppedError, deferred_signals
 from sae_pipeline.sae import checkpoint as checkpoints
 from sae_pipeline.sae import gpu
 from sae_pipeline.sae.architecture import Architecture
 from sae_pipeline.sae.checkpoint import BrokenCheckpointError, Checkpoint
 from sae_pipeline.sae.history import History
-from sae_pipeline.sae.interrupt import deferred_signals
 from sae_pipeline.sae.learner import Learner
-from sae_pipeline.sae.mixing import Mixing
+from sae_pipeline.sae.mixing import Mixing, MixingMeter
 from sae_pipeline.sae.source import BatchStream
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Trainer:
         self.identity = settings | {"product_dtype": str(dtype), "checkpoint_format": checkpoints.FORMAT}
         # The stream has a generator of its own: the data order does not depend on the size.
         self.learner = Learner(d_model, plan.n_features, architecture, dtype, 2 * plan.seed, device)
-        self.history = History(work, plan.n_steps)
+        self.history, self.mixing = History(work, plan.n_steps), Mixing()
         self.steps_done = 0
         self.resumed_at_step = 0
         self.shown = ""
@@ -112,7 +112,10 @@ class Trainer:
     def _checkpoint(self, stream: BatchStream) -> Checkpoint:
         stream_tensors, stream_values = stream.state()
         tensors = {f"stream.{name}": value for name, value in stream_tensors.items()}
-        values = {"stream": stream_values, "architecture": self.architecture.state()}
+        values = {
+            "stream": stream_values, "architecture": self.architecture.state(), "mixing": self.mixing.state(),
+            "circumstances": circumstances(self.device),
+        }  # fmt: skip
         return Checkpoint(self.steps_done, tensors | self.learner.tensors(), values)
 
     def resume(self) -> Checkpoint | None:
@@ -128,20 +131,40 @@ class Trainer:
             return None
         self.learner.load(found.tensors)
         self.architecture.load_state(found.values["architecture"])
+        self.mixing = Mixing(**found.values["mixing"])
+        self._say_what_differs(found.values["circumstances"])
         self.history.resume(found.step)
         self.steps_done = self.resumed_at_step = found.step
         return found
 
+    def _say_what_differs(self, before: dict[str, Any]) -> None:
+        """Other threads, versions or processors round sums otherwise: no reason to lose a training, but one to say so."""
+        now = circumstances(self.device)
+        if differing := [f"{name} {before.get(name)}, now {now[name]}" for name in now if now[name] != before.get(name)]:
+            what = f"training of size {self.plan.n_features} goes on where it stood under other circumstances"
+            said = f"{what} ({'; '.join(differing)}): its last bits will not be those of an uninterrupted run"
+            log.warning(said)
+            progress.say(f"  {said}")
 
-def train_together(trainers: list[Trainer], stream: BatchStream, mixing: Mixing | None = None) -> None:
+
+def circumstances(device: str) -> dict[str, Any]:
+    """What the last bits of a training depend on beside its settings."""
+    on_cpu = {"threads": torch.get_num_threads(), "instructions": torch.backends.cpu.get_cpu_capability()}
+    return {"device": torch.device(device).type, "torch": torch.__version__, **(on_cpu if device == "cpu" else {})}
+
+
+def train_together(trainers: list[Trainer], stream: BatchStream, meter: MixingMeter | None = None) -> None:
     """Train every SAE to its end from one pass over the stream: each gets the same bits as if it were trained alone.
 
     Trainers may come from checkpoints of different steps: those behind train until they meet the others. SIGTERM and SIGINT save
-    checkpoints of all after the current step, then take their usual effect. Raises the `UserError` of the first trainer when it
-    diverges; another one that does is left behind with a warning.
+    checkpoints of all after the current step, or instead of the next one where that waits for activations to be computed, then
+    take their usual effect. Raises the `UserError` of the first trainer when its checkpoint is refused or it diverges; another
+    one is then left behind with a warning. `ValueError` when one was planned for other batches than the stream's.
     """
-    found = {trainer: trainer.resume() for trainer in trainers}
-    active = [trainer for trainer in trainers if not trainer.is_done]
+    if others := {trainer.plan.batch for trainer in trainers} - {stream.batch}:
+        raise ValueError(f"the stream has batches of {stream.batch} tokens, not {sorted(others)}")
+    found = _resumed(trainers)
+    active = [trainer for trainer in found if not trainer.is_done]
     batch, n_steps = trainers[0].plan.batch, max(trainer.plan.n_steps for trainer in trainers)
     done = min((trainer.steps_done for trainer in active), default=n_steps)
     name = "sae/" + "+".join(str(trainer.plan.n_features) for trainer in trainers)
@@ -149,18 +172,19 @@ def train_together(trainers: list[Trainer], stream: BatchStream, mixing: Mixing 
         while active and asked.number is None:
             behind = min(trainer.steps_done for trainer in active)
             group = [trainer for trainer in active if trainer.steps_done == behind]
-            if stream.batches_done != behind:
-                _move(stream, next(found[trainer] for trainer in group if trainer.resumed_at_step == behind))
-            x_ND = gpu.sent(stream.next(), group[0].device)
-            if mixing and behind % MIXING_EVERY == 0:
-                mixing.add(stream.token_index_N)
+            try:
+                if stream.batches_done != behind:
+                    _move(stream, next(found[trainer] for trainer in group if trainer.resumed_at_step == behind))
+                x_ND = gpu.sent(stream.next(), group[0].device)
+            except StoppedError:
+                break
+            measured = meter.of(stream.token_index_N) if meter and behind % MIXING_EVERY == 0 else Mixing()
             for trainer in group:
+                trainer.mixing.add(measured)
                 try:
                     trainer.train_on(x_ND, stream)
                 except UserError as error:
-                    if trainer is trainers[0]:
-                        raise
-                    log.warning("%s", error)
+                    _unless_first(trainer, trainers, error)
                     active.remove(trainer)
             active = [trainer for trainer in active if not trainer.is_done]
             bar.set_postfix_str(trainers[0].shown, refresh=False)
@@ -168,8 +192,25 @@ def train_together(trainers: list[Trainer], stream: BatchStream, mixing: Mixing 
         if asked.number is not None:
             # Here and not in the loop: the signal may come while the bar is drawn. Who stands elsewhere has a checkpoint.
             for trainer in active:
-                if trainer.steps_done == stream.batches_done:
+                if trainer.steps_done == stream.batches_done > 0:
                     trainer.save(stream)
+
+
+def _resumed(trainers: list[Trainer]) -> dict[Trainer, Checkpoint | None]:
+    found = {}
+    for trainer in trainers:
+        try:
+            found[trainer] = trainer.resume()
+        except UserError as error:
+            _unless_first(trainer, trainers, error)
+    return found
+
+
+def _unless_first(trainer: Trainer, trainers: list[Trainer], error: UserError) -> None:
+    """A companion must not hold up the SAE that was asked for; its own run will meet the error."""
+    if trainer is trainers[0]:
+        raise error
+    log.warning("%s", error)
 
 
 def _move(stream: BatchStream, checkpoint: Checkpoint | None) -> None:

@@ -263,7 +263,7 @@ def test_a_batch_whose_entries_find_no_place_changes_nothing(monkeypatch):
     result, _, _ = made.learn(x_ND, 1.0, 1e-2)
     assert result.is_short and int(made.n_skipped) == 1
     for key in before:
-        if key in made.parameters.named() or key.endswith(("exp_avg", "exp_avg_sq", "step")):
+        if key in made.parameters.named() or key.endswith(("exp_avg", "exp_avg_sq", "step", "tokens_since_active_F")):
             assert torch.equal(before[key], made.tensors()[key]), key
     for seed in range(LAG_STEPS):  # until the host has learnt of it
         made.learn(torch.randn(N, D, generator=torch.Generator().manual_seed(seed)), 1.0, 1e-2)

@@ -12,9 +12,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sae_pipeline.errors import UserError
 from sae_pipeline.sae import gpu
+from sae_pipeline.sae.batch_topk import BatchTopK
+from sae_pipeline.sae.kernels import Pairs
 from sae_pipeline.sae.lagged import LAG_STEPS, Lagged
-from sae_pipeline.sae.learner import Learner
+from sae_pipeline.sae.learner import MOST_SKIPPED_IN_A_ROW, Learner
 from sae_pipeline.sae.trainer import Trainer, TrainingPlan
 from tests.science.test_sae_gradients import ARCHITECTURES, D, F, N
 
@@ -54,6 +57,7 @@ def on_device(learner: Learner, share: float) -> None:
     learner.step.dense_above_share = share
     learner.step.n_entries = Known(1)  # pyright: ignore[reportAttributeAccessIssue]
     learner._n_dead = Known(5)  # pyright: ignore[reportAttributeAccessIssue]
+    learner._skipped_in_a_row = Known(0)  # pyright: ignore[reportAttributeAccessIssue]
     learner.optimizer.step = lambda: None  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -161,6 +165,52 @@ def test_a_lagged_count_comes_a_fixed_number_of_steps_later():
     empty = Lagged()
     empty.load_state(Lagged().state())
     assert empty.value is None
+
+
+class OnGpu:
+    """Pre-activations as a GPU's selection sees them."""
+
+    on_gpu, dtype = True, torch.float32
+
+    def __init__(self, z_NF: torch.Tensor) -> None:
+        self.z_NF, (self.n_tokens, self.n_features) = z_NF, z_NF.shape
+
+    def first_rows(self, n_tokens: int) -> torch.Tensor:
+        return self.z_NF[:n_tokens]
+
+
+def above(z: OnGpu, threshold: torch.Tensor, n_places: int) -> Pairs:
+    """`gpu.pairs_above` without its kernels, which the interpreter runs at small sizes only."""
+    token_P, feature_P = (z.z_NF > threshold).nonzero().int().T
+    missing = max(0, n_places - len(token_P))
+    token_P, feature_P = (torch.nn.functional.pad(one[:n_places], (0, missing)) for one in (token_P, feature_P))
+    offsets_N1 = torch.nn.functional.pad((z.z_NF > threshold).sum(1).cumsum(0), (1, 0))
+    value_P = z.z_NF[token_P.long(), feature_P.long()]
+    value_P[n_places - missing :] = 0
+    return Pairs(offsets_N1.clamp(max=n_places).int(), token_P, feature_P, value_P, is_short=offsets_N1[-1] > n_places)
+
+
+@pytest.mark.parametrize(("n_features", "k"), [(65_536, 1), (4096, 64), (96, 80)])
+def test_batch_topk_finds_places_in_dictionaries_of_any_size(n_features, k, monkeypatch):
+    """The larger F / k, the more values lie just below the smallest that is kept."""
+    monkeypatch.setattr(gpu, "pairs_above", above)
+    z_NF = torch.randn(320, n_features, generator=torch.Generator().manual_seed(0))
+    made = BatchTopK(k)
+    chosen = made.select(OnGpu(z_NF), 0)  # pyright: ignore[reportArgumentType]
+    largest = z_NF.flatten().topk(k * 320).values.clamp(min=0)
+    assert not chosen.is_short
+    assert torch.equal(chosen.value_P.sort(descending=True).values, largest)
+    assert made.threshold == pytest.approx(float(largest[largest > 0].min()))
+
+
+def test_a_training_that_only_skips_ends_with_a_sentence():
+    made, skipped, taken = Learner(D, F, BatchTopK(3), torch.float32), torch.tensor(True), torch.tensor(False)
+    for is_short in [*[skipped] * (MOST_SKIPPED_IN_A_ROW - 1), taken] * 3:
+        made._count_skipped(is_short)
+    with pytest.raises(UserError, match=f"{MOST_SKIPPED_IN_A_ROW} batches in a row had more active entries than"):
+        for _ in range(MOST_SKIPPED_IN_A_ROW + LAG_STEPS):
+            made._count_skipped(skipped)
+    assert int(made.n_skipped) == 4 * MOST_SKIPPED_IN_A_ROW - 3 + LAG_STEPS
 
 
 def test_on_a_cpu_nothing_of_it_is_used(monkeypatch):

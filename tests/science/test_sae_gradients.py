@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from sae_pipeline.sae import preactivations, revive
+from sae_pipeline.sae import kernels, preactivations, revive
+from sae_pipeline.sae.architecture import all_positive
 from sae_pipeline.sae.batch_topk import BatchTopK
 from sae_pipeline.sae.gated import Gated
 from sae_pipeline.sae.jumprelu import JumpReLU
@@ -171,12 +172,31 @@ def test_the_form_is_chosen_by_the_density_of_the_batch(name):
         assert step.was_dense == dense
 
 
+@pytest.mark.parametrize("n_tokens", [N, 7])
+def test_after_a_dense_batch_entries_are_counted_before_they_are_sought(n_tokens, monkeypatch):
+    """And no further than it takes to know; sparse again as soon as there are few."""
+    monkeypatch.setattr(preactivations, "TILE_ENTRIES", n_tokens * F)
+    monkeypatch.setattr(kernels, "SCANNED_AT_ONCE", F)
+    many, few = torch.ones(N, F), -torch.ones(N, F)
+    few[3, 5] = 2.0
+    z, counted, sought = given(many), [], []
+    count, above = kernels.n_positive, PreActivations.above
+    monkeypatch.setattr(kernels, "n_positive", lambda part_RF: counted.append(len(part_RF)) or count(part_RF))
+    monkeypatch.setattr(PreActivations, "above", lambda self, threshold: sought.append(1) or above(self, threshold))
+    weights = z._weights
+    found = [all_positive(z.compute(x_NF, weights), 2 * F) for x_NF in (many, many, few, few)]
+    assert [one is None for one in found] == [True, True, False, False]
+    assert len(sought) == 3 and sum(counted) == 3 + N
+    assert found[2] is not None and flat(found[2], F) == {3 * F + 5}
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_tiles_of_tokens_give_the_same_step(name, monkeypatch):
     whole, tiled = parameters(name), parameters(name)
     dead_F = torch.arange(F) % 9 == 0
     whole_result = Step(whole, ARCHITECTURES[name](), torch.float32)(batch(), penalty_of(name), dead_F)
     monkeypatch.setattr(preactivations, "TILE_ENTRIES", 7 * F)
+    monkeypatch.setattr(revive, "TILE_ENTRIES", 7 * int(dead_F.sum()))
     tiled_result = Step(tiled, ARCHITECTURES[name](), torch.float32)(batch(), penalty_of(name), dead_F)
     torch.testing.assert_close(whole_result.loss, tiled_result.loss)
     for one, other in zip(whole.named().values(), tiled.named().values(), strict=True):

@@ -1,14 +1,20 @@
 """Streams of batches: what they serve, how they mix, that they resume, and that sharing one changes no bit of any SAE."""
 
 import json
+import signal
+from contextlib import contextmanager
 
 import pytest
 import torch
 
 from sae_pipeline.errors import UserError
-from sae_pipeline.sae.build import build_sae
-from sae_pipeline.sae.mixing import Mixing
+from sae_pipeline.interrupt import Deferred, stop_if_asked
+from sae_pipeline.sae import trainer as trainers
+from sae_pipeline.sae.build import build_sae, make_stream
+from sae_pipeline.sae.mixing import Mixing, MixingMeter
 from sae_pipeline.sae.source import PermutedStream, RingStream, Shuffle
+from sae_pipeline.sae.topk import TopK
+from sae_pipeline.sae.trainer import Trainer, TrainingPlan, train_together
 from sae_pipeline.study import Sae
 from tests.science.planted import PlantedActivations
 from tests.science.test_sae_training import digests
@@ -79,10 +85,10 @@ def test_a_stream_goes_on_exactly_where_another_stood(planted, name):
 
 def test_a_larger_ring_mixes_better_and_a_permutation_best(planted):
     def pairs(stream) -> float:
-        mixing = Mixing(planted.context, planted.document_of_token)
+        meter, mixing = MixingMeter(planted.context, planted.document_of_token), Mixing()
         for _ in range(40):
             stream.next()
-            mixing.add(stream.token_index_N)
+            mixing.add(meter.of(stream.token_index_N))
         return mixing.means()["same_context_pairs_per_batch"]
 
     small, large = (pairs(RingStream(planted, BATCH, slots, 1)) for slots in (128, 2048))
@@ -92,10 +98,10 @@ def test_a_larger_ring_mixes_better_and_a_permutation_best(planted):
 
 
 def test_mixing_counts_documents_and_pairs():
-    mixing = Mixing(4, torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1]))
+    meter, mixing = MixingMeter(4, torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1])), Mixing()
     assert mixing.means() == {}
-    mixing.add(torch.tensor([0, 1, 2, 4, 8]))  # blocks 0 0 0 1 2: three pairs; documents 0 0 0 0 1
-    mixing.add(torch.tensor([6, 7, 8, 9, 10]))  # blocks 1 1 2 2 2: one and three pairs; document 1
+    mixing.add(meter.of(torch.tensor([0, 1, 2, 4, 8])))  # blocks 0 0 0 1 2: three pairs; documents 0 0 0 0 1
+    mixing.add(meter.of(torch.tensor([6, 7, 8, 9, 10])))  # blocks 1 1 2 2 2: one and three pairs; document 1
     assert mixing.means() == {"distinct_documents_per_batch": 1.5, "same_context_pairs_per_batch": 3.5}
 
 
@@ -118,7 +124,10 @@ def alone(tmp_path, reader, size: int):
 @pytest.mark.parametrize("make", [PlantedActivations, streamed])
 def test_sizes_that_share_a_pass_get_the_bytes_that_they_get_alone(tmp_path, make):
     reader = make()
-    expected = {size: digests(alone(tmp_path, reader, size)[1]) for size in (64, 96, 128)}
+    runs = {size: alone(tmp_path, reader, size) for size in (64, 96, 128)}
+    expected = {size: digests(work) for size, (_, work) in runs.items()}
+    mixing = mixing_of(runs[64][0])
+    assert min(mixing) > 0 and mixing == mixing_of(runs[128][0])
     folders = {size: tmp_path / f"together-{size}" for size in (64, 96, 128)}
     for folder in folders.values():
         folder.mkdir()
@@ -127,12 +136,18 @@ def test_sizes_that_share_a_pass_get_the_bytes_that_they_get_alone(tmp_path, mak
         build_sae(Dying(make()), section(), 128, folders[128])  # pyright: ignore[reportArgumentType]
     outcome = build_sae(reader, section(), 64, folders[64], companions={96: folders[96], 128: folders[128]})
     assert outcome.metadata["trained_with"] == [96, 128]
-    assert digests(folders[64]) == expected[64]
+    assert digests(folders[64]) == expected[64] and mixing_of(outcome) == mixing
     for size in (96, 128):
         assert not (folders[size] / "weights.safetensors").exists()
         built = build_sae(Dying(make(), n_batches=0), section(), size, folders[size])  # pyright: ignore[reportArgumentType]
         assert built.metadata["resumed_at_step"] == built.metadata["n_steps"]
         assert digests(folders[size]) == expected[size]
+        assert mixing_of(built) == mixing  # also of what others trained, and of what died and went on
+
+
+def mixing_of(outcome) -> tuple[float, float]:
+    """What the run publishes of its stream's mixing."""
+    return outcome.metadata["distinct_documents_per_batch"], outcome.metadata["same_context_pairs_per_batch"]
 
 
 class Dying:
@@ -161,6 +176,67 @@ def test_a_companion_that_diverges_does_not_stop_the_others(tmp_path, planted, c
     assert digests(lead) == expected and "sae/96: training diverged" in caplog.text
     with pytest.raises(UserError, match="sae/96: training diverged"):
         build_sae(planted, settings, 96, companion)
+
+
+def test_a_companion_whose_checkpoint_is_refused_does_not_stop_the_others(tmp_path, planted, caplog):
+    expected = digests(alone(tmp_path, planted, 64)[1])
+    lead, companion = tmp_path / "lead", tmp_path / "companion"
+    lead.mkdir()
+    companion.mkdir()
+    with pytest.raises(KeyError):
+        build_sae(Dying(PlantedActivations()), section(seed=7), 96, companion)  # pyright: ignore[reportArgumentType]
+    build_sae(planted, section(), 64, lead, companions={96: companion})
+    assert digests(lead) == expected and "is of a run with another seed" in caplog.text
+    with pytest.raises(UserError, match="is of a run with another seed"):
+        build_sae(planted, section(), 96, companion)
+
+
+def test_batches_of_a_pass_must_agree(tmp_path, planted):
+    plan = TrainingPlan(64, n_steps=5, batch=BATCH + 1, learning_rate=1e-3, decay_share=0.2, checkpoint_every_steps=5, seed=0)
+    trainer = Trainer(planted.d_model, TopK(3), plan, {}, tmp_path, torch.float32)
+    with pytest.raises(ValueError, match=r"batches of 64 tokens, not \[65\]"):
+        train_together([trainer], PermutedStream(planted, BATCH, 1))  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("make", [PlantedActivations, streamed])
+def test_a_signal_before_the_first_step_leaves_no_checkpoint(tmp_path, make, monkeypatch):
+    @contextmanager
+    def asked_at_once():
+        asked = Deferred()
+        asked.number = signal.SIGTERM
+        yield asked
+
+    monkeypatch.setattr(trainers, "deferred_signals", asked_at_once)
+    plan = TrainingPlan(64, n_steps=5, batch=BATCH, learning_rate=1e-3, decay_share=0.2, checkpoint_every_steps=5, seed=0)
+    made = Trainer(32, TopK(3), plan, {}, tmp_path, torch.float32)
+    train_together([made], make_stream(make(), section(batch=BATCH)))  # pyright: ignore[reportArgumentType]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("n_gathers", [1, 12])
+def test_a_signal_while_a_shard_is_computed_saves_the_steps_before(tmp_path, n_gathers):
+    """While the ring is filled for the first time there are none; later they are saved although no further step is made."""
+
+    class Slow(PlantedActivations):
+        n_left = n_gathers
+
+        def gather(self, token_index_N):
+            self.n_left -= 1
+            if self.n_left == 0:
+                signal.raise_signal(signal.SIGINT)
+            stop_if_asked()
+            return super().gather(token_index_N)
+
+    expected, work = digests(alone(tmp_path, streamed(), 64)[1]), tmp_path / "stopped"
+    work.mkdir()
+    reader = Slow()
+    reader.is_streamed = True
+    with pytest.raises(KeyboardInterrupt):
+        build_sae(reader, section(checkpoint_every_steps=10**6), 64, work)  # pyright: ignore[reportArgumentType]
+    assert (work / "checkpoint.json").exists() == (n_gathers > 1)
+    resumed = build_sae(streamed(), section(checkpoint_every_steps=10**6), 64, work).metadata["resumed_at_step"]  # pyright: ignore[reportArgumentType]
+    assert (resumed > 5) == (n_gathers > 1)
+    assert digests(work) == expected
 
 
 def test_mixing_is_published(tmp_path, planted):

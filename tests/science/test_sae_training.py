@@ -31,13 +31,26 @@ SPARSITY = {
     "matryoshka": {"k": 3, "prefixes": [0.25, 0.5, 1]},
     "jumprelu": {"sparsity": 0.3},
     "jumprelu-step": {"sparsity": 1.5, "sparsity_loss": "step"},
+    "revived": {"k": 3},
+    "ring": {"k": 3},
+}
+PLAIN = [name for name in SPARSITY if name not in ("revived", "ring")]
+OTHERWISE = {
+    "revived": {"architecture": "batch_topk", "sizes": [512], "epochs": 50},  # so long that many are dead and AuxK takes part
+    "ring": {"architecture": "batch_topk", "ring": 700},  # activations that are computed on the way
 }
 
 
 def section(architecture: str = "batch_topk", **changes) -> Sae:
-    sparsity, architecture = SPARSITY[architecture], architecture.split("-")[0]
     fields = {"sizes": [SIZE], "epochs": 20, "batch": 256, "learning_rate": 5e-3, "checkpoint_every_steps": 20}
-    return Sae(architecture=architecture, **sparsity, **(fields | changes))  # pyright: ignore[reportArgumentType]
+    fields |= {"architecture": architecture.split("-")[0]} | OTHERWISE.get(architecture, {}) | SPARSITY[architecture]
+    return Sae(**(fields | changes))  # pyright: ignore[reportArgumentType]
+
+
+def source(architecture: str, made: type[PlantedActivations] = PlantedActivations) -> PlantedActivations:
+    reader = made()
+    reader.is_streamed = architecture == "ring"
+    return reader
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -56,7 +69,7 @@ def trained(planted: PlantedActivations, tmp_path_factory: pytest.TempPathFactor
     return work
 
 
-@pytest.mark.parametrize("architecture", SPARSITY)
+@pytest.mark.parametrize("architecture", PLAIN)
 def test_a_planted_dictionary_is_found(planted, tmp_path, architecture):
     build_sae(planted, section(architecture), SIZE, tmp_path)
     sae = SparseAutoencoder.load(tmp_path)
@@ -104,15 +117,14 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from sae_pipeline.sae.build import build_sae
-from tests.science.planted import PlantedActivations
-from tests.science.test_sae_training import SIZE, section
-planted = PlantedActivations()
+from tests.science.test_sae_training import section, source
 torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])  # imports half of torch, once instead of in every child
 for line in sys.stdin:
     folder, architecture = line.split()
     child = os.fork()
     if child == 0:
-        build_sae(planted, section(architecture), SIZE, Path(folder), {"hook": "planted"})
+        settings = section(architecture)
+        build_sae(source(architecture), settings, settings.sizes[0], Path(folder), {"hook": "planted"})
         os._exit(0)
     print(child, flush=True)
     print(os.waitpid(child, 0)[1], flush=True)
@@ -162,7 +174,7 @@ def kept_step(work: Path) -> int:
 
 @pytest.mark.parametrize(
     ("architecture", "n_kills"),
-    [("batch_topk", 5), *(pytest.param(name, 20, marks=pytest.mark.long) for name in SPARSITY)],
+    [("batch_topk", 5), ("ring", 2), *(pytest.param(name, 20, marks=pytest.mark.long) for name in SPARSITY)],
 )
 def test_killed_and_resumed_the_bytes_are_those_of_an_uninterrupted_run(tmp_path, architecture, n_kills):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -188,8 +200,8 @@ def test_sigterm_saves_a_checkpoint_between_two_steps(tmp_path):
     assert digests(work) == digests(tmp_path / "whole")
 
 
-def interrupted(work: Path, architecture: str = "batch_topk", **changes) -> Path:
-    """A work folder with a checkpoint at step 20, as an exception leaves it."""
+def interrupted(work: Path, architecture: str = "batch_topk", n_steps: int = 20, **changes) -> Path:
+    """A work folder with a checkpoint at step `n_steps`, as an exception leaves it."""
 
     class Enough(Exception):
         pass
@@ -199,17 +211,18 @@ def interrupted(work: Path, architecture: str = "batch_topk", **changes) -> Path
 
         def scaled(self, r_ND):
             self.n_batches += 1
-            if self.n_batches > 25:
+            if self.n_batches > n_steps + 5:
                 raise Enough
             return super().scaled(r_ND)
 
     work.mkdir()
+    settings = section(architecture, **changes)
     with pytest.raises(Enough):
-        build_sae(Failing(), section(architecture, **changes), SIZE, work, {"hook": "planted"})  # pyright: ignore[reportArgumentType]
+        build_sae(source(architecture, Failing), settings, settings.sizes[0], work, {"hook": "planted"})  # pyright: ignore[reportArgumentType]
     return work
 
 
-@pytest.mark.parametrize("architecture", [name for name in SPARSITY if name != "batch_topk"])
+@pytest.mark.parametrize("architecture", [name for name in PLAIN if name != "batch_topk"])
 def test_every_architecture_resumes_to_the_same_bytes(planted, tmp_path, architecture):
     changes = {"epochs": 3}
     work = interrupted(tmp_path / "work", architecture, **changes)
@@ -218,6 +231,46 @@ def test_every_architecture_resumes_to_the_same_bytes(planted, tmp_path, archite
     build_sae(planted, section(architecture, **changes), SIZE, tmp_path / "whole", {"hook": "planted"})
     assert outcome.metadata["resumed_at_step"] == 20
     assert digests(work) == digests(tmp_path / "whole")
+
+
+def test_a_training_that_revives_dead_features_resumes_to_the_same_bytes(tmp_path, monkeypatch):
+    """AuxK takes part after 20,000 tokens; in the long tests' kills after the true 100,000."""
+    monkeypatch.setattr("sae_pipeline.sae.learner.DEAD_AFTER_TOKENS", 20_000)
+    settings = section("revived", epochs=12)
+
+    def built(name: str) -> Path:
+        (tmp_path / name).mkdir(exist_ok=True)
+        build_sae(source("revived"), settings, 512, tmp_path / name, {"hook": "planted"})  # pyright: ignore[reportArgumentType]
+        return tmp_path / name
+
+    interrupted(tmp_path / "work", "revived", 100, epochs=12)
+    assert read_history(tmp_path / "work")["dead_fraction"][-1] > 0.1
+    whole = built("whole")
+    assert digests(built("work")) == digests(whole)
+    monkeypatch.setattr("sae_pipeline.sae.step.revive", lambda *_: None)
+    assert digests(built("without"))["weights.safetensors"] != digests(whole)["weights.safetensors"]
+
+
+def test_resuming_under_other_circumstances_is_said(planted, trained, tmp_path, caplog):
+    work = interrupted(tmp_path / "work")
+    pointer = work / "checkpoint.json"
+    saved = json.loads(pointer.read_text(encoding="utf-8"))
+    saved["values"]["circumstances"] |= {"threads": 64, "torch": "1.0"}
+    pointer.write_text(json.dumps(saved), encoding="utf-8")
+    build_sae(planted, section(), SIZE, work, {"hook": "planted"})
+    assert f"torch 1.0, now {torch.__version__}; threads 64, now" in caplog.text and "last bits" in caplog.text
+    assert digests(work) == digests(trained)
+
+
+@pytest.mark.parametrize("found", ["[]", "7", '{"step": 20}', '{"file": "checkpoint-00000020.safetensors"', "settings", "values"])
+def test_a_checkpoint_that_is_other_json_is_no_checkpoint(planted, tmp_path, caplog, found):
+    work = interrupted(tmp_path / "work", epochs=3)
+    pointer = work / "checkpoint.json"
+    if found in ("settings", "values"):
+        found = json.dumps(json.loads(pointer.read_text(encoding="utf-8")) | {found: [1]})
+    pointer.write_text(found, encoding="utf-8")
+    assert build_sae(planted, section(epochs=3), SIZE, work).metadata["resumed_at_step"] == 0
+    assert "checkpoint.json is not readable" in caplog.text
 
 
 def test_a_truncated_checkpoint_is_noticed_and_training_starts_over(planted, trained, tmp_path, caplog):

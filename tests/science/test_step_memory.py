@@ -7,19 +7,21 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from sae_pipeline.sae import revive
 from sae_pipeline.sae.architecture import Architecture
 from sae_pipeline.sae.batch_topk import BatchTopK
-from sae_pipeline.sae.learner import Learner
+from sae_pipeline.sae.learner import DEAD_AFTER_TOKENS, Learner
 from sae_pipeline.sae.topk import TopK
 
 D, F, N, K = 128, 8192, 1024, 16
 
 
-def allocated_at_most(architecture: Architecture) -> int:
+def allocated_at_most(architecture: Architecture, n_tokens: int = N, n_dead: int = 0) -> int:
     """Peak bytes of live arrays made during the second step."""
     learner, draw = Learner(D, F, architecture, torch.bfloat16), torch.Generator().manual_seed(0)
-    learner.learn(torch.randn(N, D, generator=draw), 0.0, 1e-4)
-    x_ND = torch.randn(N, D, generator=draw)
+    learner.learn(torch.randn(n_tokens, D, generator=draw), 0.0, 1e-4)
+    learner.tokens_since_active_F[:n_dead] = DEAD_AFTER_TOKENS
+    x_ND = torch.randn(n_tokens, D, generator=draw)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as made:
         learner.learn(x_ND, 0.0, 1e-4)
     now = top = 0
@@ -35,4 +37,12 @@ def test_a_step_allocates_at_most_16_d_plus_64_k_bytes_a_token(architecture):
     sums_of_gradients = 2 * 2 * F * D  # in bfloat16, before they go to the float32 gradients
     measured = allocated_at_most(architecture) - sums_of_gradients
     assert N * D * 4 < measured < N * (16 * D + 64 * K)
-    assert measured < N * F  # less than half of the pre-activations would be
+
+
+def test_dead_features_add_tiles_of_a_fixed_size_and_rows_of_their_own(monkeypatch):
+    """Not an array of tokens x dead features."""
+    n_tokens, n_dead, tile = 4 * N, F // 2, 2**18
+    monkeypatch.setattr(revive, "TILE_ENTRIES", tile)
+    added = allocated_at_most(TopK(K), n_tokens, n_dead) - allocated_at_most(TopK(K), n_tokens)
+    rows = n_dead * D * (2 + 2 * 2 * (4 + 2))  # their decoder rows, and both gradients: float32 sums, and one tile's twice
+    assert n_dead * D < added < rows + 8 * tile < n_tokens * n_dead * 2 / 2

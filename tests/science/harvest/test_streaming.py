@@ -1,9 +1,13 @@
 """`activations.source: streaming`: the same numbers as from stored shards, without the shards."""
 
+import signal
+
 import pytest
 import torch
 from safetensors import safe_open
 
+from resources.compute import Compute
+from sae_pipeline import device, interrupt
 from sae_pipeline.activations import computed
 from sae_pipeline.activations.build import build_activations
 from sae_pipeline.activations.reader import ActivationReader
@@ -51,11 +55,63 @@ def test_whatever_is_read_is_what_a_shard_would_hold(streamed, reader):
 def test_reading_in_order_computes_every_shard_once(streamed, lm, monkeypatch):
     calls = []
     compute = computed.ComputedShards._compute
-    monkeypatch.setattr(computed.ComputedShards, "_compute", lambda self, ids: calls.append(len(ids)) or compute(self, ids))
+    monkeypatch.setattr(computed.ComputedShards, "_compute", lambda self, ids: calls.append(ids) or compute(self, ids))
     again = ActivationReader.open(streamed, lm)
     for _ in again.stream("train", 100):
         pass
-    assert len(calls) == len(again.shards)
+    of_shards = zip(again.shards, again.by_shard(again.token_index("train")), strict=True)
+    expected = [shard["token_ids_BT"] for shard, index_N in of_shards if len(index_N)]
+    assert len(expected) > 3 and len(calls) == len(expected)
+    assert all(torch.equal(one, other) for one, other in zip(calls, expected, strict=True))
+
+
+def test_the_model_is_loaded_where_the_run_computes(streamed, lm, monkeypatch):
+    asked = []
+    monkeypatch.setattr(device, "_in_use", None)
+    monkeypatch.setattr(computed, "load_language_model", lambda model, hook, name: asked.append(name) or lm)
+    computed._model.cache_clear()
+    with Compute(device="cpu").lease(lambda _: None):
+        pass
+    assert device.device_in_use() == "cpu"
+    device.use("cuda:7")
+    _ = ActivationReader.open(streamed).shards[0]["activations_BTD"]
+    computed._model.cache_clear()
+    assert asked == ["cuda:7"]
+
+
+def test_reading_takes_smaller_forwards_when_memory_runs_out(streamed, lm, monkeypatch):
+    expected, tried, forward = ActivationReader.open(streamed, lm).shards[0]["activations_BTD"], [], computed.forward_blocks
+
+    def small_gpu(lm, ids_BT, neuron_ids, dtype, batch, advance):
+        tried.append(batch)
+        if batch > 2:
+            raise torch.OutOfMemoryError
+        return forward(lm, ids_BT, neuron_ids, dtype, batch, advance)
+
+    monkeypatch.setattr(computed, "forward_blocks", small_gpu)
+    again = ActivationReader.open(streamed, lm)
+    torch.testing.assert_close(again.shards[0]["activations_BTD"], expected)
+    n_tried = len(tried)
+    _ = again.shards[1]["activations_BTD"]
+    assert n_tried > 1 and tried[n_tried - 1 :] == [tried[-1]] * 2  # what fitted once is what the next shard begins with
+
+
+def test_a_signal_is_heard_between_two_forwards(streamed, lm, monkeypatch):
+    asked, n_done, forward = interrupt.Deferred(), [], type(lm).residual
+
+    def residual(self, ids_BT, neurons=None):
+        n_done.append(len(ids_BT))
+        asked.number = signal.SIGTERM  # arrives while the first one runs
+        return forward(self, ids_BT, neurons=neurons)
+
+    monkeypatch.setattr(type(lm), "residual", residual)
+    monkeypatch.setattr("sae_pipeline.activations.batch_size.CPU_TOKENS", 128)
+    monkeypatch.setattr(interrupt, "_current", asked)
+    reader = ActivationReader.open(streamed, lm)
+    reader.facts["blocks_per_forward"] = 2
+    with pytest.raises(interrupt.StoppedError):
+        _ = reader.shards[0]["activations_BTD"]
+    assert len(n_done) == 1 and n_done[0] < len(reader.shards[0]["token_ids_BT"])
 
 
 def test_training_from_a_stream_resumes_to_the_same_bytes(streamed, lm, tmp_path):
