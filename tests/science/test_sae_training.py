@@ -244,7 +244,7 @@ def test_a_training_that_revives_dead_features_resumes_to_the_same_bytes(tmp_pat
         return tmp_path / name
 
     interrupted(tmp_path / "work", "revived", 100, epochs=12)
-    assert read_history(tmp_path / "work")["dead_fraction"][-1] > 0.1
+    assert read_history(tmp_path / "work")["dead_fraction"][-1] > 0.05
     whole = built("whole")
     assert digests(built("work")) == digests(whole)
     monkeypatch.setattr("sae_pipeline.sae.step.revive", lambda *_: None)
