@@ -105,7 +105,6 @@ def test_a_signal_is_heard_between_two_forwards(streamed, lm, monkeypatch):
         return forward(self, ids_BT, neurons=neurons)
 
     monkeypatch.setattr(type(lm), "residual", residual)
-    monkeypatch.setattr(computed, "batch_blocks", lambda *_: 2)
     monkeypatch.setattr(interrupt, "_current", asked)
     reader = ActivationReader.open(streamed, lm)
     reader.facts["blocks_per_forward"] = 2
