@@ -136,26 +136,28 @@ class ActivationReader:
 
     def gather(self, token_index_N: Tensor) -> Tensor:
         """Raw activations r_ND of any tokens, in the stored dtype and the order asked for."""
-        return self._gather("activations_BTD", token_index_N, self.d_model)
+        return self._gather("activations_BTD", token_index_N)
 
     def gather_neurons(self, token_index_N: Tensor) -> Tensor:
         """Neuron activations of any tokens, N x M, stored dtype."""
-        return self._gather("neurons_BTM", token_index_N, self.n_neurons)
+        return self._gather("neurons_BTM", token_index_N)
 
     def stream(self, split: str, batch_tokens: int, neurons: bool = False) -> Iterator[tuple[Tensor, ...]]:
         """(token_index_N, r_ND[, neurons_NM]) over the unmasked tokens of a split, in order, `batch_tokens` at a time."""
         for index_N in self.token_index(split).split(batch_tokens):
             yield (index_N, self.gather(index_N), self.gather_neurons(index_N)) if neurons else (index_N, self.gather(index_N))
 
-    def _gather(self, name: str, token_index_N: Tensor, width: int) -> Tensor:
+    def _gather(self, name: str, token_index_N: Tensor) -> Tensor:
         index_N = token_index_N.to("cpu", torch.int64)
-        # By what is written down: looking at a shard that is not asked for would compute it, where activations are streamed.
-        out = torch.empty(len(index_N), width, dtype=getattr(torch, self.facts["dtype"]))
         if not len(index_N):
-            return out
+            first = self.shards[0][name]
+            return torch.empty(0, first.shape[-1], dtype=first.dtype)
         lowest, highest = (int(shard) for shard in self._shard_of(index_N.aminmax()))
         if lowest == highest:
             return self._rows(lowest, name, index_N)
+        # Width and dtype of a shard that is asked for: looking at another one would compute it, where activations are streamed.
+        first = self.shards[lowest][name]
+        out = torch.empty(len(index_N), first.shape[-1], dtype=first.dtype)
         shard_N = torch.from_numpy(self._shard_of(index_N))
         for shard in shard_N.unique().tolist():
             rows = (shard_N == shard).nonzero().squeeze(1)
