@@ -24,7 +24,7 @@ from tests.judge.conftest import question
 
 def test_what_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(serve_module, "find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r"sae-pipeline\[local\]"):
+    with pytest.raises(UserError, match=r"xllamacpp is not installed. Run .*'\.\[local\]'"):
         serve(tmp_path / "model.gguf", 0)
     monkeypatch.setattr(serve_module, "find_spec", lambda _: object())
     with pytest.raises(UserError, match="does not exist"):
