@@ -21,7 +21,7 @@ def all_suites() -> list[Suite]:
         other(S, "B08-matryoshka-S", "matryoshka", 5),
         floor(S, "B09-floor-S"),
         floor(SHAPES["S4"], "B09-floor-S4"),
-        *(crossover(S, l0) for l0 in (640, 1024)),
+        *(crossover(S, l0) for l0 in (448, 640, 1024)),
         six(4096, 4),
         six(8192, 3),
         harvest(),
