@@ -24,8 +24,8 @@ from sae_pipeline.sae.preactivations import PreActivations
 from sae_pipeline.sae.revive import revive
 
 # Share of active entries above which the dense step is faster. One core, D 576, F 8,192, us/token: float32 with 320, 640, 1,024
-# active features 202, 298, 423, dense 500 to 570; bfloat16 with 512, 640, 768, 1,024 245, 273, 301, 339, dense 225 to 240. On a GPU
-# gathers cost more compared with products: by bytes and operations F / k of about 147 breaks even.
+# active features 202, 298, 423, dense 500 to 570; bfloat16 with 512, 640, 768, 1,024 245, 273, 301, 339, dense 225 to 240. On a
+# GPU gathers cost more compared with products: by bytes and operations F / k of about 147 breaks even.
 DENSE_ABOVE_SHARE = {torch.float32: 1 / 6, torch.bfloat16: 1 / 18}
 GPU_DENSE_ABOVE_SHARE = 1 / 147
 # A sparse step on a GPU has so many times the places that the limit above asks for: the number of entries may grow by as much
