@@ -2,6 +2,7 @@
 
 from sae_pipeline.plan_survey import survey_seconds
 from sae_pipeline.plan_work import SAE_TOKEN_CORE_SECONDS, Shape, Work
+from sae_pipeline.sae.names import has_k
 from sae_pipeline.study import PretrainedSae, Steer, Study
 
 DENSE_PRODUCTS = 6  # matrix products of a step that is not sparse
@@ -26,7 +27,7 @@ def expected_seconds(study: Study, shape: Shape, stage: str, size: int | None) -
         case "sae":
             if isinstance(study.sae, PretrainedSae):
                 return 2 + 8 * shape.d_model * (work.size or 0) / READ_BYTES_PER_SECOND
-            products = DENSE_PRODUCTS if study.sae.architecture in ("relu_l1", "gated", "jumprelu") else 1
+            products = 1 if has_k(study.sae.architecture) else DENSE_PRODUCTS
             trained = work.train_tokens * study.sae.epochs
             return 2 + trained * (SAE_TOKEN_CORE_SECONDS / work.cores + products * work.encode() / work.sae_rate)
         case "sae_metrics":

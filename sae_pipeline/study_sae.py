@@ -4,15 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from sae_pipeline.sae.names import SPARSITY_FIELDS, Architecture
 from sae_pipeline.study_inputs import Section, Sizes
 from sae_pipeline.study_pretrained import PretrainedSae
-
-Architecture = Literal["relu_l1", "topk", "batch_topk", "jumprelu", "gated", "matryoshka"]
-# Which fields set the sparsity of which architecture; setting any other is refused.
-SPARSITY_FIELDS: dict[str, tuple[str, ...]] = {
-    "relu_l1": ("l1",), "gated": ("l1",), "topk": ("k",), "batch_topk": ("k",), "matryoshka": ("k", "prefixes"),
-    "jumprelu": ("sparsity", "sparsity_loss"),
-}  # fmt: skip
 
 
 class Sae(Section):

@@ -19,11 +19,12 @@ import torch
 
 from sae_pipeline.formats.checks import Tensors, check_k, field, refuse
 from sae_pipeline.formats.files import read_json, read_pt
-from sae_pipeline.formats.raw_sae import Origin, RawArchitecture, RawSae, folded
+from sae_pipeline.formats.raw_sae import Origin, RawSae, folded
 from sae_pipeline.formats.source import Source
+from sae_pipeline.sae.names import Architecture
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"
-CLASSES: dict[str, RawArchitecture] = {
+CLASSES: dict[str, Architecture] = {
     "AutoEncoder": "relu_l1", "AutoEncoderNew": "relu_l1", "GatedAutoEncoder": "gated", "AutoEncoderTopK": "topk",
     "BatchTopKSAE": "batch_topk", "MatryoshkaBatchTopKSAE": "matryoshka", "JumpReluAutoEncoder": "jumprelu",
 }  # fmt: skip

@@ -9,14 +9,12 @@ Whether a format subtracts b_dec first is gone here: readers fold it into b_enc.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from sae_pipeline.sae.names import Architecture
 from sae_pipeline.sae.token_norm import TokenNorm, encoder_input
-
-RawArchitecture = Literal["relu_l1", "topk", "batch_topk", "jumprelu", "gated", "matryoshka"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Origin:
 class RawSae:
     """Float32 weights and what is known about them."""
 
-    architecture: RawArchitecture
+    architecture: Architecture
     W_enc_FD: Tensor
     b_enc_F: Tensor
     W_dec_FD: Tensor

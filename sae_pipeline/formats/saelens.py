@@ -19,12 +19,13 @@ from torch import Tensor
 from sae_pipeline.errors import UserError
 from sae_pipeline.formats.checks import Tensors, check_k, field, refuse
 from sae_pipeline.formats.files import read_json, read_safetensors
-from sae_pipeline.formats.raw_sae import Origin, RawArchitecture, RawSae, folded
+from sae_pipeline.formats.raw_sae import Origin, RawSae, folded
 from sae_pipeline.formats.source import Source
+from sae_pipeline.sae.names import Architecture
 from sae_pipeline.sae.token_norm import TokenNorm
 
 CONFIG, WEIGHTS, SCALER = "cfg.json", "sae_weights.safetensors", "activation_scaler.json"
-ARCHITECTURES: dict[str, RawArchitecture] = {
+ARCHITECTURES: dict[str, Architecture] = {
     "standard": "relu_l1", "gated": "gated", "topk": "topk", "jumprelu": "jumprelu", "batchtopk": "batch_topk",
     "matryoshka_batchtopk": "matryoshka",
 }  # fmt: skip

@@ -24,7 +24,6 @@ EXAMPLE_KINDS = ("top", "interval")
 STEERING_MODES = ("clamp", "add", "none")
 HALVES = ("choose", "report")
 SELECTIONS = ("random", "output_score", "requested")
-ARCHITECTURES = ("relu_l1", "topk", "batch_topk", "jumprelu", "gated", "matryoshka")
 N_INTERVALS = 10
 MAX_SCORE = 3
 

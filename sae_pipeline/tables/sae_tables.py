@@ -3,7 +3,8 @@
 import pandera.polars as pa
 import polars as pl
 
-from sae_pipeline.tables.columns import ARCHITECTURES, column, count, one_of, share, size, table
+from sae_pipeline.sae.names import ARCHITECTURES
+from sae_pipeline.tables.columns import column, count, one_of, share, size, table
 
 _AT_MOST_ONE = pa.Check.le(1)
 MIXING = {

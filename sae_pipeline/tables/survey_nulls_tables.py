@@ -3,10 +3,11 @@
 import pandera.polars as pa
 import polars as pl
 
+from sae_pipeline.sae.names import ARCHITECTURES
 from sae_pipeline.tables.columns import column, count, one_of, share, table
 
 ARMS = ("trained SAE", "frozen decoder", "principal components", "random directions", "random model")
-SYNTHETIC_ARMS = ("relu_l1", "topk", "batch_topk", "jumprelu", "gated", "matryoshka", "frozen decoder")
+SYNTHETIC_ARMS = (*ARCHITECTURES, "frozen decoder")
 
 
 def _arm() -> pa.Column:

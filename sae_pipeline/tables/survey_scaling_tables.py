@@ -3,7 +3,8 @@
 import pandera.polars as pa
 import polars as pl
 
-from sae_pipeline.tables.columns import ARCHITECTURES, column, count, one_of, share, table
+from sae_pipeline.sae.names import ARCHITECTURES
+from sae_pipeline.tables.columns import column, count, one_of, share, table
 
 EXPERIMENTS = ("grid", "rate", "equal_l0")
 QUANTITIES = ("loss", "optimal_features", "optimal_steps", "optimal_learning_rate")

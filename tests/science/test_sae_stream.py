@@ -17,7 +17,7 @@ from sae_pipeline.sae.topk import TopK
 from sae_pipeline.sae.trainer import Trainer, TrainingPlan, train_together
 from sae_pipeline.study import Sae
 from tests.science.planted import PlantedActivations
-from tests.science.test_sae_training import digests
+from tests.science.trainings import digests
 
 BATCH, SLOTS = 64, 640
 

@@ -20,8 +20,9 @@ from sae_pipeline.language_model.precision import choose_dtype
 from sae_pipeline.sae.autoencoder import CONFIG, SparseAutoencoder
 from sae_pipeline.sae.build import DECAY_SHARE, make_architecture
 from sae_pipeline.sae.learner import Learner
+from sae_pipeline.sae.names import SPARSITY_FIELDS, Architecture
 from sae_pipeline.sae.trainer import TrainingPlan
-from sae_pipeline.study_sae import SPARSITY_FIELDS, Architecture, Sae
+from sae_pipeline.study_sae import Sae
 
 CALIBRATION_TOKENS = 4096
 CALIBRATION_ENTRIES = 2**24  # pre-activations in memory at once for it

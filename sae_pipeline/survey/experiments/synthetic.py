@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
-from sae_pipeline.study_sae import Architecture
+from sae_pipeline.sae.names import Architecture
 from sae_pipeline.survey.experiments.arms import Arm, train_arms
 from sae_pipeline.survey.thresholds import thresholds
 

@@ -18,6 +18,7 @@ from sae_pipeline.activations.reader import ActivationReader
 from sae_pipeline.resampling import mean_interval
 from sae_pipeline.sae.history import read_history
 from sae_pipeline.sae.learner import Learner
+from sae_pipeline.sae.names import has_k
 from sae_pipeline.sae.parameters import initial_parameters
 from sae_pipeline.sae.relu_l1 import ReluL1
 from sae_pipeline.sae.source import PermutedStream, RingStream
@@ -50,7 +51,7 @@ def schedule_error(sae_folders: Mapping[int, Path], configs: Mapping[int, dict[s
             peak_l1 = config["l1"] / (1 - config["center_share"]) ** 0.5
             l1_S = peak_l1 * np.minimum(1.0, step_S / max(1.0, WARMUP * n_steps))
             errors.append(np.abs(history["l1"].to_numpy() - l1_S).max() / peak_l1)
-        elif config["architecture"] in ("topk", "batch_topk", "matryoshka"):
+        elif has_k(config["architecture"]):
             errors.append(np.abs(history["l1"].to_numpy()).max())  # these have no penalty
         else:
             without.add(config["architecture"])
