@@ -17,6 +17,7 @@ from sae_pipeline.sae.gated import Gated
 from sae_pipeline.sae.jumprelu import JumpReLU
 from sae_pipeline.sae.learner import DEAD_AFTER_TOKENS, Learner
 from sae_pipeline.sae.matryoshka import Matryoshka, prefix_lengths
+from sae_pipeline.sae.names import has_k
 from sae_pipeline.sae.relu_l1 import ReluL1
 from sae_pipeline.sae.step import Step
 from sae_pipeline.sae.topk import TopK
@@ -41,7 +42,7 @@ class Ours:
                 p.b_enc_F.fill_(bias_for_l0(x_ND, W_FD, spec.target_l0))
             if "log_threshold_F" in p.own:
                 p.own["log_threshold_F"].fill_(float(np.log(JUMPRELU_THRESHOLD)))
-        self.penalty = 0.0 if spec.architecture in ("topk", "batch_topk", "matryoshka") else L1
+        self.penalty = 0.0 if has_k(spec.architecture) else L1
         self.learning_rate = spec.learning_rate
         options = spec.options or {}
         if options.get("form") == "sparse":

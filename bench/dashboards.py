@@ -22,7 +22,7 @@ from bench.setting import Spec, initial_decoder
 
 CONTEXT, VOCABULARY = 128, 49_152
 N_STEPS, STEP_FEATURES = 8, 128
-N_TOP, N_PER_INTERVAL, WINDOW, N_LOGITS, N_INTERVALS = 20, 5, 5, 10, 10
+N_TOP, N_PER_INTERVAL, WINDOW, N_LOGITS = 20, 5, 5, 10
 HOOK = "blocks.0.hook_resid_post"
 
 

@@ -7,7 +7,7 @@ neurons.
 from dataclasses import dataclass
 
 STATE_BYTES = 16  # float32: weight, gradient, two moments
-CPU_BYTES, GPU_BYTES = STATE_BYTES + 4, STATE_BYTES + 6  # + bfloat16 copy, + sums of gradients: bfloat16, on a GPU float32
+GPU_BYTES = STATE_BYTES + 6  # + bfloat16 copy, + sums of gradients in float32 (in bfloat16 on a CPU)
 
 
 @dataclass(frozen=True)
