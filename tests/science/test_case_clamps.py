@@ -16,13 +16,14 @@ from sae_pipeline.study_survey import CaseStudies
 from sae_pipeline.survey.cases.answers import self_units
 from sae_pipeline.survey.cases.bank import Banks, random_bank
 from sae_pipeline.survey.cases.build import build_case_studies, rival_banks
-from sae_pipeline.survey.cases.case import Found, World, densities
+from sae_pipeline.survey.cases.case import Found, World
 from sae_pipeline.survey.cases.clamp_case import ClampWorld, maxima
 from sae_pipeline.survey.cases.clamping import Clamper, Dose, Prompt
 from sae_pipeline.survey.cases.code_clamps import error_units, mended
 from sae_pipeline.survey.cases.code_texts import Pair
 from sae_pipeline.survey.cases.doses import choose_dose, compared
 from sae_pipeline.survey.cases.parts import PARTS
+from sae_pipeline.survey.cases.random_features import densities
 from sae_pipeline.survey.cases.reading import read_banks, whole_text
 from sae_pipeline.survey.cases.selection import aurocs
 from sae_pipeline.survey.cases.yes_bias import attribution, balanced_accuracy

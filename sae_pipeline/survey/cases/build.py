@@ -24,8 +24,9 @@ from sae_pipeline.survey.cases import (
     zero_shot_chat,
 )
 from sae_pipeline.survey.cases.bank import Banks, random_bank
-from sae_pipeline.survey.cases.case import FIGURE, Case, World, densities
+from sae_pipeline.survey.cases.case import FIGURE, Case, World
 from sae_pipeline.survey.cases.parts import build_parts
+from sae_pipeline.survey.cases.random_features import densities
 
 CASES: dict[str, Case] = {
     "code_error": code_error.run,

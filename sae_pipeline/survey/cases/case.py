@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
 from sae_pipeline.activations.reader import ActivationReader
 from sae_pipeline.corpus.reader import CorpusReader
@@ -115,11 +114,3 @@ def mean_interval(values_I: np.ndarray, seed: int) -> tuple[float, float, float]
     drawn = np.random.default_rng(seed).integers(0, len(values_I), (2000, len(values_I)))
     low, high = np.percentile(values_I[drawn].mean(axis=1), [2.5, 97.5])
     return float(values_I.mean()), float(low), float(high)
-
-
-def densities(feature_stats: Path, n_features: int) -> np.ndarray:
-    """Training density of every feature; 0 for one without a row. F."""
-    facts = pl.read_parquet(feature_stats / "features.parquet", columns=["feature", "density"])
-    density_F = np.zeros(n_features)
-    density_F[facts["feature"].to_numpy()] = facts["density"].to_numpy()
-    return density_F

@@ -25,11 +25,18 @@ CONTROL = "random features of the same SAE and density: the mean over groups of 
 BESIDE_EACH = "random features of the same SAE and density, one beside each; the mean over {n} draws"
 
 
+def densities(feature_stats: Path, n_features: int) -> np.ndarray:
+    """Training density of every feature; 0 for one without a row. F."""
+    facts = pl.read_parquet(feature_stats / "features.parquet", columns=["feature", "density"])
+    density_F = np.zeros(n_features)
+    density_F[facts["feature"].to_numpy()] = facts["density"].to_numpy()
+    return density_F
+
+
 def live_densities(feature_stats: Path, n_features: int) -> tuple[np.ndarray, np.ndarray]:
     """(training density of every feature, whether it is live: active in training and held-out), F each."""
-    facts = pl.read_parquet(feature_stats / "features.parquet", columns=["feature", "alive", "density", "max_activation"])
-    density_F, live_F = np.zeros(n_features), np.zeros(n_features, bool)
-    density_F[facts["feature"].to_numpy()] = facts["density"].to_numpy()
+    facts = pl.read_parquet(feature_stats / "features.parquet", columns=["feature", "alive", "max_activation"])
+    density_F, live_F = densities(feature_stats, n_features), np.zeros(n_features, bool)
     live_F[facts["feature"].to_numpy()] = (facts["alive"] & (facts["max_activation"] > 0)).to_numpy()
     return density_F, live_F & (density_F > 0)
 

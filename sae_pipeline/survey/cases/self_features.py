@@ -14,7 +14,7 @@ from sae_pipeline.survey.cases.selection import beside_rivals
 from sae_pipeline.survey.measurement import Measurement
 from sae_pipeline.survey.thresholds import thresholds
 
-CASE, N_KEPT = "self_features", 3
+CASE = "self_features"
 
 
 def passing(fires_IF: np.ndarray, about_self_I: np.ndarray) -> np.ndarray:
@@ -26,7 +26,6 @@ def passing(fires_IF: np.ndarray, about_self_I: np.ndarray) -> np.ndarray:
 
 def surviving(fires_IF: np.ndarray, about_self_I: np.ndarray, choose_I: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(units that pass the filter on half A, those of them that pass on half B), bool F."""
-
     passed_F = passing(fires_IF[choose_I], about_self_I[choose_I])
     return passed_F, passed_F & holding(fires_IF[about_self_I & ~choose_I], fires_IF[~about_self_I & ~choose_I])
 

@@ -55,11 +55,10 @@ def run(world: World) -> Found:
         )  # fmt: skip
         found.add_random(CASE, name, random_RU[:, label], feature_LF[label], [each[label] for each in scores[2:]])
     arguments, sizes = _arguments(world, found)
-    parts = [counted, *([arguments] if arguments else [])]
     groups = [("text", place) for place in every.tolist()] + [("document", place) for place in range(sizes)]
 
     def n_found(arm: int, at: np.ndarray) -> float:
-        passing = int((parts[0][arm].f1(at[at < len(every)]) >= thresholds().toy_f1).sum())
+        passing = int((counted[arm].f1(at[at < len(every)]) >= thresholds().toy_f1).sum())
         if arguments:
             passing += int((arguments[arm].f1(at[at >= len(every)] - len(every)) >= thresholds().toy_f1).sum())
         return float(passing)

@@ -4,12 +4,11 @@ Shapes: F features, I prompts, R draws of random features, U silent features.
 """
 
 import numpy as np
-import polars as pl
 
 from sae_pipeline.features.sparse import SparseActivations
 from sae_pipeline.survey.cases.case import FIGURE, Found, World
 from sae_pipeline.survey.cases.prompts import digest, load
-from sae_pipeline.survey.cases.random_features import BESIDE_EACH, N_GROUPS, with_random_features
+from sae_pipeline.survey.cases.random_features import BESIDE_EACH, N_GROUPS, densities, with_random_features
 from sae_pipeline.survey.cases.reading import from_ids
 from sae_pipeline.survey.measurement import Measurement
 
@@ -18,9 +17,7 @@ CASE, SOURCE, N_PROMPTS = "zero_shot_chat", "dialogues", 2
 
 def silent_on(world: World, source: str) -> np.ndarray:
     """Live features without one activation on the training tokens of a source (bool, F)."""
-    facts = pl.read_parquet(world.feature_stats / "features.parquet", columns=["feature", "density"])
-    silent_F = np.zeros(world.size, bool)
-    silent_F[facts.filter(pl.col("density") > 0)["feature"].to_numpy()] = True
+    silent_F = densities(world.feature_stats, world.size) > 0
     activations = SparseActivations.open(world.feature_stats / "activations_train.parquet")
     from_source_N = np.append(world.corpus.source_of_doc == source, False)[world.corpus.doc_ids_BT.reshape(-1)]
     feature_Z = np.repeat(np.arange(activations.n_units), activations.count_U)
@@ -53,9 +50,7 @@ def run(world: World) -> Found:
     silent_F = silent_on(world, SOURCE)
     fires_IF = reading.features.max_IF[:, silent_F] > 0
     active = fires_IF.sum(axis=0) >= N_PROMPTS
-    facts = pl.read_parquet(world.feature_stats / "features.parquet", columns=["feature", "density"])
-    density_F = np.zeros(world.size)
-    density_F[facts["feature"].to_numpy()] = facts["density"].to_numpy()
+    density_F = densities(world.feature_stats, world.size)
     length_I = np.array([len(text.ids) - 1 for text in texts])
     # A prompt of n tokens: P(fires) = 1 - (1 - density)^n; at least two prompts: neither none nor exactly one.
     silent_IF = (1 - density_F[silent_F]) ** length_I[:, None]
