@@ -140,8 +140,8 @@ class Steer(Section):
     def _something_to_choose_from(self) -> "Steer":
         if len(set(self.factors)) < len(self.factors) or max(self.factors) <= 0:
             raise ValueError(f"factors = {self.factors}: they must differ, and one must be positive")
-        if min(self.n_features.values(), default=0) < 0:
-            raise ValueError("n_features must not be negative")
+        if (least := min(self.n_features.values(), default=0)) < 0:
+            raise ValueError(f"n_features must not be negative, but one is {least}")
         return self
 
 

@@ -1,6 +1,6 @@
 """The section `survey`: what `sae-pipeline run --job survey` makes after the main run, with a budget for each part."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from sae_pipeline.study_inputs import Section
 from sae_pipeline.study_survey_laws import FeatureFamilies, NeighbourhoodChecks, NullModels, ScalingLaws
@@ -39,6 +39,14 @@ class SteeringComparison(Section):
     n_capability_features: int = Field(default=10, gt=0, description="features, and random ones, whose cost is measured")
     n_cost_blocks: int = Field(default=4, gt=0, description="held-out blocks on which it is measured, beside multiple choice")
     seed: int = Field(default=0, description="of every random choice of this section")
+
+    @field_validator("factors")
+    @classmethod
+    def _told_apart(cls, factors: list[float]) -> list[float]:
+        """Texts are told apart by their factor, also from those at 100 times the maximum, which every comparison looks at."""
+        if len(set(factors)) < len(factors) or max(map(abs, factors)) >= 100:
+            raise ValueError("factors must differ, and lie between -100 and 100")
+        return factors
 
 
 class FeaturesVsNeurons(Section):
