@@ -6,7 +6,7 @@ was active where, how strongly, and which control arm a window belongs to is not
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol
 
 UnitKind = Literal["sae_feature", "random_direction", "mlp_neuron", "random_model_feature"]
 Control = Literal[
@@ -15,7 +15,6 @@ Control = Literal[
 Status = Literal["ok", "refusal", "truncated", "invalid", "error", "budget", "not_run", "too_few_examples"]
 Kind = Literal["token", "phrase", "topic", "syntax", "position", "other"]
 Confidence = Literal["low", "medium", "high"]
-CONTROLS, STATUSES, KINDS = get_args(Control), get_args(Status), get_args(Kind)
 
 # The arm of a unit that is scored with its own explanation: a unit that is no SAE feature is itself a control.
 ARM_OF_UNIT: dict[UnitKind, Control] = {

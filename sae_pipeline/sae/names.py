@@ -1,4 +1,4 @@
-"""The architectures by name. Everything that lists them reads it here; imports nothing, so that reading a study stays quick."""
+"""The architectures by name. Everything that lists them reads it here; imports nothing heavy: reading a study stays quick."""
 
 from typing import Literal, get_args
 

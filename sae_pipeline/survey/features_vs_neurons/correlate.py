@@ -81,11 +81,11 @@ Found = tuple[Tensor, Tensor, Tensor]
 def _of_features(reader: ActivationReader, sae: SparseAutoencoder, column_F: Tensor, token_N: Tensor) -> Found:
     """(row, column, activation) of the features whose `column_F` is not negative."""
     rows, columns, values = [], [], []
-    for start, part_N in enumerate(token_N.split(ENCODED_AT_ONCE)):
+    for part, part_N in enumerate(token_N.split(ENCODED_AT_ONCE)):
         codes = sae.encode_sparse(reader.gather(part_N))
         column_P = column_F[codes.feature.long().cpu()]
         mine_P = column_P >= 0
-        rows.append(codes.token.cpu()[mine_P] + start * ENCODED_AT_ONCE)
+        rows.append(codes.token.cpu()[mine_P] + part * ENCODED_AT_ONCE)
         columns.append(column_P[mine_P])
         values.append(codes.value.cpu()[mine_P])
     return torch.cat(rows), torch.cat(columns), torch.cat(values)

@@ -3,7 +3,7 @@
 1. every concept gets its directions and its feature from four sentences (`methods`), two for the few-shot methods;
 2. choosing half of the prompts: every method at every factor; the best score decides;
 3. reporting half: every method at its factor, the prompt that asks for the concept, and +-100;
-4. dose curves and multiple choice by log-probabilities (`dose`).
+4. dose curves (`dose`), and what clamps cost in multiple choice and on held-out text (`cost`), by log-probabilities.
 """
 
 import shutil

@@ -89,9 +89,8 @@ class MultipleChoice:
 
     def __init__(self, lm: LanguageModel, questions: Sequence[Question]) -> None:
         self._lm, self._n_answers = lm, len(questions[0].answers)
-        wanted: dict[int, dict[tuple[int, ...], list[tuple[int, int]]]] = defaultdict(
-            dict
-        )  # by length: {text: [(answer, token)]}
+        # By length: {text: [(answer, token)]}.
+        wanted: dict[int, dict[tuple[int, ...], list[tuple[int, int]]]] = defaultdict(dict)
         n_tokens: list[int] = []
         for question in questions:
             ask = lm.tokenize(question.ask, bos=True)
