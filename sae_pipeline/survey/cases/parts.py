@@ -32,8 +32,12 @@ def build_parts(stage: str, figure: str, cases: Mapping[str, Callable[[], Made]]
     for name, case in cases.items():
         folder = work / PARTS / name
         if not (folder / MEASUREMENTS).is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            _write(stage, folder, case())
+            scratch = folder.with_name(f"{name}.partial")
+            for leftover in (scratch, folder):  # of a run that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
+            scratch.mkdir(parents=True)
+            _write(stage, scratch, case())
+            scratch.rename(folder)
     measured: list[Measurement] = []
     for name in cases:
         rows = pl.read_parquet(work / PARTS / name / MEASUREMENTS).drop("stage")
@@ -56,7 +60,6 @@ def build_parts(stage: str, figure: str, cases: Mapping[str, Callable[[], Made]]
 
 
 def _write(stage: str, folder: Path, made: Made) -> None:
-    """The measurements come last: where they are, the case is whole."""
     for table, rows in made.rows.items():
         frame = pl.DataFrame(rows, schema=empty(table).schema) if rows else empty(table)
         conform(table, frame).write_parquet(folder / f"{table}.parquet")

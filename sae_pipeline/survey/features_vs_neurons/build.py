@@ -40,6 +40,7 @@ from sae_pipeline.survey.features_vs_neurons.shares import correlation_shares
 from sae_pipeline.survey.features_vs_neurons.thresholding import specificity_gain
 from sae_pipeline.survey.invariants.space import some_tokens
 from sae_pipeline.survey.measurement import Measurement, write_measurements
+from sae_pipeline.survey.parts import kept
 from sae_pipeline.tables.columns import SPLITS
 
 CORRELATIONS = "neuron_correlations.parquet"
@@ -58,9 +59,7 @@ def build_features_vs_neurons(
     sae = SparseAutoencoder.load(folders["sae"], lm.device)
     features = pl.read_parquet(folders["feature_stats"] / "features.parquet")
     n_chosen = min(settings.n_features, features.filter("alive").height)
-    if not (work / CORRELATIONS).is_file():
-        _correlations(corpus, reader, lm, sae, features, settings, size).write_parquet(work / CORRELATIONS)
-    correlations = pl.read_parquet(work / CORRELATIONS)
+    correlations = kept(work / CORRELATIONS, lambda: _correlations(corpus, reader, lm, sae, features, settings, size))
     write_figure(work, "neuron_correlations", lambda theme: neuron_correlations(correlations, theme))
 
     maximum_F = torch.from_numpy(features.sort("feature")["max_activation"].to_numpy().astype(np.float32))
