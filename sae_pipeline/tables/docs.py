@@ -24,7 +24,7 @@ Stages exchange Parquet files under `data/<study>/`; the stage `analysis_tables`
 them. One row per thing, `size` is the number of features of the SAE (the partition key), and every table is held to its schema
 when it is written and again when it enters the database. This page is written by `python -m sae_pipeline.tables.docs`.
 
-Open the database with `duckdb -readonly data/demo/analysis.duckdb`, or from Python:
+Open the database with DuckDB's own program, where it is installed (`duckdb -readonly data/demo/analysis.duckdb`), or from Python:
 
 ```python
 import duckdb

@@ -101,7 +101,7 @@ SAE_TABLES = (
             "explained_variance_batch": column(pl.Float64, "Explained variance on the batch", nullable=True),
             "dead_fraction": column(pl.Float64, "Share of features without recent activation", nullable=True),
             "learning_rate": column(pl.Float64, "Learning rate", pa.Check.ge(0)),
-            "l1": column(pl.Float64, "L1 coefficient (relu_l1 only)", nullable=True),
+            "l1": column(pl.Float64, "Lambda of the penalty; 0 where k sets the sparsity", nullable=True),
             "grad_norm": column(pl.Float64, "Gradient norm before clipping", nullable=True),
         },
         file="sae/<size>/history.parquet", key=("step",),

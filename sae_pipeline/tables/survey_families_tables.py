@@ -28,7 +28,7 @@ FAMILY_TABLES = (
     ),
     table(
         "feature_recurrence",
-        "Live features of one size beside the smallest SAE and beside the same SAE trained from another seed.",
+        "Live features of one size beside every smaller SAE and beside the same SAE trained from another seed.",
         {
             "size": size(),
             "feature": feature(),
