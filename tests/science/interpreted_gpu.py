@@ -23,10 +23,10 @@ from tests.science.test_sae_gradients import (
     PENALTY,
     batch,
     check,
-    given,
     parameters,
     penalty_of,
 )  # fmt: skip
+from tests.science.test_sae_selection import given
 
 LAG_STEPS = 1
 D, F, N, K = 8, 24, 10, 3  # smaller than there: the interpreter takes a millisecond for an operation
