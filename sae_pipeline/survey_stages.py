@@ -14,7 +14,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     Stage("neighbourhoods", SURVEY, ("sae",), ("sae.sizes", "survey.neighbourhoods"), per_size=False),
     Stage(
         "case_studies", SURVEY, ("corpus", "activations", "sae", "feature_stats"),
-        (*MODEL_IDENTITY, "model.dtype", "hook", "sae.sizes", "survey.case_studies"), per_size=False, code_version="4",
+        (*MODEL_IDENTITY, "model.dtype", "hook", "sae.sizes", "survey.case_studies"), per_size=False, code_version="5",
         files=(*(f"survey/cases/{name}.yaml" for name in CASE_FILES), THRESHOLDS),
     ),
     Stage(

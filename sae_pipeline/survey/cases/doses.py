@@ -1,8 +1,8 @@
 """Choose a feature and a factor on half A, report what the clamp does on half B, beside random directions and random features.
 
-Shapes: P prompts, A arms, R rivals: one of each bank of random directions, or of each group of random features. Each bank goes
-through the same steps as the SAE: the search that proposes candidates (`ClampWorld.searched`), the same factors, the same limit
-on what the clamp may cost. Random features are drawn in place of candidates; what follows is the same.
+Shapes: P prompts, A arms, N resamples, R rivals: one of each bank of random directions, or of each group of random features.
+Each bank goes through the same steps as the SAE: the search that proposes candidates (`ClampWorld.searched`), the same factors,
+the same limit on what the clamp may cost. Random features are drawn in place of candidates; what follows is the same.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +16,7 @@ from sae_pipeline.survey.cases.case import World
 from sae_pipeline.survey.cases.clamping import Clamper, Dose, Effect, Prompt
 from sae_pipeline.survey.cases.prompts import load
 from sae_pipeline.survey.cases.reading import with_bos
+from sae_pipeline.survey.cases.selection import beside_one_rival
 
 RIVALS = "as many random directions, as dense and as strong, through the same search and choice of unit and factor"
 RANDOM_FEATURES = "random features, as dense, in place of the candidates, through the same choice of unit and factor"
@@ -125,12 +126,9 @@ def best_affordable(score_A: np.ndarray, extra_A: np.ndarray) -> int:
 
 
 def compared(own_P: np.ndarray, rivals_RP: np.ndarray, seed: int, groups: Sequence[str | None] | None = None) -> dict[str, Any]:
-    """Value, interval, control (mean of the rivals) and the interval of the difference to one rival.
+    """Value, interval, control (mean of the rivals) and the interval of the difference to one rival (`beside_one_rival`).
 
-    Each resample draws prompts, and one rival to stand beside them on these prompts: were the value a rival like the others, it
-    would lie below some of them. An interval around the rivals' mean would call one such value in four special. With R rivals
-    no chance below 1 / (R + 1) can be shown. `groups`: that of each prompt; one is drawn with all its prompts. None: each
-    prompt is one.
+    `groups`: that of each prompt; one is drawn with all its prompts. None: each prompt is one.
     """
     names = [group or f"prompt {place}" for place, group in enumerate(groups or [None] * len(own_P))]
     _, of_P = np.unique(names, return_inverse=True)
@@ -138,12 +136,9 @@ def compared(own_P: np.ndarray, rivals_RP: np.ndarray, seed: int, groups: Sequen
     own_G, rivals_RG = np.bincount(of_P, own_P), np.array([np.bincount(of_P, rival_P) for rival_P in rivals_RP])
     random = np.random.default_rng(seed)
     drawn_G = random.integers(0, len(n_G), (N_RESAMPLES, len(n_G)))
-    drawn = random.integers(0, len(rivals_RP), N_RESAMPLES)
-    own, rival = (each_G[..., drawn_G].sum(axis=-1) / n_G[drawn_G].sum(axis=1) for each_G in (own_G, rivals_RG))
-    beside = own - rival[drawn, np.arange(N_RESAMPLES)]
-    edges = [float(edge) for each in (own, beside) for edge in np.percentile(each, [2.5, 97.5])]
-    value, control = float(own_P.mean()), float(rivals_RP.mean())
-    return {
-        "value": value, "low": edges[0], "high": edges[1], "control_value": control, "difference": value - control,
-        "difference_low": edges[2], "difference_high": edges[3],
-    }  # fmt: skip
+    own_N, rival_RN = (each_G[..., drawn_G].sum(axis=-1) / n_G[drawn_G].sum(axis=1) for each_G in (own_G, rivals_RG))
+    value, control, (low, high) = float(own_P.mean()), float(rivals_RP.mean()), np.percentile(own_N, [2.5, 97.5])
+    beside = beside_one_rival(
+        value, control, len(rivals_RP), own_N, lambda drawn_N: rival_RN[drawn_N, np.arange(N_RESAMPLES)], random
+    )
+    return {"value": value, "low": float(low), "high": float(high)} | beside

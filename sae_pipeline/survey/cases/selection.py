@@ -1,6 +1,6 @@
 """Choose the best unit on one half, report it on the other, beside the best random direction through the same choice.
 
-Shapes: I items, F units, D width, L labels.
+Shapes: I items, F units, D width, L labels, R rivals, N resamples.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -65,25 +65,45 @@ def bootstrap(groups: Sequence[object], statistic: Callable[[np.ndarray], float]
     return Interval(float(statistic(np.arange(len(groups)))), float(low), float(high))
 
 
+def beside_one_rival(
+    value: float, control: float, n_rivals: int, own_N: np.ndarray, rival_of: Callable[[np.ndarray], np.ndarray],
+    random: np.random.Generator,
+) -> dict[str, float]:  # fmt: skip
+    """Control (mean of the rivals), the difference to it, and the interval of the difference to one rival.
+
+    `own_N`: the value in every resample. Each resample draws one rival to stand beside it on the same items; `rival_of` says what
+    the rivals drawn for the resamples, N of them, come to there. Were the value a rival like the others, it would lie below some
+    of them: an interval around their mean would call one such value in four special. With R rivals no chance below 1 / (R + 1)
+    can be shown.
+    """
+    drawn_N = random.integers(0, n_rivals, len(own_N))
+    low, high = np.percentile(own_N - rival_of(drawn_N), [2.5, 97.5])
+    return {
+        "control_value": control, "difference": value - control, "difference_low": float(low), "difference_high": float(high),
+    }  # fmt: skip
+
+
 def beside_rivals(
     own: Callable[[np.ndarray], float], rival: Callable[[int, np.ndarray], float], n_rivals: int, groups: Sequence[object],
     seed: int, strata: np.ndarray,
 ) -> dict[str, float] | None:  # fmt: skip
-    """Mean of several rivals, and what a unit is above it, over the draws of `bootstrap`; rivals are drawn again with the items.
+    """`beside_one_rival` of any statistic, over the draws of `bootstrap`. None for no rivals.
 
-    `rival`: (number of the rival, places) -> its statistic. None for no rivals.
+    `rival`: (number of the rival, places) -> its statistic.
     """
     if not n_rivals:
         return None
-    # A generator of its own: the items are drawn as without rivals.
-    random, every, apart = np.random.default_rng([seed, n_rivals]), np.arange(len(groups)), []
-    for at in resamples(groups, seed, strata):
-        drawn = random.integers(0, n_rivals, n_rivals)
-        apart.append(own(at) - float(np.mean([rival(int(r), at) for r in drawn])))
-    control = float(np.mean([rival(r, every) for r in range(n_rivals)]))
-    low, high = np.percentile(apart, [2.5, 97.5])
-    difference = {"difference": own(every) - control, "difference_low": float(low), "difference_high": float(high)}
-    return {"control_value": control} | difference
+    every = np.arange(len(groups))
+
+    def rival_of(drawn_N: np.ndarray) -> np.ndarray:
+        places = resamples(groups, seed, strata)
+        return np.array([rival(int(r), at) for r, at in zip(drawn_N, places, strict=True)])
+
+    return beside_one_rival(
+        own(every), float(np.mean([rival(r, every) for r in range(n_rivals)])), n_rivals,
+        np.array([own(at) for at in resamples(groups, seed, strata)]), rival_of,
+        np.random.default_rng([seed, n_rivals]),  # of its own: the items are drawn as without rivals
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

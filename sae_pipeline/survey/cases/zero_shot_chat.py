@@ -1,7 +1,9 @@
 """Chat (paper, 'Zero-shot generalization'): features silent on all training dialogues, active on turns in the chat template.
 
-Shapes: F features, I prompts, R draws of random features, U silent features.
+Shapes: F features, I prompts, N resamples, R draws of random features, U silent features.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from sae_pipeline.survey.cases.case import FIGURE, Found, World
 from sae_pipeline.survey.cases.prompts import digest, load
 from sae_pipeline.survey.cases.random_features import BESIDE_EACH, N_GROUPS, densities, with_random_features
 from sae_pipeline.survey.cases.reading import from_ids
+from sae_pipeline.survey.cases.selection import N_RESAMPLES, beside_one_rival
 from sae_pipeline.survey.measurement import Measurement
 
 CASE, SOURCE, N_PROMPTS = "zero_shot_chat", "dialogues", 2
@@ -25,20 +28,26 @@ def silent_on(world: World, source: str) -> np.ndarray:
     return silent_F
 
 
+def _draws(n: int, seed: int) -> Iterator[np.ndarray]:
+    """Places of `n` features drawn with repeats, `N_RESAMPLES` times."""
+    random = np.random.default_rng(seed)
+    for _ in range(N_RESAMPLES):
+        yield random.integers(0, n, n)
+
+
 def _beside(active_U: np.ndarray, random_active_RU: np.ndarray, seed: int) -> dict[str, float] | None:
     """The number of active features beside that of random ones, over the draws of its interval; None without random features."""
     if not random_active_RU.size:
         return None
-    random, rivals, apart = np.random.default_rng(seed), np.random.default_rng([seed, len(random_active_RU)]), []
-    for _ in range(1000):
-        at = random.integers(0, len(active_U), len(active_U))
-        drawn = rivals.integers(0, len(random_active_RU), len(random_active_RU))
-        apart.append(active_U[at].sum() - random_active_RU[np.ix_(drawn, at)].sum() / len(drawn))
-    value, control = float(active_U.sum()), float(random_active_RU.sum() / len(random_active_RU))
-    low, high = np.percentile(apart, [2.5, 97.5])
-    return {
-        "control_value": control, "difference": value - control, "difference_low": float(low), "difference_high": float(high),
-    }  # fmt: skip
+    n, n_rivals = len(active_U), len(random_active_RU)
+
+    def rival_of(drawn_N: np.ndarray) -> np.ndarray:
+        return np.array([random_active_RU[r, at].sum() for r, at in zip(drawn_N, _draws(n, seed), strict=True)])
+
+    return beside_one_rival(
+        float(active_U.sum()), float(random_active_RU.sum() / n_rivals), n_rivals,
+        np.array([active_U[at].sum() for at in _draws(n, seed)]), rival_of, np.random.default_rng([seed, n_rivals]),
+    )  # fmt: skip
 
 
 def run(world: World) -> Found:
@@ -61,8 +70,7 @@ def run(world: World) -> Found:
         n_prompts = int((reading.features.max_IF[:, unit] > 0).sum())
         row = {"case_name": CASE, "part": "silent on dialogues", "control": "none", "unit": unit, "rank": 1}
         found.chosen.append(row | {"score_choose": None, "score_report": n_prompts / len(turns)})
-    random = np.random.default_rng(world.seed)
-    drawn = [float(active[random.integers(0, len(active), len(active))].sum()) for _ in range(1000)]
+    drawn = [float(active[at].sum()) for at in _draws(len(active), world.seed)]
     # Beside each silent feature random ones that did fire on the source.
     random_RU = world.random_features(np.flatnonzero(silent_F).tolist(), N_GROUPS).T
     beside = _beside(active, (reading.features.max_IF > 0).sum(axis=0)[random_RU] >= N_PROMPTS, world.seed)
