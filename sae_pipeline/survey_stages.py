@@ -61,11 +61,12 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "neighbourhood_checks", SURVEY, ("neighbourhoods", "sae", "explanations"),
-        ("sae.sizes", "survey.neighbourhood_checks"), per_size=False, code_version="3",
+        ("sae.sizes", "survey.neighbourhood_checks"), per_size=False, code_version="3", files=(THRESHOLDS,),
     ),
     Stage(
         "completeness", SURVEY, ("corpus", "activations", "feature_stats"), ("sae.sizes", "survey.completeness"),
-        per_size=False, code_version="3", files=("survey/completeness/families/*.yaml", "survey/completeness/prediction.yaml"),
+        per_size=False, code_version="3",
+        files=("survey/completeness/families/*.yaml", "survey/completeness/prediction.yaml", THRESHOLDS),
     ),
 )  # fmt: skip
 SURVEY_STAGES: tuple[Stage, ...] = (

@@ -24,10 +24,10 @@ from sae_pipeline.survey.build import NEIGHBOURS
 from sae_pipeline.survey.experiments.held_out import difference
 from sae_pipeline.survey.measurement import Measurement, too_few, write_measurements
 from sae_pipeline.survey.neighbours import decoder_rows
+from sae_pipeline.survey.thresholds import thresholds
 from sae_pipeline.tables.schemas import conform, empty
 
 PAIRS, QUESTIONS = "neighbourhood_pairs.parquet", "odd_one_out.parquet"
-MIN_ANCHORS = 10
 N_RESAMPLES = 500  # of rank correlations
 
 
@@ -44,7 +44,7 @@ def build_neighbourhood_checks(
         known = read_explanations(explanations[size], METHOD)
         text = {unit: one.about_inputs for (kind, unit), one in known.items() if kind == "sae_feature" and one.status == "ok"}
         drawn = draw(near.filter(pl.col("size") == size), sorted(text), settings, size)
-        if drawn.height < MIN_ANCHORS:
+        if drawn.height < thresholds().neighbour_anchors_needed:
             measurements += _too_few(size, drawn.height)
             continue
         label_FH = np.zeros((size, embedder.texts([""]).shape[1]), np.float32)
@@ -170,7 +170,7 @@ def _accuracy(size: int, questions: pl.DataFrame, settings: NeighbourhoodChecks)
 
 
 def _too_few(size: int, n: int) -> list[Measurement]:
-    few = too_few("explained features with two explained neighbours and a stranger", n, MIN_ANCHORS)
+    few = too_few("explained features with two explained neighbours and a stranger", n, thresholds().neighbour_anchors_needed)
     return [
         Measurement(name, "not measured", None, 0, n, size=size, **few)
         for name in ("label_similarity_of_neighbours", "label_similarity_among_neighbours", "odd_one_out_accuracy")

@@ -1,4 +1,4 @@
-"""The numbers of the survey's code that can turn a verdict, read once from `thresholds.yaml`, which says what each is for."""
+"""What counts as found and what a row needs to be testable, read once from `thresholds.yaml`, which says what each is for."""
 
 from functools import cache
 from pathlib import Path

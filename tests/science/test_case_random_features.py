@@ -1,6 +1,7 @@
 """Random features beside a chosen one: of its density, never it, and only as good as they are planted to be."""
 
 from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -192,6 +193,24 @@ def test_features_silent_on_dialogues_stand_beside_those_that_are_not():
     beside = zero_shot_chat._beside(active_U, np.ones((20, 50), bool), 0)
     assert beside is not None and beside["difference"] == -30.0 and beside["difference_high"] < -20
     assert zero_shot_chat._beside(active_U, np.zeros((0, 50), bool), 0) is None
+
+
+def test_without_a_source_of_chat_no_feature_counts_as_new_to_it(tmp_path):
+    world = planted_world(np.ones((4, 30)), tmp_path)
+    object.__setattr__(world, "corpus", SimpleNamespace(source_of_doc=np.array(["talks", "world_factbook"])))
+    (row,) = write_measurements(tmp_path, "case_studies", zero_shot_chat.run(world).measurements).to_dicts()
+    assert row["status"] == "not_testable" and row["value"] is None and (row["ceiling"], row["ceiling_threshold"]) == (0, 1)
+    assert "dialogues" in row["why"]
+
+
+def test_the_chance_to_fire_on_several_prompts_is_that_of_all_outcomes():
+    silent_IF = np.random.default_rng(0).random((5, 3))
+    for n_prompts in (1, 2, 4):
+        expected = np.zeros(3)
+        for fires in product((False, True), repeat=5):
+            if sum(fires) >= n_prompts:
+                expected += np.where(np.array(fires)[:, None], 1 - silent_IF, silent_IF).prod(axis=0)
+        np.testing.assert_allclose(zero_shot_chat.at_least(n_prompts, silent_IF), expected)
 
 
 # --- clamps

@@ -66,7 +66,7 @@ def run(world: World) -> Found:
             n_found(nulls, np.arange(len(of_A))), difference.value, difference.low, difference.high,
             ceiling_metric=f"topics that a dense probe carries over at AUROC {thresholds().abstract_carried_auroc}",
             ceiling=float(n_carried),
-            ceiling_threshold=2.0,
+            ceiling_threshold=float(thresholds().abstract_topics_needed),
             why="; ".join(f"{row['part']} {row['score_report']:.2f}" for row in found.chosen if row["control"] == "none"),
             files_sha=digest("abstract"), rows="case_items", figure=FIGURE,
         ), beside,

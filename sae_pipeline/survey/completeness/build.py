@@ -24,10 +24,10 @@ from sae_pipeline.survey.completeness.presence import best_units, unit_chunks
 from sae_pipeline.survey.completeness.random_directions import best_directions
 from sae_pipeline.survey.measurement import files_digest, write_measurements
 from sae_pipeline.survey.parts import PARTS, kept
+from sae_pipeline.survey.thresholds import thresholds
 from sae_pipeline.tables.columns import SPLITS
 from sae_pipeline.tables.schemas import conform
 
-PRESENT = 0.5  # F1, on train and on held-out documents
 TABLE = "concept_presence.parquet"
 
 
@@ -123,5 +123,6 @@ def presence_rows(
 
 
 def _present(enough: pl.Expr, train: str, held_out: str) -> pl.Expr:
-    has = (pl.col(train) >= PRESENT) & (pl.col(held_out) >= PRESENT)
+    f1 = thresholds().present_f1
+    has = (pl.col(train) >= f1) & (pl.col(held_out) >= f1)
     return pl.when(enough).then(has.fill_null(False))

@@ -13,9 +13,9 @@ import polars as pl
 from sae_pipeline.resampling import bootstrap
 from sae_pipeline.survey.completeness.law import fit_sigmoid, predicted
 from sae_pipeline.survey.measurement import Measurement, too_few
+from sae_pipeline.survey.thresholds import thresholds
 
 FIGURE, ROWS = "concept_presence", "concept_presence"
-MIN_WORDS = 2
 SHUFFLED, DIRECTIONS = "shuffled mentions, same selection", "the best of as many random directions of equal densities"
 NULLS = {SHUFFLED: "control_present", DIRECTIONS: "direction_present"}
 
@@ -74,7 +74,7 @@ def _few(presence: Presence) -> dict[str, Any]:
     """Words and sizes that there are. With enough of both, a law that cannot be fitted is a miss."""
     if len(presence.sizes) < 2:
         return too_few("sizes", len(presence.sizes), 2)
-    return too_few("words with enough mentions to say", presence.n_words, MIN_WORDS)
+    return too_few("words with enough mentions to say", presence.n_words, thresholds().present_words_needed)
 
 
 def _half(presence: Presence, size: int, seed: int, files_sha: str) -> Measurement:

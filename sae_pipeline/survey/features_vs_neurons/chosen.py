@@ -18,9 +18,10 @@ from sae_pipeline.interpret.units import Units, choose
 from sae_pipeline.interpret.windows import Example, close_look, derangement, generator
 from sae_pipeline.resampling import bootstrap
 from sae_pipeline.survey.measurement import Measurement, too_few
+from sae_pipeline.survey.thresholds import thresholds
 from sae_pipeline.tables.schemas import conform
 
-N_CHOSEN, N_CANDIDATES, MIN_ACTIVATIONS = 4, 400, 1000
+N_CHOSEN, N_CANDIDATES = 4, 400
 TOP_SHARE = 0.1
 Known = Mapping[int, Explanation]  # by column
 
@@ -29,7 +30,8 @@ def clear_candidates(units: Units, known: Known, seed: int) -> list[int]:
     """Columns with enough train activations and a rule, `N_CANDIDATES` at most, drawn by the seed, ascending."""
     enough = [
         int(column) for column in units.explained
-        if units.train.count_U[column] >= MIN_ACTIVATIONS and column in known and known[column].rule is not None
+        if units.train.count_U[column] >= thresholds().clear_min_activations
+        and column in known and known[column].rule is not None
     ]  # fmt: skip
     return np.sort(np.random.default_rng(seed).permutation(enough)[:N_CANDIDATES]).astype(int).tolist()
 
@@ -191,7 +193,8 @@ def _measurement(
 
     value, control = mean("own"), mean("wrong")
     if np.isnan(value):
-        why = f"a live feature with {MIN_ACTIVATIONS} training activations is looked for, and held-out ones in 3 intervals"
+        least = thresholds().clear_min_activations
+        why = f"a live feature with {least} training activations is looked for, and held-out ones in 3 intervals"
         most = max((len(np.unique(one.interval)) for one in scored.values()), default=0)
         return Measurement(
             name, metric, None, 0, N_CHOSEN, size, why=why, **too_few("intervals with held-out activations of a feature", most, 3)

@@ -15,9 +15,10 @@ from sae_pipeline.interpret.units import Units
 from sae_pipeline.interpret.windows import REACH, derangement
 from sae_pipeline.resampling import bootstrap
 from sae_pipeline.survey.measurement import Measurement, too_few
+from sae_pipeline.survey.thresholds import thresholds
 from sae_pipeline.tables.schemas import conform
 
-N_TERMS, MIN_MASS, MIN_DOCUMENTS, MAX_TEXTS, MIN_TEXTS = 5, 0.05, 3, 100, 5
+N_TERMS, MIN_MASS, MIN_DOCUMENTS, MAX_TEXTS = 5, 0.05, 3, 100
 
 
 def terms_of(tokens: TokenTable, units: Units, column: int) -> np.ndarray:
@@ -59,14 +60,14 @@ def sensitivity_rows(
     terms = {column: terms_of(tokens, units, column) for column in columns}
     named = [column for column in columns if len(terms[column])]
     other = derangement(named, seed) if len(named) > 1 else {}
-    rows, nothing = [], np.empty(0, np.int64)
+    rows, nothing, least = [], np.empty(0, np.int64), thresholds().recall_min_texts
     for column in named:
         random = np.random.default_rng([seed, column])
         value, n_texts = recall(tokens, units, column, terms[column], shown.get(column, nothing), random)
         wrong, n_wrong = recall(tokens, units, column, terms[other.get(column, column)], shown.get(column, nothing), random)
         rows.append({
             "size": size, "feature": column, "terms": ", ".join(tokens.words[term] for term in terms[column]), "n_texts": n_texts,
-            "recall": value if n_texts >= MIN_TEXTS else None, "control_recall": wrong if n_wrong >= MIN_TEXTS else None,
+            "recall": value if n_texts >= least else None, "control_recall": wrong if n_wrong >= least else None,
         })  # fmt: skip
     return conform(
         "feature_sensitivity", pl.DataFrame(rows, schema_overrides={"recall": pl.Float64, "control_recall": pl.Float64})
@@ -81,7 +82,7 @@ def sensitivity(rows: pl.DataFrame, n_attempted: int, size: int, seed: int) -> I
     if not len(own):
         yield Measurement(
             "sensitivity_on_independent_text", metric, None, 0, n_attempted, size,
-            **too_few(f"features with terms and {MIN_TEXTS} held-out windows with them", 0, 1),
+            **too_few(f"features with terms and {thresholds().recall_min_texts} held-out windows with them", 0, 1),
         )  # fmt: skip
         return
     low, high = bootstrap(lambda drawn: float(np.median(own[drawn])), len(own), seed)

@@ -1,8 +1,8 @@
-"""Words whose feature is known, and whether each way of searching names it among its first ten (row 57).
+"""Words whose feature is known, and whether each way of searching names it among its first (row 57).
 
-Known: the feature of largest F1 on the word's training tokens, if that is at least .6. No method sees that rule, and the rule
-sees none of the templates. Only words of a single token (with the space before it) take part, each as it is written or with a
-capital, whichever the training text has more often.
+Known: the feature of largest F1 on the word's training tokens, if that is large enough (`thresholds.yaml` says from where on, and
+how many places are the first). No method sees that rule, and the rule sees none of the templates. Only words of a single token
+(with the space before it) take part, each as it is written or with a capital, whichever the training text has more often.
 """
 
 from dataclasses import dataclass, field
@@ -20,7 +20,6 @@ from sae_pipeline.survey.search.methods import attribution, geometry, prompt_set
 from sae_pipeline.survey.search.reading import Read, means, read_texts, strongest
 from sae_pipeline.survey.thresholds import thresholds
 
-HITS = 10
 SEARCHES = ("single_prompt", "prompt_sets", "geometry", "attribution")
 
 
@@ -35,9 +34,9 @@ class KnownWord:
     score_F: dict[str, np.ndarray] = field(default_factory=dict, compare=False)
 
     def hit(self, method: str, feature: int) -> bool:
-        """Whether `feature` is among the first ten, with a positive score."""
+        """Whether `feature` is among the first, with a positive score."""
         score_F = self.score_F[method]
-        return bool(score_F[feature] > 0 and (score_F > score_F[feature]).sum() < HITS)
+        return bool(score_F[feature] > 0 and (score_F > score_F[feature]).sum() < thresholds().known_word_places)
 
 
 def known_words(

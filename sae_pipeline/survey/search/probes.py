@@ -17,8 +17,9 @@ from sae_pipeline.progress import track
 from sae_pipeline.survey.search.banks import TOKENS_AT_ONCE, Bank
 from sae_pipeline.survey.search.families import dense_probe
 from sae_pipeline.survey.search.few_features import fitted_accuracy
+from sae_pipeline.survey.thresholds import thresholds
 
-MOST_K, KS, MIN_PER_CLASS = 32, (1, 5, 32), 100
+MOST_K, KS = 32, (1, 5, 32)
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class DataSet:
 
 
 def data_sets(corpus: CorpusReader, reader: ActivationReader, n_train: int, n_test: int, seed: int) -> list[DataSet]:
-    """Those with at least 100 tokens of each class in both splits, balanced by drawing."""
+    """Those with enough tokens of each class in both splits, balanced by drawing."""
     found = []
     for name, label_N in _labels(corpus):
         random = np.random.default_rng([seed, len(name)])
@@ -42,7 +43,7 @@ def data_sets(corpus: CorpusReader, reader: ActivationReader, n_train: int, n_te
             index_N = reader.token_index(split).numpy()
             label = label_N[index_N]
             classes = [index_N[label == side] for side in (1, 0)]
-            if min(map(len, classes)) < MIN_PER_CLASS:
+            if min(map(len, classes)) < thresholds().probe_min_tokens:
                 break
             half = min(n // 2, *map(len, classes))
             drawn = [np.sort(random.choice(each, half, replace=False)) for each in classes]

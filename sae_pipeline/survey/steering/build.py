@@ -34,11 +34,11 @@ from sae_pipeline.survey.steering.methods import BASELINE, CLAMP, METHODS, RANDO
 from sae_pipeline.survey.steering.off_target import EFFECTS, effect_rows
 from sae_pipeline.survey.steering.results import FAR, FIGURE, NAMES, ROWS, TEXTS, Comparison
 from sae_pipeline.survey.steering.scoring import scored, summary
+from sae_pipeline.survey.thresholds import thresholds
 from sae_pipeline.tables.schemas import conform, empty
 
 STAGE, PARTS = "steering_comparison", "parts"
 STEERED: tuple[Positions, ...] = ("not_massive", "prompt", "response")
-MIN_CONCEPTS = 2
 Best = dict[tuple[str, str], float]
 
 
@@ -60,7 +60,7 @@ def build_steering_comparison(
     maximum_F = torch.from_numpy(facts["max_activation"].to_numpy().astype(np.float32))
     topics, neutral = read_topics(settings.n_concepts)
     found, missing = make_steerable(lm, sae, maximum_F, topics, neutral, settings.seed)
-    if len(found) < MIN_CONCEPTS:
+    if len(found) < thresholds().steered_concepts_needed:
         return _nothing(work, size, len(found), len(topics))
     prompts = load_prompts(settings.n_prompts)
     embedder = SentenceEmbedder()
@@ -102,14 +102,15 @@ def build_steering_comparison(
 
 def _nothing(work: Path, size: int, n_found: int, n_concepts: int) -> Outcome:
     """Empty tables, and every measurement as one that could not be taken."""
-    why = f"features fire on {n_found} of {n_concepts} concepts, {MIN_CONCEPTS} are needed to compare"
+    needed = thresholds().steered_concepts_needed
+    why = f"features fire on {n_found} of {n_concepts} concepts, {needed} are needed to compare"
     for name in (ROWS, COSTS, DOSES, EFFECTS, TEXTS):
         empty(name).write_parquet(work / f"{name}.parquet")
     sha = committed()
     write_measurements(work, STAGE, [
         Measurement(
             name, "not measured", None, 0, n_concepts, size, why=why, files_sha=sha,
-            **too_few("concepts on which features fire", n_found, MIN_CONCEPTS),
+            **too_few("concepts on which features fire", n_found, needed),
         )
         for name in NAMES
     ])  # fmt: skip

@@ -128,7 +128,8 @@ def _sweet_spot(name: str, chosen: Costs, beside: Costs, asked_Q: np.ndarray, se
         f"width of the range of factors that costs at most {thresholds().max_drop:.0%} of accuracy, {asked_Q.sum()} questions",
         drawn.value, n, n, low=drawn.value_low, high=drawn.value_high, control_value=drawn.control, difference=drawn.difference,
         difference_low=drawn.low, difference_high=drawn.high, ceiling_metric="accuracy without steering (chance 1/3)",
-        ceiling=plain, ceiling_threshold=0.5, why=f"from {spot[0]:g} to {spot[1]:g} times the maximum", **shared,
+        ceiling=plain, ceiling_threshold=thresholds().answers_right,
+        why=f"from {spot[0]:g} to {spot[1]:g} times the maximum", **shared,
     )  # fmt: skip
 
 
