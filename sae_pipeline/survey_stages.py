@@ -39,7 +39,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "invariants", SURVEY, ("corpus", "activations", "sae", "feature_stats"), ("sae.sizes", "survey.invariants"),
-        per_size=False, code_version="4",
+        per_size=False, code_version="5",
     ),
     Stage(
         "steering_comparison", SURVEY, ("corpus", "sae", "feature_stats"), ("sae.sizes", "hook", "survey.steering_comparison"),
@@ -47,9 +47,9 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "null_models", SURVEY, ("corpus", "activations", "random_model"), ("sae.sizes", "sae.k", "survey.null_models"),
-        per_size=False, code_version="3", files=(THRESHOLDS,),
+        per_size=False, code_version="4", files=(THRESHOLDS,),
     ),
-    Stage("scaling_laws", SURVEY, ("corpus", "activations"), ("sae.k", "survey.scaling_laws"), per_size=False, code_version="4"),
+    Stage("scaling_laws", SURVEY, ("corpus", "activations"), ("sae.k", "survey.scaling_laws"), per_size=False, code_version="5"),
     Stage(
         "features_vs_neurons", SURVEY, ("corpus", "activations", "sae", "feature_stats", "explanations", "specificity_scores"),
         ("score.seed", "score.n_features", "score.features", "score.chosen", "survey.features_vs_neurons"),

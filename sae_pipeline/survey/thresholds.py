@@ -19,3 +19,8 @@ def read_thresholds() -> dict[str, dict[str, Any]]:
 def thresholds() -> SimpleNamespace:
     """Every value by its name. A name that is not in the file is an `AttributeError`."""
     return SimpleNamespace(**{name: entry["value"] for name, entry in read_thresholds().items()})
+
+
+def without_zero(value: float) -> str:
+    """As texts write what is never above 1: .75."""
+    return f"{value:g}".removeprefix("0")

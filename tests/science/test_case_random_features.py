@@ -15,18 +15,19 @@ from sae_pipeline.language_model.load import load_language_model
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.study import FolderModel, Hook
 from sae_pipeline.study_survey import CaseStudies
-from sae_pipeline.survey.cases import selection, self_features, zero_shot_chat
+from sae_pipeline.survey.cases import python_syntax, selection, self_features, zero_shot_chat
 from sae_pipeline.survey.cases.bank import Banks
 from sae_pipeline.survey.cases.case import Found, World
 from sae_pipeline.survey.cases.clamp_case import Clamped, ClampWorld, maxima
 from sae_pipeline.survey.cases.clamping import Clamper, Dose, Prompt
-from sae_pipeline.survey.cases.counts import Labelled, tally
+from sae_pipeline.survey.cases.counts import Labelled, Tally, tally
 from sae_pipeline.survey.cases.doses import choose_dose, compared
 from sae_pipeline.survey.cases.multilingual import own_ranks, reciprocal_ranks
 from sae_pipeline.survey.cases.random_features import SUFFIX, best_of_groups, live_densities, matched, with_random_features
 from sae_pipeline.survey.cases.reading import Pooled, Reading
 from sae_pipeline.survey.cases.selection import bootstrap
 from sae_pipeline.survey.measurement import Measurement, write_measurements
+from sae_pipeline.survey.thresholds import thresholds
 from tests.tiny_steering import N_FEATURES, make_artefacts
 
 # --- the draw
@@ -201,6 +202,24 @@ def test_without_a_source_of_chat_no_feature_counts_as_new_to_it(tmp_path):
     (row,) = write_measurements(tmp_path, "case_studies", zero_shot_chat.run(world).measurements).to_dicts()
     assert row["status"] == "not_testable" and row["value"] is None and (row["ceiling"], row["ceiling_threshold"]) == (0, 1)
     assert "dialogues" in row["why"]
+
+
+def test_syntax_without_a_label_of_enough_tokens_is_not_testable(tmp_path, monkeypatch):
+    """One token more of one label, and there is a value."""
+    n_labels = len(python_syntax.LABELS)
+    counts = np.ones((4, n_labels))
+    total_L = np.full(n_labels, float(thresholds().syntax_min_tokens - 1))
+    monkeypatch.setattr(python_syntax, "python_documents", lambda world, split: [0, 1, 2, 3])
+    monkeypatch.setattr(python_syntax, "f1_of_all", lambda *_: (np.ones((n_labels, 30)), np.ones((n_labels, 30)), total_L))
+    monkeypatch.setattr(python_syntax, "tally", lambda arms, *_: [Tally(counts, counts, counts) for _ in arms])
+    monkeypatch.setattr(python_syntax, "_transfer", lambda *_: [])
+    world = planted_world(np.ones((4, 30)), tmp_path)
+    few = write_measurements(tmp_path, "case_studies", python_syntax.run(world).measurements)
+    assert few["measurement"].to_list() == ["python_syntax_f1", "python_syntax_f1_all_labels"]
+    assert set(few["status"]) == {"not_testable"} and few["value"].null_count() == 2
+    total_L[3] += 1
+    enough = write_measurements(tmp_path, "case_studies", python_syntax.run(world).measurements)
+    assert set(enough["status"]) == {"ok"} and set(enough["value"]) == {1.0} and enough.height == 4
 
 
 def test_the_chance_to_fire_on_several_prompts_is_that_of_all_outcomes():

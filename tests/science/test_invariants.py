@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -14,6 +15,7 @@ from sae_pipeline.activations.reader import ActivationReader
 from sae_pipeline.corpus.reader import CorpusReader
 from sae_pipeline.language_model.load import load_language_model
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
+from sae_pipeline.sae.gated import Gated
 from sae_pipeline.steering.interventions import Intervention
 from sae_pipeline.study_survey import Invariants
 from sae_pipeline.survey.checklist import read_checklist
@@ -107,6 +109,17 @@ def test_another_schedule_is_found_and_an_imported_sae_is_not_held_to_any(world)
     one, other = schedule_error(world.saes, imported), distinct_documents_per_batch(world.reader, imported[32], 4)
     # The rows must read "not testable", and not as a miss.
     assert {(each.value, each.ceiling, each.ceiling_threshold) for each in (one, other)} == {(None, 0.0, 1.0)}
+
+
+def test_the_gated_penalty_is_held_to_its_schedule(tmp_path):
+    gated, step = Gated(2.0, center_share=0.19), np.arange(0, 200, 10)
+    rate = 1e-3 * np.minimum(1, (200 - step) / 40)
+    config = {"n_steps": 200, "learning_rate": 1e-3, "architecture": "gated", "l1": 2.0, "center_share": 0.19}
+    for factor, expected in ((1.0, 0.0), (1.01, 0.01)):
+        penalty = [factor * gated.penalty(int(each), 200) for each in step]
+        pl.DataFrame({"step": step, "learning_rate": rate, "l1": penalty}).write_parquet(tmp_path / "history.parquet")
+        one = schedule_error({64: tmp_path}, {64: config})
+        assert one.value == pytest.approx(expected, abs=1e-9) and "of its own" not in (one.why or "")
 
 
 def test_another_scale_is_found(world):

@@ -9,13 +9,13 @@ from sae_pipeline.survey.cases.random_features import with_random_features
 from sae_pipeline.survey.cases.reading import whole_text
 from sae_pipeline.survey.cases.selection import aurocs, beside_rivals, best, bootstrap, probe_auroc
 from sae_pipeline.survey.measurement import Measurement
-from sae_pipeline.survey.thresholds import thresholds
+from sae_pipeline.survey.thresholds import thresholds, without_zero
 
 CASE = "abstract"
 
 
 def run(world: World) -> Found:
-    """How many topics have one feature for both, at an AUROC of .75 on the abstract side."""
+    """How many topics have one feature for both: chosen on instances, and good enough on the abstract side."""
     topics, found = load("abstract"), Found()
     rows = [(topic, side, text) for topic, sides in topics.items() for side, texts in sides.items() for text in texts]
     topic_I, side_I, texts = (list(column) for column in zip(*rows, strict=True))
@@ -56,12 +56,14 @@ def run(world: World) -> Found:
     value = bootstrap(groups, lambda at: n_found(values, at), world.seed, strata)
     difference = bootstrap(groups, lambda at: n_found(values, at) - n_found(nulls, at), world.seed, strata)
     n_carried = sum(probe >= thresholds().abstract_carried_auroc for probe in probes)
+    enough = without_zero(thresholds().abstract_auroc)
     beside = beside_rivals(
         lambda at: n_found(values, at), lambda r, at: n_found(random[r], at), len(random), groups, world.seed, strata
     )
     found.measurements += with_random_features(
         Measurement(
-            "abstract_from_concrete_topics", "topics whose feature, chosen on instances, reaches AUROC .75 on talk about them",
+            "abstract_from_concrete_topics",
+            f"topics whose feature, chosen on instances, reaches AUROC {enough} on talk about them",
             value.value, len(topics), len(topics), world.size, value.low, value.high, DIRECTION,
             n_found(nulls, np.arange(len(of_A))), difference.value, difference.low, difference.high,
             ceiling_metric=f"topics that a dense probe carries over at AUROC {thresholds().abstract_carried_auroc}",

@@ -135,7 +135,7 @@ def _typos(
         "code_error_typo_ratio", "share of prose typos on which the feature fires, over its share of Python errors", value.value,
         len(is_code), len(is_code), world.size, value.low, value.high, DIRECTION, ratio(arms[1], np.arange(len(is_code))),
         difference.value, difference.low, difference.high,
-        why=f"fires on {rates[0]:.0%} of the Python errors and {rates[1]:.0%} of the prose typos of the reporting half; "
+        why=f"fires on {rates[0]:.0%} of the Python errors of the reporting half and {rates[1]:.0%} of all prose typos; "
         f"{len(set(groups))} templates are resampled",
         files_sha=sha, rows="case_items", figure=FIGURE,
     )  # fmt: skip

@@ -5,6 +5,7 @@ Shapes: N tokens, L labels.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,6 +55,11 @@ def run(world: World) -> Found:
         )  # fmt: skip
         found.add_random(CASE, name, random_RU[:, label], feature_LF[label], [each[label] for each in reported[2:]])
     for name, labels in (("python_syntax_f1", chosen), ("python_syntax_f1_all_labels", [enough] * len(arms))):
+        if few := _too_few(len(enough), len(seen)):
+            found.measurements.append(Measurement(
+                name, "F1 of token labels", None, 0, len(documents["held_out"]), world.size, **few, files_sha=digest("syntax")
+            ))  # fmt: skip
+            continue
         value, control, difference = compared(counted, labels, seen, world.seed)
         what = ", ".join(LABELS[label] for label in labels[0])
         found.measurements += with_random_features(
@@ -67,6 +73,13 @@ def run(world: World) -> Found:
         )  # fmt: skip
     found.measurements += _transfer(world, found, [units for _, units in arms])
     return found
+
+
+def _too_few(n_labels: int, n_documents: int) -> dict[str, Any] | None:
+    """What a measurement says that has no label to be taken from, or no held-out document; None where it has."""
+    if not n_labels:
+        return too_few(f"labels of {thresholds().syntax_min_tokens} training tokens or more", 0, 1)
+    return None if n_documents else too_few("held-out Python documents with labels", 0, 1)
 
 
 def compared(counted: list[Tally], labels: list[np.ndarray], groups: np.ndarray, seed: int) -> tuple[Interval, float, Interval]:

@@ -35,7 +35,7 @@ def toy_texts() -> dict[str, list[tuple[str, Marked]]]:
 
 
 def run(world: World) -> Found:
-    """How many of the five have a feature with F1 of at least .6 on half B, chosen on half A."""
+    """How many of the five have a feature with a large enough F1 on half B, chosen on half A."""
     found, texts = Found(), toy_texts()
     names = [name for name in load("toys") if name != "neutral"]
     sae, only = world.banks.features, [marked for _, marked in texts["choose"]]
@@ -70,9 +70,9 @@ def run(world: World) -> Found:
     n_toys = len(names) + bool(arguments)
     found.measurements += with_random_features(
         Measurement(
-            "toy_features_found", "of the five toy features, those with F1 >= 0.6 on half B", value.value, n_toys, len(names) + 1,
-            world.size, value.low, value.high, DIRECTION, n_found(1, np.arange(len(groups))), difference.value, difference.low,
-            difference.high,
+            "toy_features_found", f"of the five toy features, those with F1 >= {thresholds().toy_f1:g} on half B", value.value,
+            n_toys, len(names) + 1, world.size, value.low, value.high, DIRECTION, n_found(1, np.arange(len(groups))),
+            difference.value, difference.low, difference.high,
             why="; ".join(f"{row['part']} {row['score_report']:.2f}" for row in found.chosen if row["control"] == "none"),
             files_sha=digest("toys"), rows="case_features", figure=FIGURE,
         ), beside,

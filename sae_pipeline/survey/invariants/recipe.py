@@ -47,7 +47,7 @@ def schedule_error(sae_folders: Mapping[int, Path], configs: Mapping[int, dict[s
         rate_S = peak * np.minimum(1.0, (n_steps - step_S) / max(1.0, DECAY * n_steps))
         errors = [np.abs(history["learning_rate"].to_numpy() - rate_S).max() / peak]
         constant = max(constant, float(np.abs(history["learning_rate"].to_numpy() - peak).max() / peak))
-        if config["architecture"] == "relu_l1":
+        if config["architecture"] in ("relu_l1", "gated"):
             peak_l1 = config["l1"] / (1 - config["center_share"]) ** 0.5
             l1_S = peak_l1 * np.minimum(1.0, step_S / max(1.0, WARMUP * n_steps))
             errors.append(np.abs(history["l1"].to_numpy() - l1_S).max() / peak_l1)

@@ -1,7 +1,7 @@
 """Ways to look for a concept's feature (paper, 'Searching for specific features'). Each scores every unit of a bank.
 
     single_prompt   the largest activation in one text
-    prompt_sets     active in every positive text and in no negative one, then the mean activation
+    prompt_sets     share of positive texts in which it is active minus that of negative ones, then the mean activation
     geometry        cosine with the mean residual of the positive texts minus that of the negative ones
     attribution     contribution to naming the concept after the positive texts
     classifier      weight in a sparse (L1) logistic regression, positive against negative texts
