@@ -11,6 +11,7 @@ from bench.quality import frontier
 from bench.rounds import ratios, summary
 from bench.suite import ERROR
 from bench.suites import all_suites
+from sae_pipeline.errors import UserError
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS, PAGE = FOLDER / "results", FOLDER / "RESULTS.md"
@@ -178,10 +179,14 @@ def commit(record: dict[str, Any]) -> str:
 
 
 def read() -> list[dict[str, Any]]:
-    """All records, in the order of the suites, those of a GPU last."""
+    """All records, in the order of the suites, those of a GPU last. Raises `UserError` for a result of no suite."""
     files = [file for file in sorted(RESULTS.glob("*.json")) if file != frontier.FILE]
     records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     order = [suite.name for suite in (*all_suites(), *gpu_suites())]
+    for file, record in zip(files, records, strict=True):
+        if record["name"] not in order:
+            what = f"is a result of suite {record['name']}, which is no more"
+            raise UserError(str(file), what, "Delete the file, or bring the suite back.")
     return sorted(records, key=lambda record: order.index(record["name"]))
 
 

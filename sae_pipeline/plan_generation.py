@@ -40,10 +40,14 @@ def check_generation(study: Study, to_build: Collection[str]) -> None:
     asked = {stage: n for stage, n in asked_tokens(study).items() if stage in to_build}
     if sum(asked.values()) <= cap:
         return
-    section, key = LARGEST_PART[max(LARGEST_PART, key=lambda stage: asked.get(stage, 0))]
+    n_asked = f"{sum(asked.values()):,} generated tokens, {cap:,} are allowed"
+    parts = [stage for stage in LARGEST_PART if stage in asked]
+    if not parts:  # what is left has a fixed number of requests
+        raise UserError("survey.max_generated_tokens", f"{', '.join(asked)} asks for {n_asked}", "Raise it.")
+    section, key = LARGEST_PART[max(parts, key=lambda stage: asked[stage])]
     value = getattr(getattr(study.survey, section), key)
     raise UserError(
         f"survey.{section}.{key}",
-        f"with {value} the survey asks for {sum(asked.values()):,} generated tokens, {cap:,} are allowed",
+        f"with {value} the survey asks for {n_asked}",
         "Lower it, or raise survey.max_generated_tokens.",
     )  # fmt: skip

@@ -57,16 +57,21 @@ def _check_pretrained(sae: PretrainedSae, d_model: int, sizes: list[int]) -> Non
 
 
 def _check_folder(root: Path) -> None:
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(str(root), f"cannot be made ({error.strerror})", "Run where you may write, or mend the path.") from error
-    if not os.access(root, os.W_OK):
-        raise UserError(str(root), "is not writable", "Change its permissions, or run from another folder.")
+    """That the study's folder is there or can be made, found out without making it: a plan writes nothing."""
+    there = _nearest(root)
+    if not there.is_dir():
+        raise UserError(str(root), f"cannot be made ({there} is no folder)", "Run where you may write, or mend the path.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(str(there), "is not writable", "Change its permissions, or run from another folder.")
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself, or the nearest parent that exists."""
+    return next(each for each in (path, *path.resolve().parents) if os.path.lexists(each))
 
 
 def _check_disk(root: Path, n_bytes: int) -> None:
-    free = shutil.disk_usage(root).free
+    free = shutil.disk_usage(_nearest(root)).free
     if n_bytes * DISK_MARGIN > free:
         raise UserError(
             str(root), f"the plan needs {n_bytes * DISK_MARGIN / 1e9:.2f} GB of disk, {free / 1e9:.2f} GB are free",

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from sae_pipeline import plan_work, preflight
+from sae_pipeline.cli.run import plan_command
 from sae_pipeline.device import Device
 from sae_pipeline.errors import UserError
 from sae_pipeline.plan import make_plan, show_plan
@@ -30,12 +31,30 @@ def checked(pipeline, **options):
 def refused(pipeline, **options) -> UserError:
     with pytest.raises(UserError) as caught:
         checked(pipeline, **options)
-    assert not pipeline.root.exists() or not [path for path in pipeline.root.rglob("*") if path.is_file()]
+    assert not pipeline.root.exists()
     return caught.value
 
 
-def test_a_sound_study_passes(pipeline):
+def test_a_sound_study_passes_and_nothing_is_written(pipeline):
     checked(pipeline)
+    assert not pipeline.root.exists()
+
+
+def test_a_plan_writes_nothing(pipeline, monkeypatch, capsys):
+    monkeypatch.chdir(pipeline.file.parent)
+    before = sorted(pipeline.file.parent.rglob("*"))
+    plan_command(pipeline.file, count_tokens=False)
+    assert "corpus" in capsys.readouterr().out and sorted(pipeline.file.parent.rglob("*")) == before
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch):
+    (tmp_path / "data").write_text("a file", encoding="utf-8")
+    with pytest.raises(UserError, match=r"data/a: cannot be made \(.*data is no folder\)"):
+        preflight._check_folder(tmp_path / "data" / "a")
+    monkeypatch.setattr(preflight.os, "access", lambda path, _: path != tmp_path)
+    with pytest.raises(UserError, match="is not writable"):
+        preflight._check_folder(tmp_path / "more" / "a")
+    assert not (tmp_path / "more").exists()
 
 
 def test_hook_past_the_last_block(pipeline):
@@ -167,5 +186,9 @@ def test_a_survey_that_would_write_too_much_text_is_refused_before_it_starts(pip
     with pytest.raises(UserError, match=r"survey\.steering_comparison\.n_concepts: with 30 .* 2,000 are allowed") as caught:
         check_plan(store, asking)
     assert "max_generated_tokens" in str(caught.value)
+    alone = dataclasses.replace(asking, rows=tuple(make_plan(store, [("attribution", None)]).rows))
+    tight = survey.model_copy(update={"max_generated_tokens": 1})
+    with pytest.raises(UserError, match=r"survey\.max_generated_tokens: attribution asks for .* 1 are allowed"):
+        check_plan(store, dataclasses.replace(alone, study=plan.study.model_copy(update={"survey": tight})))
     # The same settings are no obstacle to what generates nothing.
     check_plan(store, dataclasses.replace(asking, rows=tuple(make_plan(store, [("corpus", None)]).rows)))

@@ -13,10 +13,18 @@ from bench.quality import frontier
 from bench.setting import SHAPES, Shape, Spec, data_file
 from bench.suites import all_suites
 from sae_pipeline.allocator import keep_freed_memory
+from sae_pipeline.errors import UserError
 
 
 def test_results_page_is_that_of_the_results():
     assert report.PAGE.read_text(encoding="utf-8") == report.page(report.read(), frontier.read())
+
+
+def test_results_of_a_suite_that_is_gone_are_named(tmp_path, monkeypatch):
+    (tmp_path / "old.json").write_text(json.dumps({"name": "B99-gone"}), encoding="utf-8")
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    with pytest.raises(UserError, match=r"old\.json: is a result of suite B99-gone.* Delete the file"):
+        report.read()
 
 
 def test_suites_compare_contenders_that_they_have():
