@@ -8,7 +8,7 @@ where a harvest that goes on finds it, and in the artefact, where whoever comput
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -39,10 +39,21 @@ def batch_size(device: torch.device, context: int, most: int, work: Path, speed:
     if file.is_file():
         return BatchSize(json.loads(file.read_text(encoding="utf-8"))["blocks_per_forward"], {})
     found = fastest(speed, min(first, most), most)
-    scratch = file.with_suffix(".partial")
-    scratch.write_text(json.dumps({"blocks_per_forward": found.n_blocks}), encoding="utf-8")
-    scratch.rename(file)
+    _keep(file, found.n_blocks)
     return found
+
+
+def used_by_harvest(batch: BatchSize, n_blocks: int, work: Path) -> BatchSize:
+    """What the harvest ended with. Where memory made it take fewer blocks, a harvest that goes on is told."""
+    if n_blocks < batch.n_blocks and (work / FILE).is_file():
+        _keep(work / FILE, n_blocks)
+    return replace(batch, n_blocks=n_blocks)
+
+
+def _keep(file: Path, n_blocks: int) -> None:
+    scratch = file.with_suffix(".partial")
+    scratch.write_text(json.dumps({"blocks_per_forward": n_blocks}), encoding="utf-8")
+    scratch.rename(file)
 
 
 def blocks_on_cpu(context: int) -> int:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sae_pipeline.activations.batch_size import BatchSize
+from sae_pipeline.activations.batch_size import BatchSize, used_by_harvest
 from sae_pipeline.activations.computed import ComputedShards
 from sae_pipeline.activations.mask import token_mask
 from sae_pipeline.activations.reader import KEEP, REASONS, ActivationReader
@@ -48,7 +48,7 @@ def build_activations(
     _require_disk(plans, corpus, lm, activations, neuron_ids, work)
     dtype = getattr(torch, activations.dtype)
     batch = tuned_batch(corpus, lm, plans, neuron_ids, dtype, work)
-    harvest(corpus, lm, plans, neuron_ids, dtype, batch.n_blocks, stored)
+    batch = used_by_harvest(batch, harvest(corpus, lm, plans, neuron_ids, dtype, batch.n_blocks, stored), work)
 
     streaming = {}
     if not stored and model is not None:

@@ -91,7 +91,9 @@ def harvest(
     batch: int,
     stored: bool = True,
 ) -> int:
-    """Compute the shards that are missing, `batch` blocks a forward; returns how many. `UserError` for non-finite activations.
+    """Compute the shards that are missing, `batch` blocks a forward. `UserError` for non-finite activations.
+
+    Returns the blocks of a forward that it ended with: fewer after running out of memory.
 
     While one shard is computed the one before it is written, by another thread; never more than one waits for the disk.
     `stored` false keeps the norms and lets the activations go.
@@ -116,7 +118,7 @@ def harvest(
             written = writer.submit(write_shard, plan.path, tensors, plan.metadata)
         if written is not None:
             written.result()
-    return len(missing)
+    return batch
 
 
 def _compute(

@@ -1,5 +1,6 @@
 """`activations.source: streaming`: the same numbers as from stored shards, without the shards."""
 
+import json
 import signal
 
 import pytest
@@ -8,7 +9,7 @@ from safetensors import safe_open
 
 from resources.compute import Compute
 from sae_pipeline import device, interrupt
-from sae_pipeline.activations import computed
+from sae_pipeline.activations import batch_size, computed
 from sae_pipeline.activations.build import build_activations
 from sae_pipeline.activations.reader import ActivationReader
 from sae_pipeline.digests import file_digest
@@ -94,6 +95,22 @@ def test_reading_takes_smaller_forwards_when_memory_runs_out(streamed, lm, monke
     n_tried = len(tried)
     _ = again.shards[1]["activations_BTD"]
     assert n_tried > 1 and tried[n_tried - 1 :] == [tried[-1]] * 2  # what fitted once is what the next shard begins with
+
+
+def test_a_harvest_that_ran_out_of_memory_writes_down_what_it_went_on_with(tiny_study, lm, corpus_folder, tmp_path, monkeypatch):
+    residual, settings = lm.residual, tiny_study.activations.model_copy(update={"source": "streaming"})
+
+    def small_gpu(ids_BT, *args, **kwargs):
+        if len(ids_BT) > 10:
+            raise torch.OutOfMemoryError
+        return residual(ids_BT, *args, **kwargs)
+
+    monkeypatch.setattr(lm, "residual", small_gpu)
+    (tmp_path / batch_size.FILE).write_text(json.dumps({"blocks_per_forward": 128}), encoding="utf-8")  # as on a GPU
+    outcome = build_activations(corpus_folder, lm, settings, tiny_study.metrics, tmp_path, tiny_study.model)
+    for name in ("statistics.json", batch_size.FILE):
+        assert json.loads((tmp_path / name).read_text(encoding="utf-8"))["blocks_per_forward"] == 8
+    assert outcome.metadata["tokens_per_forward"] == 8 * tiny_study.corpus.context
 
 
 def test_a_signal_is_heard_between_two_forwards(streamed, lm, monkeypatch):
