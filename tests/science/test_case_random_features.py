@@ -1,9 +1,6 @@
 """Random features beside a chosen one: of its density, never it, and only as good as they are planted to be."""
 
 from dataclasses import replace
-from itertools import product
-from types import SimpleNamespace
-from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -15,19 +12,18 @@ from sae_pipeline.language_model.load import load_language_model
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.study import FolderModel, Hook
 from sae_pipeline.study_survey import CaseStudies
-from sae_pipeline.survey.cases import python_syntax, selection, self_features, zero_shot_chat
+from sae_pipeline.survey.cases import selection, self_features, zero_shot_chat
 from sae_pipeline.survey.cases.bank import Banks
 from sae_pipeline.survey.cases.case import Found, World
 from sae_pipeline.survey.cases.clamp_case import Clamped, ClampWorld, maxima
 from sae_pipeline.survey.cases.clamping import Clamper, Dose, Prompt
-from sae_pipeline.survey.cases.counts import Labelled, Tally, tally
+from sae_pipeline.survey.cases.counts import Labelled, tally
 from sae_pipeline.survey.cases.doses import choose_dose, compared
 from sae_pipeline.survey.cases.multilingual import own_ranks, reciprocal_ranks
 from sae_pipeline.survey.cases.random_features import SUFFIX, best_of_groups, live_densities, matched, with_random_features
-from sae_pipeline.survey.cases.reading import Pooled, Reading
 from sae_pipeline.survey.cases.selection import bootstrap
 from sae_pipeline.survey.measurement import Measurement, write_measurements
-from sae_pipeline.survey.thresholds import thresholds
+from tests.science.planted_cases import planted_world
 from tests.tiny_steering import N_FEATURES, make_artefacts
 
 # --- the draw
@@ -161,19 +157,6 @@ def test_ranks_of_given_units_are_those_of_the_chosen_ones():
     np.testing.assert_array_equal(own_ranks(mean_CGF, chosen_C), np.einsum("ccg->cg", rank_CCG))
 
 
-def planted_world(value_IF: np.ndarray, tmp_path) -> World:
-    """A world that reads the given activations whatever the texts are; every feature is live and as dense as every other."""
-    n_units = value_IF.shape[1]
-    pl.DataFrame(
-        {"feature": range(n_units), "alive": [True] * n_units, "density": [0.01] * n_units, "max_activation": [1.0] * n_units}
-    ).write_parquet(tmp_path / "features.parquet")
-    pooled = Pooled(value_IF, value_IF)
-    lm, sae, unread = SimpleNamespace(chat=lambda turn: [0, 1]), SimpleNamespace(n_features=n_units), None
-    world = World(*cast(Any, (lm, Banks(*cast(Any, (sae, unread))), unread, unread, tmp_path, CaseStudies())))
-    object.__setattr__(world, "read", lambda texts, what: Reading(pooled, Pooled(0 * value_IF, 0 * value_IF), value_IF))
-    return world
-
-
 def test_self_features_stand_beside_random_ones_that_need_not_pass_on_half_a(tmp_path):
     _, about_self_I, choose_I = self_features.questions()
     value_IF = np.zeros((len(about_self_I), 30))
@@ -194,42 +177,6 @@ def test_features_silent_on_dialogues_stand_beside_those_that_are_not():
     beside = zero_shot_chat._beside(active_U, np.ones((20, 50), bool), 0)
     assert beside is not None and beside["difference"] == -30.0 and beside["difference_high"] < -20
     assert zero_shot_chat._beside(active_U, np.zeros((0, 50), bool), 0) is None
-
-
-def test_without_a_source_of_chat_no_feature_counts_as_new_to_it(tmp_path):
-    world = planted_world(np.ones((4, 30)), tmp_path)
-    object.__setattr__(world, "corpus", SimpleNamespace(source_of_doc=np.array(["talks", "world_factbook"])))
-    (row,) = write_measurements(tmp_path, "case_studies", zero_shot_chat.run(world).measurements).to_dicts()
-    assert row["status"] == "not_testable" and row["value"] is None and (row["ceiling"], row["ceiling_threshold"]) == (0, 1)
-    assert "dialogues" in row["why"]
-
-
-def test_syntax_without_a_label_of_enough_tokens_is_not_testable(tmp_path, monkeypatch):
-    """One token more of one label, and there is a value."""
-    n_labels = len(python_syntax.LABELS)
-    counts = np.ones((4, n_labels))
-    total_L = np.full(n_labels, float(thresholds().syntax_min_tokens - 1))
-    monkeypatch.setattr(python_syntax, "python_documents", lambda world, split: [0, 1, 2, 3])
-    monkeypatch.setattr(python_syntax, "f1_of_all", lambda *_: (np.ones((n_labels, 30)), np.ones((n_labels, 30)), total_L))
-    monkeypatch.setattr(python_syntax, "tally", lambda arms, *_: [Tally(counts, counts, counts) for _ in arms])
-    monkeypatch.setattr(python_syntax, "_transfer", lambda *_: [])
-    world = planted_world(np.ones((4, 30)), tmp_path)
-    few = write_measurements(tmp_path, "case_studies", python_syntax.run(world).measurements)
-    assert few["measurement"].to_list() == ["python_syntax_f1", "python_syntax_f1_all_labels"]
-    assert set(few["status"]) == {"not_testable"} and few["value"].null_count() == 2
-    total_L[3] += 1
-    enough = write_measurements(tmp_path, "case_studies", python_syntax.run(world).measurements)
-    assert set(enough["status"]) == {"ok"} and set(enough["value"]) == {1.0} and enough.height == 4
-
-
-def test_the_chance_to_fire_on_several_prompts_is_that_of_all_outcomes():
-    silent_IF = np.random.default_rng(0).random((5, 3))
-    for n_prompts in (1, 2, 4):
-        expected = np.zeros(3)
-        for fires in product((False, True), repeat=5):
-            if sum(fires) >= n_prompts:
-                expected += np.where(np.array(fires)[:, None], 1 - silent_IF, silent_IF).prod(axis=0)
-        np.testing.assert_allclose(zero_shot_chat.at_least(n_prompts, silent_IF), expected)
 
 
 # --- clamps
