@@ -53,10 +53,16 @@ def run(suite: Suite, n_rounds: int, device: str, scratch: Path) -> dict[str, An
 
 
 def commit() -> str:
-    """Our own, with `-dirty` when files differ from it; "not a git checkout" where there is none."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    found = subprocess.run(command, capture_output=True, text=True)
-    return found.stdout.strip() if found.returncode == 0 else "not a git checkout"
+    """Our own, with `-dirty` when tracked files other than results differ from it; "not a git checkout" where there is none."""
+
+    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
+
+    found = git("rev-parse", "HEAD")
+    if found.returncode:
+        return "not a git checkout"
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!bench/results", ":!bench/RESULTS.md").stdout
+    return found.stdout.strip() + ("-dirty" if changed else "")
 
 
 def machine(device: str) -> dict[str, Any]:
