@@ -25,11 +25,12 @@ peers' whole configurations, our commit).
 Contenders run in processes of their own, pinned to the same core, in interleaved rounds; a ratio is taken within a round, and
 the table gives the median (least to greatest); fewer than five rounds are marked. All start from the same weights and see the
 same batches. "us/token": processor time of whole training steps (forward, backward, clipping, optimizer, dead counters).
-"bfloat16": of the large products; masters and Adam are float32 on our side, autocast on the peers'. "In its default precision":
-float32, which is every peer's default on a CPU. AuxK finds no dead feature, or is off, but in the suite that says so.
+"bfloat16": of the large products; masters and Adam are float32 on our side, autocast on the peers'. Float32 is every peer's
+default on a CPU. AuxK finds no dead feature, or is off, but in the suite that says so.
 
-Every process, ours or a peer's, keeps the memory that it frees (`sae_pipeline/allocator.py`), unless a row says otherwise: our
-pipeline sets this for itself, a peer's user would have to, and a peer without it is slower than these figures. What is not alike:
+"As installed" (`allocator=default`): the peer in a process as its user starts it. Ours always keeps the memory that it frees,
+because our pipeline sets that for itself (`sae_pipeline/allocator.py`). "With our allocator's setting": the peer is given it;
+so it is in all suites that do not say "as installed". What is not alike:
 dictionary_learning and sparsify keep decoder rows at norm 1 by projection and renormalisation, which our form does not need;
 sparsify does not clip gradients. "One stream" for six SAEs is a loop over our steps on one batch, not the pipeline's own loop
 with its checkpoints and logs, and SAELens's trainers are given the same batch in the same way.
@@ -96,7 +97,8 @@ def within(records: list[dict[str, Any]]) -> list[str]:
 def doubts(record: dict[str, Any], pair: dict[str, Any]) -> list[str]:
     """What keeps a ratio from being final: a peer that lacked what ours had, too few rounds."""
     one = record["contenders"][pair["slower"]]
-    lacks = record["device"] == "cpu" and not pair["slower"].startswith(OURS) and not one.get("keeps_freed_memory")
+    peer = record["device"] == "cpu" and not pair["slower"].startswith(OURS) and "allocator=default" not in pair["slower"]
+    lacks = peer and not one.get("keeps_freed_memory")
     return [WITHOUT] * lacks + [f"{record['n_rounds']} rounds"] * (record["n_rounds"] < ROUNDS)
 
 

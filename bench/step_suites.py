@@ -12,42 +12,47 @@ SAELENS_DEFAULTS: dict[str, Any] = {"rescale": True, "aux": 1.0}
 DEAD_SHARE = 0.05
 
 
-def _like_for_like(peer: str, bar: float, best: float, default: str = FP32) -> tuple[Pair, ...]:
+# A peer as its user gets it. Ours comes with the C library's setting that keeps freed memory (`sae_pipeline/allocator.py`); rows
+# without a bar give the peer that, too.
+INSTALLED: dict[str, Any] = {"allocator": "default"}
+
+
+def _like_for_like(peer: str, bar: float, best: float, **options: Any) -> tuple[Pair, ...]:
+    """Float32 on both sides, and the peer's default precision, which is float32, against our best."""
+    installed, kept = (Spec(peer, SHAPES["S"], options=own).label for own in (options | INSTALLED, options or None))
     return (
-        Pair(f"{peer}, float32 on both sides", f"{peer} {FP32}", f"ours {FP32}", bar),
-        Pair(f"{peer} in its default precision, our best", f"{peer} {default}", f"ours {BF16}", best),
+        Pair(f"{peer} as installed, float32 on both sides", installed, f"ours {FP32}", bar),
+        Pair(f"{peer} as installed, our best", installed, f"ours {BF16}", best),
+        Pair(f"{peer} with our allocator's setting, float32 on both sides", kept, f"ours {FP32}", 0),
+        Pair(f"{peer} with our allocator's setting, our best", kept, f"ours {BF16}", 0),
     )
 
 
+def _both(peer: str, shape: Shape, **common: Any) -> tuple[Spec, Spec]:
+    options = common.pop("options", None) or {}
+    return Spec(peer, shape, **common, options=options | INSTALLED), Spec(peer, shape, **common, options=options or None)
+
+
 def topk(shape: Shape, name: str, everything: bool) -> Suite:
-    """B02, B03, B04. `everything`: also every peer as it comes and with bfloat16 products."""
-    fused = {"fused": True}
+    """B02, B03, B04; sparsify with fused Adam, as ours. `everything`: also peers' other defaults and bfloat16 products."""
     specs = [
-        Spec("ours", shape, FP32), Spec("ours", shape, BF16), Spec("encode only", shape, BF16), Spec("SAELens", shape),
-        Spec("dictionary_learning", shape), Spec("sparsify", shape, options=fused),
+        Spec("ours", shape, FP32), Spec("ours", shape, BF16), Spec("encode only", shape, BF16), *_both("SAELens", shape),
+        *_both("dictionary_learning", shape), *_both("sparsify", shape, options={"fused": True}),
     ]  # fmt: skip
     pairs = [
         *_like_for_like("SAELens", 5, 8),
         *_like_for_like("dictionary_learning", 5, 8),
-        Pair("sparsify, float32 on both sides, fused Adam in both", f"sparsify {FP32}, fused=True", f"ours {FP32}", 1.5),
-        Pair("sparsify with fused Adam, our best", f"sparsify {FP32}, fused=True", f"ours {BF16}", 2.5),
+        *_like_for_like("sparsify", 1.5, 2.5, fused=True),
     ]
     if everything:
-        specs += [
-            Spec("SAELens", shape, options=SAELENS_DEFAULTS), Spec("sparsify", shape), Spec("SAELens", shape, BF16),
-            Spec("dictionary_learning", shape, BF16),
-        ]  # fmt: skip
-        pairs += [
-            Pair(
-                "SAELens as it comes (rescaling, AuxK on, nothing dead), our best",
-                f"SAELens {FP32}, rescale=True, aux=1.0",
-                f"ours {BF16}",
-                8,
-            ),
-            Pair("sparsify with Adam as PyTorch comes, our best", f"sparsify {FP32}", f"ours {BF16}", 2.5),
-            Pair("SAELens, bfloat16 products on both sides", f"SAELens {BF16}", f"ours {BF16}", 4.5),
-            Pair("dictionary_learning, bfloat16 products on both sides", f"dictionary_learning {BF16}", f"ours {BF16}", 4.5),
-        ]
+        more = (
+            (Spec("SAELens", shape, options=SAELENS_DEFAULTS | INSTALLED), "rescaling, AuxK on, nothing dead, our best", 8),
+            (Spec("sparsify", shape, options=INSTALLED), "Adam as PyTorch comes, our best", 2.5),
+            (Spec("SAELens", shape, BF16, options=INSTALLED), "bfloat16 products on both sides", 4.5),
+            (Spec("dictionary_learning", shape, BF16, options=INSTALLED), "bfloat16 products on both sides", 4.5),
+        )
+        specs += [spec for spec, _, _ in more]
+        pairs += [Pair(f"{spec.contender} as installed, {how}", spec.label, f"ours {BF16}", bar) for spec, how, bar in more]
     return Suite(name, f"TopK step, shape {shape.name}", tuple(specs), tuple(pairs))
 
 
@@ -71,7 +76,7 @@ def batch_topk(shape: Shape, name: str) -> Suite:
     """B05."""
     specs = (
         Spec("ours", shape, FP32, architecture="batch_topk"), Spec("ours", shape, BF16, architecture="batch_topk"),
-        Spec("SAELens", shape, architecture="batch_topk"), Spec("dictionary_learning", shape, architecture="batch_topk"),
+        *_both("SAELens", shape, architecture="batch_topk"), *_both("dictionary_learning", shape, architecture="batch_topk"),
     )  # fmt: skip
     pairs = (*_like_for_like("SAELens", 5, 8), *_like_for_like("dictionary_learning", 5, 8))
     return Suite(name, f"BatchTopK step, shape {shape.name}", specs, pairs)
@@ -82,18 +87,10 @@ def relu_l1(shape: Shape, name: str, l0: int, bar: float) -> Suite:
     common = {"architecture": "relu_l1", "target_l0": l0, "learning_rate": 1e-6}
     specs = (
         Spec("ours", shape, FP32, **common), Spec("ours", shape, BF16, **common),
-        Spec("ours", shape, FP32, **common, options={"form": "dense"}), Spec("dictionary_learning", shape, **common),
+        Spec("ours", shape, FP32, **common, options={"form": "dense"}), *_both("dictionary_learning", shape, **common),
     )  # fmt: skip
-    pairs = (
-        Pair(f"dictionary_learning at L0 {l0}, float32 on both sides", f"dictionary_learning {FP32}", f"ours {FP32}", bar),
-        Pair(
-            f"dictionary_learning at L0 {l0} in its default precision, our best",
-            f"dictionary_learning {FP32}",
-            f"ours {BF16}",
-            bar,
-        ),
-        Pair(f"our own dense step at L0 {l0}", f"ours {FP32}, form=dense", f"ours {FP32}", 0),
-    )
+    dense = Pair(f"our own dense step at L0 {l0}", f"ours {FP32}, form=dense", f"ours {FP32}", 0)
+    pairs = (*_like_for_like("dictionary_learning", bar, bar), dense)
     return Suite(name, f"ReLU-L1 step at L0 {l0}, shape {shape.name}", specs, pairs)
 
 
@@ -103,7 +100,7 @@ def other(shape: Shape, name: str, architecture: str, bar: float, target_l0: int
     specs = (
         Spec("ours", shape, FP32, **common),
         Spec("ours", shape, BF16, **common),
-        Spec("dictionary_learning", shape, **common),
+        *_both("dictionary_learning", shape, **common),
     )
     return Suite(name, f"{architecture} step, shape {shape.name}", specs, _like_for_like("dictionary_learning", bar, bar))
 

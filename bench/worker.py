@@ -1,9 +1,10 @@
 """A process that holds one contender and runs as many steps as it is told: `python -m bench.worker SPEC DATA CPUS`.
 
-First of all, before anything that allocates is loaded, the process keeps freed memory (`sae_pipeline/allocator.py`): our own or a
-peer's, every contender gets the C library's setting that our pipeline runs with, so that no difference is the allocator's.
+First of all, before anything that allocates is loaded, the process keeps freed memory (`sae_pipeline/allocator.py`), as our
+pipeline does, unless the contender is one with `allocator=default`: a peer as its user gets it.
 """
 
+import json
 import sys
 
 from sae_pipeline.allocator import keep_freed_memory
@@ -11,7 +12,7 @@ from sae_pipeline.allocator import keep_freed_memory
 
 def main(raw_spec: str, data: str, cpus: str) -> None:
     """Serve until standard input ends."""
-    kept = keep_freed_memory()
+    kept = (json.loads(raw_spec)["options"] or {}).get("allocator") != "default" and keep_freed_memory()
     from bench.serve import serve
 
     serve(raw_spec, data, cpus, kept)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from bench import notes, passes, queries, report, rounds, stores
+from bench import notes, passes, queries, report, rounds, step_suites, stores, worker
 from bench.__main__ import main
 from bench.gpu_suites import gpu_suites
 from bench.quality import frontier
@@ -46,14 +46,27 @@ def test_notes_are_about_bars_and_stand_beside_those_that_were_missed():
         assert (note in report.page([missed])) == is_there
 
 
-def test_a_ratio_against_a_peer_without_our_allocator_is_not_final():
-    record = next(record for record in report.read() if record["name"] == "B02-04-topk-S")
-    for kept, mark in ((False, f"not final, {report.WITHOUT}"), (True, "passed")):
-        contenders = {label: one | {"keeps_freed_memory": kept} for label, one in record["contenders"].items()}
-        line = next(
-            line for line in report.bars([record | {"contenders": contenders, "n_rounds": 5}], "") if "SAELens, f" in line
-        )
-        assert line.endswith(f"| 5 | {mark} |")
+def test_a_ratio_against_a_peer_without_our_allocator_is_not_final_unless_the_row_says_so():
+    record = next(record for record in report.read() if record["name"] == "B12-shuffle-262k")
+    pair = next(pair for pair in record["pairs"] if pair["bar"])
+    slower = pair["slower"]
+    for kept, label, mark in (
+        (False, slower, f"not final, {report.WITHOUT}"),
+        (True, slower, "passed"),
+        (False, f"{slower}, allocator=default", "passed"),
+    ):
+        contenders = record["contenders"] | {label: record["contenders"][slower] | {"keeps_freed_memory": kept}}
+        changed = record | {"contenders": contenders, "n_rounds": 5, "pairs": [pair | {"slower": label}]}
+        assert report.bars([changed], "")[-2].endswith(f"| {pair['bar']} | {mark} |")
+
+
+def test_a_peer_as_installed_does_not_keep_freed_memory(monkeypatch):
+    served = []
+    monkeypatch.setattr("bench.serve.serve", lambda spec, data, cpus, kept: served.append(kept))
+    monkeypatch.setattr(worker, "keep_freed_memory", lambda: True)
+    for options in (None, {"fused": True}, step_suites.INSTALLED):
+        worker.main(json.dumps(Spec("sparsify", SHAPES["T"], options=options).as_dict()), "", "")
+    assert served == [True, True, False]
 
 
 def test_without_a_gpu_its_benchmarks_are_refused(monkeypatch, capsys):
