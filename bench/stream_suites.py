@@ -2,15 +2,17 @@
 
 from bench.passes import PASS_BATCHES
 from bench.setting import SHAPES, Shape, Spec
+from bench.step_suites import INSTALLED
 from bench.suite import BF16, CHECK, COSINES, FOUND, FP32, GIVEN, READ_AT_HOOK, READ_BACK, Limit, Pair, Suite
 
 
 def shuffle(shape: Shape, window: int, name: str) -> Suite:
     """B12."""
-    specs = tuple(
-        Spec(contender, shape, options={"window": window})
-        for contender in ("our ring", "SAELens mixing_buffer", "dictionary_learning buffer")
-    )
+    given = {"window": window}
+    specs = (
+        Spec("our ring", shape, options=given), Spec("SAELens mixing_buffer", shape, options=given | INSTALLED),
+        Spec("dictionary_learning buffer", shape, options=given | INSTALLED),
+    )  # fmt: skip
     ours, mixing, buffer = (spec.label for spec in specs)
     pairs = (
         Pair("SAELens mixing_buffer", mixing, ours, 30 if window > 100_000 else 0),
@@ -25,13 +27,11 @@ def harvest() -> Suite:
     """B11."""
     shape = Shape("GPT-2 small", 768, 3072, 1, 1024)  # F: the width of the MLP, for the roofline
     specs = tuple(
-        Spec(contender, shape, dtype)
-        for contender, dtype in (
-            ("our truncated forward", FP32), ("our truncated forward", BF16), ("TransformerLens", FP32),
-            ("full forward with logits", FP32), ("TransformerLens", BF16), ("full forward with logits", BF16),
-        )
-    )  # fmt: skip
-    ours, ours_low, lens, full, lens_low, full_low = (spec.label for spec in specs)
+        Spec(contender, shape, dtype, options=None if contender.startswith("our") else INSTALLED)
+        for contender in ("our truncated forward", "TransformerLens", "full forward with logits")
+        for dtype in (FP32, BF16)
+    )
+    ours, ours_low, lens, lens_low, full, full_low = (spec.label for spec in specs)
     pairs = (
         Pair("TransformerLens stop_at_layer in its default precision, our best", lens, ours_low, 2),
         Pair("full forward in its default precision, our best", full, ours_low, 3.5),
@@ -60,9 +60,9 @@ def statistics() -> Suite:
     """B14."""
     shape = SHAPES["statistics"]
     specs = tuple(
-        Spec(contender, shape, options=options, environment="dashboards")
-        for options in (None, {"files": True})
-        for contender in ("our statistics", "delphi cache")
+        Spec(contender, shape, options=own | also or None, environment="dashboards")
+        for also in ({}, {"files": True})
+        for contender, own in (("our statistics", {}), ("delphi cache", INSTALLED))
     )
     ours, delphi, ours_files, delphi_files = (spec.label for spec in specs)
     pairs = (
@@ -75,7 +75,8 @@ def statistics() -> Suite:
 def dashboards() -> Suite:
     """B15."""
     shape = SHAPES["dashboards"]
-    ours, peer = (Spec(contender, shape, environment="dashboards") for contender in ("our pages", "sae-dashboard"))
+    ours = Spec("our pages", shape, environment="dashboards")
+    peer = Spec("sae-dashboard", shape, options=INSTALLED, environment="dashboards")
     pairs = (Pair("sae-dashboard's SaeVisRunner, float32 on both sides", peer.label, ours.label, 10),)
     title = "Data of the pages of 1,024 features on 262,144 tokens"
     return Suite("B15-dashboards", title, (ours, peer), pairs, n_steps=8, guard=CHECK)
@@ -85,7 +86,8 @@ def store(way: str) -> Suite:
     """B13. `way`: write or read."""
     shape, options = SHAPES["S4"], {"way": way}
     ours, raw, arrow, saved = (
-        Spec(contender, shape, options=options) for contender in ("our shards", "raw file", "Arrow data set", "torch.save")
+        Spec(contender, shape, options=options | own)
+        for contender, own in (("our shards", {}), ("raw file", {}), ("Arrow data set", INSTALLED), ("torch.save", INSTALLED))
     )
     pairs = (
         Pair("a plain file of the same values (share of its speed)", raw.label, ours.label, 0.8),
@@ -99,7 +101,8 @@ def store(way: str) -> Suite:
 def query() -> Suite:
     """B16."""
     shape = SHAPES["statistics"]
-    ours, delphi = (Spec(contender, shape, environment="dashboards") for contender in ("our sorted file", "delphi splits"))
+    ours = Spec("our sorted file", shape, environment="dashboards")
+    delphi = Spec("delphi splits", shape, options=INSTALLED, environment="dashboards")
     pairs = (Pair("delphi's splits, loaded and sorted", delphi.label, ours.label, 3),)
     title = "The 20 strongest activations of all 16,384 features"
     return Suite("B16-query", title, (ours, delphi), pairs, n_steps=PASS_BATCHES, guard=FOUND)
