@@ -11,12 +11,13 @@ def shuffle(shape: Shape, window: int, name: str) -> Suite:
     given = {"window": window}
     specs = (
         Spec("our ring", shape, options=given), Spec("SAELens mixing_buffer", shape, options=given | INSTALLED),
-        Spec("dictionary_learning buffer", shape, options=given | INSTALLED),
+        Spec("dictionary_learning buffer", shape, options=given | INSTALLED), Spec("SAELens mixing_buffer", shape, options=given),
     )  # fmt: skip
-    ours, mixing, buffer = (spec.label for spec in specs)
+    ours, mixing, buffer, kept = (spec.label for spec in specs)
     pairs = (
         Pair("SAELens mixing_buffer", mixing, ours, 30 if window > 100_000 else 0),
         Pair("dictionary_learning ActivationBuffer", buffer, ours, 0),
+        Pair("SAELens mixing_buffer with our allocator's setting", kept, ours, 0),
     )
     # A buffer is refilled when half of it was served: whole cycles, or the price would be missed.
     title = f"Shuffle at a window of {window:,} rows of {shape.d_model}"
