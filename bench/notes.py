@@ -21,6 +21,10 @@ NOTES = {
         "12.3 ms; norms and bfloat16 copies tile by tile 7.5 to 10.5 ms, whole 7.9; gradients put into masters' units on tiles "
         "of 1,024 rows 4.5 ms, whole 5.5, 1 us a token."
     ),
+    ("B09-floor-S4", FLOOR): (
+        "See shape S. The encoder takes 26 us in every round, the step, which memory binds, 54 to 67: shares of .40 to .50. "
+        "On an earlier day three rounds gave .48 to .49."
+    ),
     ("B10-six-4096", SIX): (
         "The model's forward is the same on both sides and most of ours: (one forward each - one for all) / 5 is 458 us a token "
         "of our 644. What is left, six training steps, is 186 against 1,301 us: 7.0 times."
