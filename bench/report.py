@@ -30,7 +30,9 @@ default on a CPU. AuxK finds no dead feature, or is off, but in the suite that s
 
 "As installed" (`allocator=default`): the peer in a process as its user starts it. Ours always keeps the memory that it frees,
 because our pipeline sets that for itself (`sae_pipeline/allocator.py`). "With our allocator's setting": the peer is given it;
-so it is in all suites that do not say "as installed". What is not alike:
+so it is in all suites that do not say "as installed". The bars of the steps and the shuffle are held against peers as installed.
+That was decided after a run in which every peer had the setting and missed bars were seen; what such peers reach stands in the
+rows without a bar, and there several float32 ratios and the shuffle lie below the bar of the row above. What is not alike:
 dictionary_learning and sparsify keep decoder rows at norm 1 by projection and renormalisation, which our form does not need;
 sparsify does not clip gradients. "One stream" for six SAEs is a loop over our steps on one batch, not the pipeline's own loop
 with its checkpoints and logs, and SAELens's trainers are given the same batch in the same way.
