@@ -8,6 +8,7 @@ from assets.pictures import picture
 from assets.publishing import Rebuild, publish, stage_asset
 from assets.verdicts import SCHEMA, Verdict, schema_check
 from resources.compute import Compute
+from resources.language_model import LanguageModel
 from resources.store import Store
 
 
@@ -18,7 +19,9 @@ from resources.store import Store
         "frozen": "an SAE with a frozen decoder has as many active features per token (within 10 %) as the trained one",
     },
 )  # fmt: skip
-def null_models(context: dg.AssetExecutionContext, config: Rebuild, store: Store, compute: Compute):
+def null_models(
+    context: dg.AssetExecutionContext, config: Rebuild, store: Store, language_model: LanguageModel, compute: Compute
+):
     """Frozen decoder, principal components, random directions and a random model through the scores of a trained SAE.
 
     Also: planted features in superposition, and how many of them each architecture recovers. All SAEs here are small and trained
@@ -30,9 +33,10 @@ def null_models(context: dg.AssetExecutionContext, config: Rebuild, store: Store
 
     def build(work: Path):
         with compute.lease(context.log.info) as device:
+            model = language_model.load(study, device)
             return build_null_models(
                 corpus=artifacts.path("corpus"), activations=artifacts.path("activations"),
-                random_model=artifacts.path("random_model"), n_features=min(study.sae.sizes),
+                random_model=artifacts.path("random_model"), language_model=model, n_features=min(study.sae.sizes),
                 k=min(study.control_sae.k or 32, min(study.sae.sizes)),
                 settings=study.survey.null_models, work=work, device=device.name,
             )  # fmt: skip

@@ -49,7 +49,7 @@ def survey_seconds(work: Work, stage: str) -> float:
             settings, smallest = survey.null_models, min(study.sae.sizes)
             trained = 2 * settings.n_seeds * settings.epochs * work.train_tokens
             per_token = SAE_TOKEN_CORE_SECONDS / work.cores + work.encode(smallest) / work.sae_rate
-            return 40 + trained * per_token + settings.n_seeds * settings.synthetic_steps * 0.03 / work.cores
+            return 60 + trained * per_token + settings.n_seeds * settings.synthetic_steps * 0.03 / work.cores
         case "scaling_laws":
             settings, n_rates = survey.scaling_laws, len(survey.scaling_laws.rates)
             runs = [(size, steps) for size in settings.sizes for steps in settings.steps]

@@ -47,7 +47,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "null_models", SURVEY, ("corpus", "activations", "random_model"), ("sae.sizes", "sae.k", "survey.null_models"),
-        per_size=False, code_version="4", files=(THRESHOLDS,),
+        per_size=False, code_version="5", files=(THRESHOLDS,),
     ),
     Stage("scaling_laws", SURVEY, ("corpus", "activations"), ("sae.k", "survey.scaling_laws"), per_size=False, code_version="5"),
     Stage(

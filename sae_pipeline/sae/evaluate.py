@@ -36,7 +36,7 @@ def build_sae_metrics(
     everything = Reconstruction(sae.d_model)
     everything.merge(reconstruction)
     everything.merge(measure_masked(activations, sae))
-    spliced = splice(corpus, activations, sae, language_model)
+    spliced = splice(corpus, activations, sae.reconstruct, language_model, str(sae.n_features))
     row = {
         "size": sae.n_features, "n_features": sae.n_features, "architecture": sae.config["architecture"], "l0": activity.l0(),
         "explained_variance": reconstruction.explained_variance(),

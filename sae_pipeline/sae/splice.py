@@ -1,4 +1,4 @@
-"""Splice an SAE into the language model and measure what that does to next-token prediction.
+"""Splice a dictionary's reconstruction into the language model and measure what that does to next-token prediction.
 
 Raw space, unmasked positions only: a masked position keeps its activation in every run. The cached activations are the clean
 prefix, so only the blocks after the hook ever run.
@@ -6,6 +6,7 @@ prefix, so only the blocks after the hook ever run.
 Shapes: B blocks of a batch, T positions, D width, N tokens of the sample in these blocks, V vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
     from sae_pipeline.activations.reader import ActivationReader
     from sae_pipeline.corpus.reader import CorpusReader
     from sae_pipeline.language_model.model import LanguageModel
-    from sae_pipeline.sae.autoencoder import SparseAutoencoder
 
 BLOCKS_PER_BATCH = 8
+Reconstruct = Callable[[Tensor], Tensor]  # raw N x D -> raw N x D
 LOGIT_ROWS = 128  # float32 logits at a time: 25 MB at a vocabulary of 49,000, which the allocator keeps for the next rows
 
 
@@ -51,19 +52,27 @@ class SpliceResult:
 
 
 def splice(
-    corpus: "CorpusReader", activations: "ActivationReader", sae: "SparseAutoencoder", language_model: "LanguageModel"
+    corpus: "CorpusReader",
+    activations: "ActivationReader",
+    reconstruct: Reconstruct,
+    language_model: "LanguageModel",
+    label: str,
+    every: int = 1,
 ) -> SpliceResult:
     """Cross-entropy with the reconstruction in place, and KL from the clean model, on the tokens of `splice_baselines.parquet`.
 
-    The table brings the cross-entropies of the clean, zero-ablated and mean-ablated model on the same tokens; clean logits are
-    computed again here, because KL needs them whole.
+    `every`: only those in every so many of its blocks. `label`: what the progress bar says. The table brings the cross-entropies
+    of the clean, zero-ablated and mean-ablated model on the same tokens; clean logits are computed again here, because KL needs
+    them whole.
     """
     baselines = pl.read_parquet(activations.folder / "splice_baselines.parquet").sort("token_index")
+    block = pl.col("token_index") // activations.context
+    baselines = baselines.filter((block.rank("dense").cast(pl.Int64) - 1) % every == 0)
     index_S = torch.from_numpy(baselines["token_index"].to_numpy().copy())
     block_S = torch.div(index_S, activations.context, rounding_mode="floor")
     spliced, kl = [], []
     batches = block_S.unique().split(BLOCKS_PER_BATCH)
-    for block_B in progress.track(batches, f"splice/{sae.n_features}", unit="batches"):
+    for block_B in progress.track(batches, f"splice/{label}", unit="batches"):
         here_N = index_S[torch.isin(block_S, block_B)]
         row_N = torch.searchsorted(block_B, torch.div(here_N, activations.context, rounding_mode="floor"))
         position_N = here_N % activations.context
@@ -71,7 +80,7 @@ def splice(
         target_N = token_ids_BT[row_N, position_N + 1].to(language_model.device)
         r_BTD = _activations(activations, block_B)
         clean_NV = language_model.logits_from(r_BTD, token_ids_BT)[row_N, position_N]
-        r_hat_BTD = _spliced(r_BTD, activations.reason_BT[block_B] == KEEP, sae)
+        r_hat_BTD = _spliced(r_BTD, activations.reason_BT[block_B] == KEEP, reconstruct)
         spliced_NV = language_model.logits_from(r_hat_BTD, token_ids_BT)[row_N, position_N]
         for start in range(0, len(here_N), LOGIT_ROWS):
             rows = slice(start, start + LOGIT_ROWS)
@@ -90,8 +99,8 @@ def _activations(activations: "ActivationReader", block_B: Tensor) -> Tensor:
     return activations.gather(index_N).reshape(len(block_B), context, -1)
 
 
-def _spliced(r_BTD: Tensor, unmasked_BT: Tensor, sae: "SparseAutoencoder") -> Tensor:
-    """`r_BTD` with the SAE's reconstruction at unmasked positions."""
+def _spliced(r_BTD: Tensor, unmasked_BT: Tensor, reconstruct: Reconstruct) -> Tensor:
+    """`r_BTD` with the reconstruction at unmasked positions."""
     out_BTD = r_BTD.clone()
-    out_BTD[unmasked_BT] = sae.reconstruct(r_BTD[unmasked_BT]).to(r_BTD)
+    out_BTD[unmasked_BT] = reconstruct(r_BTD[unmasked_BT]).to(r_BTD)
     return out_BTD

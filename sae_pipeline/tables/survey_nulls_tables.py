@@ -36,7 +36,7 @@ NULL_TABLES = (
     ),
     table(
         "null_model_reconstruction",
-        "Explained variance of held-out tokens at equal L0 (or k), intervals by document.",
+        "Explained variance and cross-entropy recovered on held-out tokens at equal L0 (or k), intervals by document.",
         {
             "arm": _arm(),
             "seed": _seed(),
@@ -47,6 +47,12 @@ NULL_TABLES = (
             "n_alive": count("Of them active at least once"),
             "n_tokens": count("Held-out tokens; null for the random model, which has activations of its own", nullable=True),
             "n_documents": count("Their documents", nullable=True),
+            "n_tokens_spliced": count("Held-out tokens predicted with the reconstruction in the model; null for seeds other than "
+                                      "the first and for the random model, which is another model", nullable=True),
+            "ce_recovered_zero": column(pl.Float64, "Cross-entropy recovered against zero ablation", nullable=True),
+            "ce_recovered_mean": column(pl.Float64, "Cross-entropy recovered against mean ablation", nullable=True),
+            "delta_ce": column(pl.Float64, "Cross-entropy beyond the clean model's, nats per token", nullable=True),
+            "kl": column(pl.Float64, "KL divergence clean || spliced, nats per token", nullable=True),
         },
         file="null_models/null_model_reconstruction.parquet", key=("arm", "seed"),
     ),

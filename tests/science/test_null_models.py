@@ -13,9 +13,11 @@ from sae_pipeline.resampling import draws, interval, mean_and_interval
 from sae_pipeline.sae.metrics import Reconstruction
 from sae_pipeline.sae.parameters import initial_parameters
 from sae_pipeline.sae.source import PermutedStream
+from sae_pipeline.sae.splice import SpliceResult
 from sae_pipeline.study_survey_laws import NullModels
 from sae_pipeline.survey.experiments.arms import Arm, threshold_for, train_arms
 from sae_pipeline.survey.experiments.held_out import SaeDictionary, measure
+from sae_pipeline.survey.experiments.null_splices import splices_measured
 from sae_pipeline.survey.experiments.synthetic import BATCH, D_MODEL, N_ACTIVE, PlantedStream, best_cosines
 from sae_pipeline.survey.experiments.untrained import PrincipalComponents, RandomDirections
 from sae_pipeline.survey.null_measurements import recovery_measured
@@ -161,6 +163,32 @@ def test_intervals_cover_the_mean_as_often_as_they_say():
     assert np.isnan(interval(np.array([np.nan]))).all()
 
 
+def spliced(ce_spliced: list[float], ce_zero: float = 12.0) -> SpliceResult:
+    """Two tokens of each of three documents, of which a clean model has 2 nats."""
+    tokens = pl.DataFrame(
+        {"ce_clean": 2.0, "ce_zero": ce_zero, "ce_mean": 7.0, "ce_spliced": ce_spliced, "doc_id": [0, 0, 1, 1, 2, 2]}
+    )
+    mean = tokens.drop("doc_id").mean().row(0, named=True)
+    return SpliceResult(n_tokens=6, kl=0.0, tokens=tokens, **mean)
+
+
+def test_cross_entropy_recovered_of_a_null_is_paired_by_document():
+    own, null = spliced([2.0, 4.0, 3.0, 3.0, 3.0, 3.0]), spliced([7.0, 9.0, 7.0, 7.0, 8.0, 10.0])
+    (one,) = splices_measured(own, {"frozen decoder": null}, 0, "figure")
+    assert one.measurement == "ce_recovered_over_frozen_decoder" and one.n_scored == 6
+    assert one.value == pytest.approx(0.9) and one.control_value == pytest.approx(0.4)
+    # Every document of ours recovers .9; those of the null .4, .5 and .3.
+    assert one.low == pytest.approx(0.9) and one.high == pytest.approx(0.9)
+    assert one.difference_low is not None and one.difference_high is not None
+    assert 0.399 < one.difference_low < 0.5 < one.difference_high < 0.601
+
+
+def test_where_zero_ablation_does_no_harm_nothing_is_recovered():
+    harmless = spliced([2.0] * 6, ce_zero=1.5)
+    (one,) = splices_measured(harmless, {"frozen decoder": harmless}, 0, "figure")
+    assert one.value is None and one.status == "too_few_examples" and one.n_scored == 0 and one.n_attempted == 6
+
+
 @pytest.fixture(scope="module")
 def surveyed(finished_study, tmp_path_factory):
     """A copy of the tiny study with both stages built as the command line builds them, checks included."""
@@ -179,6 +207,8 @@ def test_null_models_of_a_study_measure_what_the_checklist_asks(surveyed):
     over = rows["explained_variance_over_frozen_decoder"]
     assert over["difference_low"] <= over["difference"] <= over["difference_high"]
     arms = pl.read_parquet(folder / "null_model_reconstruction.parquet")
+    spliced = arms.filter(pl.col("n_tokens_spliced").is_not_null())
+    assert sorted(spliced["arm"]) == ["frozen decoder", "principal components", "random directions", "trained SAE"]
     assert set(arms["arm"]) == {"trained SAE", "frozen decoder", "principal components", "random directions", "random model"}
     assert not (folder / "arms").exists() and (folder / "null_models.dark.png").stat().st_size > 1000
 

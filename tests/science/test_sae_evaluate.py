@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from polars.testing import assert_frame_equal
 
 from sae_pipeline.activations.build import build_activations
 from sae_pipeline.activations.reader import ActivationReader
@@ -151,7 +152,18 @@ def test_splice_equals_full_forwards_with_a_plain_hook(world):
 
 
 def test_a_perfect_sae_recovers_everything(world):
-    perfect = SimpleNamespace(n_features=SIZE, reconstruct=lambda r_ND: r_ND)
-    result = splice(world.corpus, world.activations, perfect, world.lm)  # pyright: ignore[reportArgumentType]
+    result = splice(world.corpus, world.activations, lambda r_ND: r_ND, world.lm, "perfect")
     assert result.kl == pytest.approx(0, abs=1e-6)
     assert result.ce_spliced == pytest.approx(result.ce_clean, abs=1e-5)
+
+
+def test_a_part_of_the_blocks_is_what_the_whole_says_of_them(world):
+    def whole_or_part(every: int) -> pl.DataFrame:
+        return splice(world.corpus, world.activations, torch.zeros_like, world.lm, "zeros", every).tokens
+
+    whole, part = whole_or_part(1), whole_or_part(3)
+    documents = part["doc_id"].unique().sort()
+    assert 0 < part.height < whole.height / 2 and 0 < len(documents) < whole["doc_id"].n_unique()
+    sampled = pl.read_parquet(world.activations.folder / "splice_baselines.parquet").sort("token_index")["token_index"] // 32
+    blocks = sampled.unique().sort()[::3]
+    assert_frame_equal(part, whole.filter(sampled.is_in(blocks.implode())), abs_tol=1e-5)
