@@ -65,9 +65,9 @@ bench: install  ## our steps, harvest, shuffle and statistics against the peers'
 	@$(BIN)/python -m bench.environment
 	@$(BIN)/python -m bench $(BENCH)
 
-bench-quality: install  ## after `make run`: explained variance at equal L0 and budget against the peers' trainers (about 15 minutes of two cores)
+bench-quality: install  ## after `make run`: explained variance at equal L0 and budget against the peers' trainers (about 25 minutes of two cores)
 	@$(BIN)/python -m bench.environment
-	@# Two lanes, one thread each; both can be stopped and go on. The last line writes the results.
+	@# Two lanes, one thread each; both can be stopped and go on. The last line trains ours at the peers' L0 and writes the results.
 	@$(BIN)/python -m bench.quality $(BENCH) --only SAELens dictionary_learning & \
 	  $(BIN)/python -m bench.quality $(BENCH) --only ours; wait
 	@$(BIN)/python -m bench.quality $(BENCH)

@@ -1,7 +1,8 @@
 """`python -m bench.quality [--data data/demo] [--study studies/demo.yaml] [--seconds S]`, or `make bench-quality`.
 
 Needs the activations of a finished study and the peers' environment. What was trained or measured before is not done again:
-`--seconds` ends a piece of the work, the next call goes on. Writes bench/results/quality.json, its figure, and RESULTS.md.
+`--seconds` ends a piece of the work, the next call goes on. Without `--only`, ours are also trained at the L0 of every peer's
+SAE, and bench/results/quality.json, its figure, and RESULTS.md are written.
 """
 
 import argparse
@@ -13,9 +14,11 @@ import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from bench.quality import matching
 from bench.quality.runs import BATCH, N_STEPS, OURS, Run, all_runs, settings
 from bench.rounds import ENVIRONMENTS, ROOT
 
@@ -71,6 +74,28 @@ def measure(runs: Iterable[Run], study: Path, data: Path, end: float) -> None:
         print(json.dumps(row), flush=True)
 
 
+def rows_of(runs: Iterable[Run]) -> list[dict[str, Any]]:
+    """What was measured so far."""
+    files = [FOLDER / run.key / "row.json" for run in runs]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+
+
+def match(runs: list[Run], study: Path, data: Path, end: float) -> list[Run]:
+    """`runs` and those of ours that are trained until they have the L0 of each peer's SAE. What was done before is done again in
+    the same order from its rows, so a piece goes on where the one before it ended."""
+    for _ in range(matching.TRIES):
+        rows = rows_of(runs)
+        if len(rows) < len(runs):
+            break
+        more = matching.proposals(rows)
+        if not more:
+            break
+        train(more, end)
+        measure(more, study, data, end)
+        runs = runs + more
+    return runs
+
+
 def write(runs: Iterable[Run], data: Path) -> None:
     """Results and figure from every row that is there, and the page."""
     import torch
@@ -80,8 +105,8 @@ def write(runs: Iterable[Run], data: Path) -> None:
     from bench.quality import frontier
     from sae_pipeline.language_model.precision import choose_dtype
 
-    files = [FOLDER / run.key / "row.json" for run in runs]
-    rows = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+    runs = list(runs)
+    rows = rows_of(runs)
     if not rows:
         return
     dtype = str(choose_dtype(torch.device("cpu"), "auto")[0]).removeprefix("torch.")
@@ -92,8 +117,8 @@ def write(runs: Iterable[Run], data: Path) -> None:
     frontier.FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     frontier.FIGURE.write_bytes(frontier.figure(found))
     report.write()
-    left = sum(not file.is_file() for file in files)
-    print(f"{len(rows)} of {len(files)} SAEs measured" + (": run it again to go on" if left else ""), flush=True)
+    left = len(rows) < len(runs)
+    print(f"{len(rows)} of {len(runs)} SAEs measured" + (": run it again to go on" if left else ""), flush=True)
 
 
 def main() -> None:
@@ -110,7 +135,7 @@ def main() -> None:
     train(runs, now + TRAINING_SHARE * given.seconds)
     measure(runs, given.study, given.data, now + given.seconds)
     if given.only == [""]:
-        write(runs, given.data)
+        write(match(runs, given.study, given.data, now + given.seconds), given.data)
 
 
 if __name__ == "__main__":

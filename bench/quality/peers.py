@@ -31,8 +31,10 @@ WARMUP_STEPS, DECAY_START = round(WARMUP_SHARE * N_STEPS), round((1 - DECAY_SHAR
 
 
 class SaeLens:
-    """SAELens `SAETrainer`. Its `jumprelu` in the form of ours (a tanh penalty that rises over the whole training),
-    its `jumprelu_step` with its own defaults."""
+    """SAELens `SAETrainer`. Its `jumprelu` in the form of ours: a tanh penalty that rises over the whole training. Its
+    `jumprelu_step` is given the same threshold, bandwidth and straight-through gradients into the encoder: by its defaults the
+    thresholds alone bear the penalty, which move less in this budget (the sum of learning rates is .23) than activations grow
+    (bench/RESULTS.md: what was tried)."""
 
     def __init__(self, run: Run, d_model: int) -> None:
         import sae_lens
@@ -40,22 +42,19 @@ class SaeLens:
         from sae_lens.training.sae_trainer import SAETrainer
 
         l1 = {"l1_coefficient": run.sparsity, "l1_warm_up_steps": WARMUP_STEPS}
+        jumprelu = {
+            "l0_coefficient": run.sparsity, "jumprelu_init_threshold": 0.1, "jumprelu_bandwidth": 2.0,
+            "pre_act_loss_coefficient": 3e-6, "jumprelu_ste_to_input": True,
+        }  # fmt: skip
         name, own = {
             "relu_l1": ("Standard", l1),
             "gated": ("Gated", l1),
             "topk": ("TopK", {"k": int(run.sparsity)}),
             "batch_topk": ("BatchTopK", {"k": run.sparsity}),
             "matryoshka": ("MatryoshkaBatchTopK", {"k": run.sparsity, "matryoshka_widths": prefix_lengths(N_FEATURES, PREFIXES)}),
-            "jumprelu": (
-                "JumpReLU",
-                {
-                    "jumprelu_sparsity_loss_mode": "tanh", "l0_coefficient": run.sparsity, "l0_warm_up_steps": N_STEPS,
-                    "jumprelu_init_threshold": 0.1, "jumprelu_bandwidth": 2.0, "pre_act_loss_coefficient": 3e-6,
-                    "jumprelu_ste_to_input": True,
-                },
-            ),
-            "jumprelu_step": ("JumpReLU", {"l0_coefficient": run.sparsity, "l0_warm_up_steps": WARMUP_STEPS}),
-        }[run.architecture]  # fmt: skip
+            "jumprelu": ("JumpReLU", jumprelu | {"jumprelu_sparsity_loss_mode": "tanh", "l0_warm_up_steps": N_STEPS}),
+            "jumprelu_step": ("JumpReLU", jumprelu | {"jumprelu_sparsity_loss_mode": "step", "l0_warm_up_steps": WARMUP_STEPS}),
+        }[run.architecture]
         torch.manual_seed(run.seed)
         config = getattr(sae_lens, f"{name}TrainingSAEConfig")(d_in=d_model, d_sae=N_FEATURES, **own)
         self._sae = getattr(sae_lens, f"{name}TrainingSAE")(config)
