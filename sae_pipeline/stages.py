@@ -37,6 +37,7 @@ STAGES: dict[str, Stage] = {
                 "sae.l1",
                 "sae.sparsity",
                 "sae.sparsity_loss",
+                "sae.sparsity_warmup",
                 "sae.prefixes",
                 "sae.epochs",
                 "sae.batch",

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from sae_pipeline.sae.names import SPARSITY_FIELDS, Architecture
+from sae_pipeline.sae.names import PUBLISHED_WARMUP, SPARSITY_FIELDS, Architecture
 from sae_pipeline.study_inputs import Section, Sizes
 from sae_pipeline.study_pretrained import PretrainedSae
 
@@ -24,6 +24,13 @@ class Sae(Section):
     )
     sparsity_loss: Literal["tanh", "step"] | None = Field(
         default=None, description="of jumprelu; tanh: Anthropic's of January 2025 (the default), step: Gemma Scope's"
+    )
+    sparsity_warmup: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="of jumprelu: share of the steps over which lambda rises; default as published: 1 (tanh) or 0.05 (step). "
+        "0.05 is better for tanh, too, where steps are few (docs/training.md)",
     )
     prefixes: list[float] | None = Field(
         default=None,
@@ -93,6 +100,11 @@ class Sae(Section):
         return self.sparsity or (2.0 if self.sparsity_loss == "step" else 0.5)
 
     @property
+    def jumprelu_warmup(self) -> float:
+        """Share of the steps over which lambda of `jumprelu` rises."""
+        return self.sparsity_warmup or PUBLISHED_WARMUP[self.sparsity_loss or "tanh"]
+
+    @property
     def prefix_shares(self) -> tuple[float, ...]:
         """Shares of the features in each prefix of `matryoshka`."""
         return tuple(self.prefixes or (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0))
@@ -103,6 +115,7 @@ class Sae(Section):
         values: dict[str, Any] = {
             "k": self.n_active, "l1": self.l1_coefficient, "prefixes": list(self.prefix_shares),
             "sparsity": self.jumprelu_coefficient, "sparsity_loss": self.sparsity_loss or "tanh",
+            "sparsity_warmup": self.jumprelu_warmup,
         }  # fmt: skip
         return {name: values[name] for name in SPARSITY_FIELDS[self.architecture]}
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.quality.runs import BATCH, DECAY_SHARE, LEARNING_RATE, N_FEATURES, N_STEPS, Run
+from bench.quality.runs import BATCH, DECAY_SHARE, LEARNING_RATE, N_FEATURES, N_STEPS, WARMUP_SHARE, Run
 from sae_pipeline.language_model.precision import choose_dtype
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.sae.build import make_architecture
@@ -15,7 +15,8 @@ from sae_pipeline.sae.trainer import TrainingPlan
 from sae_pipeline.study import Sae
 
 FIELDS = {
-    "relu_l1": "l1", "gated": "l1", "jumprelu": "sparsity", "jumprelu_step": "sparsity", "topk": "k", "batch_topk": "k",
+    "relu_l1": "l1", "gated": "l1", "jumprelu": "sparsity", "jumprelu_step": "sparsity",
+    "jumprelu_early": "sparsity", "topk": "k", "batch_topk": "k",
     "matryoshka": "k",
 }  # fmt: skip
 
@@ -24,9 +25,10 @@ class Ours:
     """One SAE of ours."""
 
     def __init__(self, run: Run, d_model: int) -> None:
-        name, architecture = FIELDS[run.architecture], run.architecture.removesuffix("_step")
+        name, architecture = FIELDS[run.architecture], run.architecture.removesuffix("_early").removesuffix("_step")
         value: dict[str, Any] = {name: int(run.sparsity) if name == "k" else run.sparsity}
         value |= {"sparsity_loss": "step"} if run.architecture == "jumprelu_step" else {}
+        value |= {"sparsity_warmup": WARMUP_SHARE} if run.architecture == "jumprelu_early" else {}
         section = Sae(architecture=architecture, sizes=[N_FEATURES], **value)  # pyright: ignore[reportArgumentType]
         self._architecture = make_architecture(section, N_FEATURES, d_model, center_share=0.0)
         self._plan = TrainingPlan(N_FEATURES, N_STEPS, BATCH, LEARNING_RATE, DECAY_SHARE, N_STEPS, run.seed)

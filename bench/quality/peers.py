@@ -31,10 +31,10 @@ WARMUP_STEPS, DECAY_START = round(WARMUP_SHARE * N_STEPS), round((1 - DECAY_SHAR
 
 
 class SaeLens:
-    """SAELens `SAETrainer`. Its `jumprelu` in the form of ours: a tanh penalty that rises over the whole training. Its
-    `jumprelu_step` is given the same threshold, bandwidth and straight-through gradients into the encoder: by its defaults the
-    thresholds alone bear the penalty, which move less in this budget (the sum of learning rates is .23) than activations grow
-    (bench/RESULTS.md: what was tried)."""
+    """SAELens `SAETrainer`. Its `jumprelu` in the form of ours: a tanh penalty that rises over the whole training (`_early`: over
+    its first steps). Its `jumprelu_step` is given the same threshold, bandwidth and straight-through gradients into the encoder:
+    by its defaults the thresholds alone bear the penalty, which move less in this budget (the sum of learning rates is .23) than
+    activations grow (bench/RESULTS.md: what was tried)."""
 
     def __init__(self, run: Run, d_model: int) -> None:
         import sae_lens
@@ -53,6 +53,7 @@ class SaeLens:
             "batch_topk": ("BatchTopK", {"k": run.sparsity}),
             "matryoshka": ("MatryoshkaBatchTopK", {"k": run.sparsity, "matryoshka_widths": prefix_lengths(N_FEATURES, PREFIXES)}),
             "jumprelu": ("JumpReLU", jumprelu | {"jumprelu_sparsity_loss_mode": "tanh", "l0_warm_up_steps": N_STEPS}),
+            "jumprelu_early": ("JumpReLU", jumprelu | {"jumprelu_sparsity_loss_mode": "tanh", "l0_warm_up_steps": WARMUP_STEPS}),
             "jumprelu_step": ("JumpReLU", jumprelu | {"jumprelu_sparsity_loss_mode": "step", "l0_warm_up_steps": WARMUP_STEPS}),
         }[run.architecture]
         torch.manual_seed(run.seed)
@@ -123,7 +124,7 @@ def _dictionary_trainer(run: Run, common: dict[str, Any]) -> Any:
             lengths = prefix_lengths(N_FEATURES, PREFIXES)
             fractions = [(last - first) / N_FEATURES for first, last in zip([0, *lengths[:-1]], lengths, strict=True)]
             return matryoshka_batch_top_k.MatryoshkaBatchTopKTrainer(group_fractions=fractions, **by_k)
-        case "jumprelu" | "jumprelu_step":
+        case "jumprelu" | "jumprelu_early" | "jumprelu_step":
             return jumprelu.JumpReluTrainer(target_l0=run.sparsity, sparsity_warmup_steps=WARMUP_STEPS, **common)
     raise ValueError(run.architecture)
 

@@ -12,9 +12,9 @@ SEEDS = (1, 2, 3)
 N_HELD_OUT, N_SPLICE_BLOCKS = 16_384, 16
 
 # Ours at three sparsities, from which `matching` searches for those with the L0 of each peer's SAEs. Coefficients mean other
-# things in other libraries, so what counts is the L0 that comes out. jumprelu: tanh penalty, jumprelu_step: on the number of
-# active features itself (dictionary_learning has one form, a squared distance of that number from a target; ours are both held
-# against it).
+# things in other libraries, so what counts is the L0 that comes out. jumprelu: tanh penalty that rises over all steps, as it was
+# published; jumprelu_early: over as many as every other penalty here; jumprelu_step: a penalty on the number of active features
+# itself (dictionary_learning has one form, a squared distance of that number from a target; ours are all held against it).
 K = (16, 32, 64)
 SPARSITIES: dict[str, dict[str, tuple[float, ...]]] = {
     "topk": {OURS: K, SAELENS: (32,), DICTIONARY_LEARNING: (32,)},
@@ -23,10 +23,11 @@ SPARSITIES: dict[str, dict[str, tuple[float, ...]]] = {
     "relu_l1": {OURS: (2.5, 5, 10), SAELENS: (5,), DICTIONARY_LEARNING: (5,)},
     "gated": {OURS: (4, 7, 11), SAELENS: (10,), DICTIONARY_LEARNING: (10,)},
     "jumprelu": {OURS: (0.25, 0.5, 1), SAELENS: (5,), DICTIONARY_LEARNING: (24,)},
+    "jumprelu_early": {OURS: (0.25, 0.5, 1), SAELENS: (4,), DICTIONARY_LEARNING: (24,)},
     "jumprelu_step": {OURS: (2, 4, 8), SAELENS: (2,), DICTIONARY_LEARNING: (24,)},
 }
 # Held against ours of the other penalty form: no comparison of like with like.
-OTHER_FORM = (("jumprelu", DICTIONARY_LEARNING),)
+OTHER_FORM = (("jumprelu", DICTIONARY_LEARNING), ("jumprelu_early", DICTIONARY_LEARNING))
 BY_K = ("topk", "batch_topk", "matryoshka")
 
 

@@ -124,7 +124,7 @@ def make_architecture(sae: "Sae", size: int, d_model: int, center_share: float) 
         case "gated":
             return Gated(sae.l1_coefficient, center_share)
         case "jumprelu":
-            return JumpReLU(sae.jumprelu_coefficient, sae.sparsity_loss or "tanh", d_model)
+            return JumpReLU(sae.jumprelu_coefficient, sae.sparsity_loss or "tanh", d_model, sae.jumprelu_warmup)
         case "topk":
             return TopK(sae.n_active)
         case "matryoshka":

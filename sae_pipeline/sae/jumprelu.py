@@ -20,9 +20,9 @@ from torch import Tensor
 from sae_pipeline.sae.architecture import Architecture, Batch, Gradients, all_positive
 from sae_pipeline.sae.entries import Entries
 from sae_pipeline.sae.kernels import Pairs
+from sae_pipeline.sae.names import PUBLISHED_WARMUP
 from sae_pipeline.sae.parameters import Parameters
 from sae_pipeline.sae.preactivations import PreActivations
-from sae_pipeline.sae.relu_l1 import WARMUP_SHARE
 
 TANH_SLOPE = 4.0
 PRE_ACTIVATION_LOSS = 3e-6
@@ -36,16 +36,19 @@ INITIAL_ACTIVE = 10_000
 
 
 class JumpReLU(Architecture):
-    """Thresholds per feature; sparsity comes from `coefficient` (lambda). It rises linearly from 0: over the whole training in
-    `tanh`, over its first steps in `step`, as each was published."""
+    """Thresholds per feature; sparsity comes from `coefficient` (lambda). It rises linearly from 0 over
+    `warmup_share` of the steps; None: as each form was published, over all of them in `tanh`, over the first in `step`."""
 
     name = "jumprelu"
     # Rows uniform in (-1 / sqrt(D), 1 / sqrt(D)) have this norm; ours are Gaussian of exactly this norm.
     initial_decoder_norm = 3**-0.5
     revives_dead_features = False
 
-    def __init__(self, coefficient: float, sparsity_loss: Literal["tanh", "step"], d_model: int) -> None:
+    def __init__(
+        self, coefficient: float, sparsity_loss: Literal["tanh", "step"], d_model: int, warmup_share: float | None = None
+    ) -> None:
         self.coefficient, self.is_tanh = coefficient, sparsity_loss == "tanh"
+        self.warmup_share = warmup_share or PUBLISHED_WARMUP[sparsity_loss]
         self.bandwidth = TANH_BANDWIDTH if self.is_tanh else STEP_BANDWIDTH_UNIT * d_model**0.5
         self.betas = self.betas if self.is_tanh else STEP_BETAS
         # Where E‖x‖² = 1, for which Gemma Scope's recipe is made, one learning rate moves biases so much further against rows.
@@ -67,8 +70,7 @@ class JumpReLU(Architecture):
 
     def penalty(self, step: int, n_steps: int) -> float:
         """lambda at this step."""
-        share = 1.0 if self.is_tanh else WARMUP_SHARE
-        return self.coefficient * min(1.0, (step + 1) / max(1.0, share * n_steps))
+        return self.coefficient * min(1.0, (step + 1) / max(1.0, self.warmup_share * n_steps))
 
     def shift(self, parameters: Parameters) -> Tensor:
         """Lower edge of the window in which thresholds get a gradient."""

@@ -209,6 +209,7 @@ def test_penalty_warms_up_over_the_first_twentieth_and_grows_with_centring():
     assert ReluL1(5.0).penalty(999, 1000) == 5.0
     assert [JumpReLU(8.0, "tanh", D).penalty(step, 1000) for step in (499, 999)] == pytest.approx([4, 8])
     assert [JumpReLU(8.0, "step", D).penalty(step, 1000) for step in (24, 49, 999)] == pytest.approx([4, 8, 8])
+    assert [JumpReLU(8.0, "tanh", D, 0.1).penalty(step, 1000) for step in (49, 99, 999)] == pytest.approx([4, 8, 8])
 
 
 @pytest.mark.parametrize("k_aux", [3, 256])
