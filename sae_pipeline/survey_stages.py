@@ -24,17 +24,17 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "attribution", SURVEY, ("sae", "feature_stats"),
-        (*MODEL_IDENTITY, "hook", "corpus.bos", "sae.sizes", "survey.attribution"), per_size=False, code_version="6",
+        (*MODEL_IDENTITY, "hook", "corpus.bos", "sae.sizes", "survey.attribution"), per_size=False, code_version="7",
         files=(*(f"survey/attribution/{name}.yaml" for name in ("prompts", "words", "requests")), THRESHOLDS),
     ),
     Stage(
         "concept_search", SURVEY, ("corpus", "activations", "sae", "feature_stats"),
-        (*MODEL_IDENTITY, "hook", "corpus.bos", "sae.sizes", "survey.concept_search"), per_size=False, code_version="6",
+        (*MODEL_IDENTITY, "hook", "corpus.bos", "sae.sizes", "survey.concept_search"), per_size=False, code_version="7",
         files=("survey/completeness/families/*.yaml", THRESHOLDS),
     ),
     Stage(
         "main_results", SURVEY, ("sae_metrics", "explanations", "specificity_scores", "steering_evals"),
-        ("sae.sizes", *MODEL_IDENTITY), per_size=False, code_version="5",
+        ("sae.sizes", *MODEL_IDENTITY), per_size=False, code_version="6",
         files=("survey/limitations.yaml", "steering/prompts.yaml"),
     ),
     Stage(
@@ -47,9 +47,9 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "null_models", SURVEY, ("corpus", "activations", "random_model"), ("sae.sizes", "sae.k", "survey.null_models"),
-        per_size=False, code_version="5", files=(THRESHOLDS,),
+        per_size=False, code_version="6", files=(THRESHOLDS,),
     ),
-    Stage("scaling_laws", SURVEY, ("corpus", "activations"), ("sae.k", "survey.scaling_laws"), per_size=False, code_version="5"),
+    Stage("scaling_laws", SURVEY, ("corpus", "activations"), ("sae.k", "survey.scaling_laws"), per_size=False, code_version="6"),
     Stage(
         "features_vs_neurons", SURVEY, ("corpus", "activations", "sae", "feature_stats", "explanations", "specificity_scores"),
         ("score.seed", "score.n_features", "score.features", "score.chosen", "survey.features_vs_neurons"),
@@ -73,6 +73,6 @@ SURVEY_STAGES: tuple[Stage, ...] = (
     *MEASURING_STAGES,
     Stage(
         "survey_verdicts", SURVEY, tuple(stage.name for stage in MEASURING_STAGES), (), per_size=False,
-        files=("survey/checklist.yaml", THRESHOLDS), code_version="6",
+        files=("survey/checklist.yaml", THRESHOLDS), code_version="7",
     ),
 )  # fmt: skip

@@ -156,10 +156,12 @@ def _explanations(scores: pl.DataFrame) -> Iterator[Measurement]:
                 values("detection_auroc", "none"), values("detection_auroc", control), control, "explanation_scores",
                 np.nanmedian,
             )  # fmt: skip
-        yield _against(
-            "rule_f1_over_neurons", "mean F1 of the token rule", size, values("rule_f1", "none"),
-            values("rule_f1", "mlp_neuron"), "mlp_neuron", "explanation_scores",
-        )  # fmt: skip
+        for name in ("neurons", "random_directions"):
+            control = OTHER_UNITS[name]
+            yield _against(
+                f"rule_f1_over_{name}", "mean F1 of the token rule", size, values("rule_f1", "none"), values("rule_f1", control),
+                control, "explanation_scores",
+            )  # fmt: skip
 
 
 def _steering(features: pl.DataFrame) -> Iterator[Measurement]:

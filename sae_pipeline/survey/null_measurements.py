@@ -18,6 +18,7 @@ from sae_pipeline.survey.thresholds import thresholds, without_zero
 
 FIGURE = "null_models"
 ARCHITECTURE = "batch_topk"  # of the SAE with a frozen decoder
+ONE_SEED = "at the smallest size, one SAE seed"
 SCORED = (
     ("specificity", "mean rubric score 0-3 of held-out windows (proxy)"),
     ("rule_f1", "F1 of the unit's rule on held-out tokens"),
@@ -107,7 +108,7 @@ def scores_measured(scores: pl.DataFrame, settings: NullModels) -> list[Measurem
             one = Measurement(
                 f"{column}_over_{arm.replace(' ', '_')}", metric, value, len(own), scores.filter(arm=TRAINED).height, low=low,
                 high=high, control=f"{arm} ({len(theirs)} of {rows.height} units scored)", control_value=float(theirs.mean()),
-                difference_low=difference_low, difference_high=difference_high, n_control=len(theirs),
+                difference_low=difference_low, difference_high=difference_high, n_control=len(theirs), why=ONE_SEED,
                 rows="null_model_scores", figure=FIGURE,
             )  # fmt: skip
             measured.append(one)
@@ -116,5 +117,7 @@ def scores_measured(scores: pl.DataFrame, settings: NullModels) -> list[Measurem
             (one for (name, _), one in means.items() if name == column), key=lambda one: one.control_value or 0.0, default=None
         )
         if strongest is not None:
-            measured.append(replace(strongest, measurement=f"{column}_of_nulls", why="beside the strongest of the nulls"))
+            measured.append(
+                replace(strongest, measurement=f"{column}_of_nulls", why=f"beside the strongest of the nulls; {ONE_SEED}")
+            )
     return measured

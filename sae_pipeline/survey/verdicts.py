@@ -35,13 +35,15 @@ def _verdict(section: str, row: Row, measurements: pl.DataFrame) -> dict[str, An
     missing = [one for one in missed if one["status"] != "ok"]
     measured = [one for _, one, _ in outcomes if not _is_untestable(one)]
     shown = (missing or measured if missed else untestable or measured)[0]
+    # Whatever is shown, the row rests on the files of all its measurements.
+    digests = dict.fromkeys(one["files_sha"] for _, one, _ in outcomes if one["files_sha"] is not None)
     columns = (
         "stage", "measurement", "size", "metric", "value", "low", "high", "control", "control_value", "difference",
         "difference_low", "difference_high", "n_scored", "n_attempted", "n_control", "n_seeds", "why", "rows", "figure",
-        "files_sha",
     )  # fmt: skip
     return {name: shown[name] for name in columns} | {
         "control_by_construction": by_construction(shown["measurement"], shown["control"]),
+        "files_sha": "; ".join(digests) or None,
         "row": row.row, "section": section, "claim": row.claim, "expected": row.expect, "verdict": verdict,
         "threshold": "; ".join(_threshold(need, measured[0]) for need, measured in found),
         "tests": "; ".join(_said(need, one, passed) for need, one, passed in outcomes), "checklist_sha": checklist_sha(),

@@ -109,7 +109,7 @@ SURVEY_TABLES = (
             "rows": _text("Table that holds the single items"),
             "figure": _text("Name of the figure that shows it"),
             "checklist_sha": column(pl.String, "Digest of claims, predictions and thresholds"),
-            "files_sha": _text("Digest of the committed prompts and concepts"),
+            "files_sha": _text("Digests of the committed prompts and concepts of all measurements of the row"),
         },
         file="survey_verdicts/survey_verdicts.parquet", key=("row",),
     ),

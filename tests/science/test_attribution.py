@@ -17,6 +17,7 @@ from sae_pipeline.study import FolderModel, Hook
 from sae_pipeline.study_survey_search import Attribution
 from sae_pipeline.survey.attribution.build import build_attribution, spread
 from sae_pipeline.survey.attribution.lists import middles, share_about
+from sae_pipeline.survey.attribution.measure import on_likeliest
 from sae_pipeline.survey.attribution.pairs import measured_pairs
 from sae_pipeline.survey.attribution.prompts import Prompt, prompts_sha, read_prompts, read_requests
 from sae_pipeline.survey.attribution.statistics import (
@@ -149,6 +150,18 @@ def test_planted_pairs_give_the_planted_numbers():
     assert worst.difference_high < 0
     same = compared(overlap, overlap, seed=0)
     assert same.difference_low == same.difference_high == 0 and same.n == 3
+
+
+def test_the_headlines_are_told_once_more_of_the_prompts_whose_target_is_the_likeliest_token():
+    pairs = planted(lambda random, n: random.normal(size=n))
+    last = pl.col("prompt_id") == 2  # of which attribution says nothing, but which is not right in the strict sense
+    pairs = pairs.with_columns(attribution=pl.when(last).then("activation").otherwise("ablation"))
+    r = np.median(correlations_by_prompt(pairs, "activation", "ablation")[:2])
+    overlap = top_overlap(pairs, "activation", "ablation")[:2].mean()
+    told = on_likeliest(pairs, 3, [0, 1, 17])  # 17 was not measured
+    assert told.startswith("of 3 prompts") and "it is the first in 2: " in told
+    assert f"median correlation of 1.000 (activation {r:.3f})" in told and f"of 1.00 ({overlap:.2f})" in told
+    assert on_likeliest(pairs, 3, []).endswith("the first in 0")
 
 
 def test_lists_of_strongest_features_are_read_against_their_own_positions():

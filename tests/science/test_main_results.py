@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from sae_pipeline.survey.main_results import CHAT, PROSE, RATIOS, _chat, _metrics, document_interval
+from sae_pipeline.survey.main_results import CHAT, PROSE, RATIOS, _chat, _explanations, _metrics, document_interval
 
 N = 40
 
@@ -72,3 +72,20 @@ def test_chat_minus_prose_is_resampled_within_both():
     (other,) = _chat(sources.with_columns(source=pl.Series(["a", "b"])), part)
     assert other.status == "too_few_examples" and other.low is None
     assert (other.ceiling, other.ceiling_threshold) == (0, 2)
+
+
+def test_rules_of_features_stand_beside_those_of_neurons_and_of_random_directions():
+    f1 = {"none": 0.6, "mlp_neuron": 0.2, "random_direction": 0.5}
+    n = 20
+    scores = pl.concat([
+        pl.DataFrame({
+            "size": np.full(n, 64), "unit_id": np.arange(n), "method": "token-stats", "scorer": "rule", "control": control,
+            "metric": "rule_f1", "value": value + np.linspace(-0.05, 0.05, n),
+        })
+        for control, value in f1.items()
+    ])  # fmt: skip
+    found = {one.measurement: one for one in _explanations(scores)}
+    for name, control in (("neurons", 0.2), ("random_directions", 0.5)):
+        one = found[f"rule_f1_over_{name}"]
+        assert (one.size, one.value, one.control_value) == (64, pytest.approx(0.6), pytest.approx(control))
+        assert one.difference_low == pytest.approx(0.6 - control, abs=0.03) and one.n_control == n

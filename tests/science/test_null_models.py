@@ -206,6 +206,8 @@ def test_null_models_of_a_study_measure_what_the_checklist_asks(surveyed):
     assert rows["synthetic_recovery"]["control_value"] is not None
     over = rows["explained_variance_over_frozen_decoder"]
     assert over["difference_low"] <= over["difference"] <= over["difference_high"]
+    nulls = [row for name, row in rows.items() if name.startswith(("specificity_", "rule_f1_"))]
+    assert nulls and all(row["why"].endswith("at the smallest size, one SAE seed") for row in nulls if row["status"] == "ok")
     arms = pl.read_parquet(folder / "null_model_reconstruction.parquet")
     spliced = arms.filter(pl.col("n_tokens_spliced").is_not_null())
     assert sorted(spliced["arm"]) == ["frozen decoder", "principal components", "random directions", "trained SAE"]

@@ -42,10 +42,10 @@ def test_a_family_that_is_not_carried_excuses_a_miss_only_where_it_decides(probe
 
     searched = [family(place, probe_auroc) for place, probe_auroc in enumerate(probes)]
     rows = [each.row("geometry", 64, seed=0) for each in searched]
-    measured = safety(Results(64, rows, [], 0, 0, [], [], [], {}, 0, "sha"))
+    measured = safety(Results(64, rows, [], 0, 0, [], [], np.zeros(0, int), [], {}, 0, "sha"))
     assert measured.value == n_found and (measured.ceiling is None) == testable
     # Row 72 needs a feature that beats its null, and is a miss where there is one: nobody was made safer.
-    outcome = safety_outcomes(Results(64, rows, [], 0, 0, [], [], [], {}, 0, "sha"))
+    outcome = safety_outcomes(Results(64, rows, [], 0, 0, [], [], np.zeros(0, int), [], {}, 0, "sha"))
     n_beating = sum(row["verdict"] == "found" for row in rows)
     assert (outcome.value, outcome.ceiling, outcome.ceiling_threshold) == (0.0, n_beating, 1.0)
     if not testable:

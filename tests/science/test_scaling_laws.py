@@ -249,6 +249,7 @@ def test_equal_l0_compares_pairs_and_takes_the_densest_for_the_norm():
     assert (least.value, least.control_value, least.difference_low) == pytest.approx((0.9, 0.8, 0.1))
     assert ratio.value == pytest.approx(0.97) and ratio.control_value == pytest.approx(0.8)
     assert sums.l0("b") == 10
+    assert all("learning rate was not swept (one rate, 0.002)" in (each.why or "") for each in (over, least, ratio))
 
 
 def test_a_curve_that_is_only_shifted_along_l0_gains_nothing():

@@ -102,6 +102,15 @@ def test_every_test_must_pass_and_all_are_said(tmp_path):
     assert row["threshold"] == "its metric at least 0.5; another metric at least 0.5"
 
 
+def test_a_row_carries_the_digests_of_all_its_measurements_once_each(tmp_path):
+    others = [
+        Measurement(name, "its metric", 1.0, 5, 5, files_sha=sha) for name, sha in (("b", "two"), ("c", "one"), ("d", None))
+    ]
+    needs = [{"measurement": name, "at_least": 0.5} for name in ("it", "b", "c", "d")]
+    assert verdict(tmp_path, needs, one(files_sha="one"), *others)["files_sha"] == "one; two"
+    assert verdict(tmp_path, needs[:1], one())["files_sha"] is None
+
+
 def test_below_its_ceiling_a_row_is_not_testable_whatever_the_value(tmp_path):
     low = one(5.0, ceiling_metric="accuracy of the model", ceiling=0.4, ceiling_threshold=0.6)
     row = verdict(tmp_path, [{"measurement": "it", "at_least": 0.5}], low)

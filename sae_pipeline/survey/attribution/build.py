@@ -49,7 +49,7 @@ def build_attribution(
     emotion = _preferred(lm, sae, prompts, screened, bos)
     prompt_rows(prompts, screened, pairs, sae.n_features).write_parquet(work / "attribution_prompts.parquet", compression="zstd")
     feature_rows(pairs, sae.n_features).write_parquet(work / "attribution_features.parquet", compression="zstd")
-    found = measurements(lm, sae, prompts, chosen, pairs, emotion, Topics(examples), settings)
+    found = measurements(lm, sae, prompts, chosen, pairs, emotion, Topics(examples), settings, _likeliest(screened))
     write_measurements(work, "attribution", found)
     for theme in THEMES:
         (work / f"{FIGURE}.{theme.name}.png").write_bytes(scatter(pairs, theme))
@@ -75,6 +75,11 @@ def _screen(lm: LanguageModel, sae: SparseAutoencoder, prompt: Prompt, bos: bool
     found = attribute(lm, sae, contrast(lm, prompt.text, prompt.target, prompt.baseline, bos))
     solved = found.logit_difference > 0 and found.target_rank <= thresholds().among_likeliest
     return {"solved": solved, "target_rank": found.target_rank, "logit_difference": found.logit_difference}
+
+
+def _likeliest(screened: pl.DataFrame) -> list[int]:
+    """Prompts whose target is the likeliest next token of all."""
+    return screened.with_row_index("prompt_id").filter(pl.col("target_rank") == 1)["prompt_id"].to_list()
 
 
 def _preferred(

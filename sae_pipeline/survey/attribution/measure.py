@@ -1,6 +1,6 @@
 """The measurements of this stage, each beside its control."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -31,10 +31,11 @@ ABSOLUTE = [pl.col(name).abs() for name in ("attribution", "ablation")]
 
 def measurements(
     lm: LanguageModel, sae: SparseAutoencoder, prompts: Sequence[Prompt], chosen: Sequence[Prompt], pairs: pl.DataFrame,
-    emotion: Sequence[pl.DataFrame], topics: Topics, settings: Attribution,
+    emotion: Sequence[pl.DataFrame], topics: Topics, settings: Attribution, likeliest: Collection[int],
 ) -> list[Measurement]:  # fmt: skip
     """All of them, in the order of the checklist. `pairs`: of the `chosen` prompts, which the model got right; `emotion`: of each
-    prompt about an emotion whose target it finds likelier than the baseline."""
+    prompt about an emotion whose target it finds likelier than the baseline; `likeliest`: ids of the prompts
+    whose target is the likeliest token of all."""
     size, seed, sha = sae.n_features, settings.seed, prompts_sha()
 
     def measurement(name: str, metric: str, found: Compared | None, attempted: int, control: str, **more) -> Measurement:
@@ -54,6 +55,7 @@ def measurements(
     correlations = [correlations_by_prompt(drawn, name, "ablation") for name in ("attribution", "activation")]
     overlaps = [top_overlap(drawn, name, "ablation") for name in ("attribution", "activation")]
     n = f"{drawn.height:,} drawn pairs"
+    of_likeliest = on_likeliest(drawn, len(chosen), likeliest)
     found = [
         measurement(
             NAMES[0], "attribution against central differences, norm of the error over the norm, mean over prompts",
@@ -66,10 +68,11 @@ def measurements(
         measurement(
             NAMES[1], f"Pearson correlation with the effect of ablation, {n} of all prompts together",
             pooled_correlations(drawn, "attribution", "activation", "ablation", seed), len(prompts), "activation", figure=FIGURE,
+            why=of_likeliest,
         ),
         measurement(
             "attribution_ablation_correlation_median", f"median over prompts of the Pearson correlation with ablation, {n}",
-            compared_medians(correlations[0], correlations[1], seed), len(prompts), "activation",
+            compared_medians(correlations[0], correlations[1], seed), len(prompts), "activation", why=of_likeliest,
         ),
         measurement(
             "attribution_ablation_correlation_absolute", f"the pooled correlation without regard to sign, {n}",
@@ -85,7 +88,7 @@ def measurements(
             NAMES[2],
             "share of a prompt's ten largest effects among its ten largest attributions, of the pairs drawn at random "
             f"({drawn.height / len(chosen):.0f} of {pairs.height / len(chosen):.0f} active pairs per prompt), not of all",
-            compared(overlaps[0], overlaps[1], seed), len(prompts), "its ten largest activations",
+            compared(overlaps[0], overlaps[1], seed), len(prompts), "its ten largest activations", why=of_likeliest,
         ),
         measurement(
             "top_10_overlap_last_position",
@@ -121,6 +124,27 @@ NAMES = (
     "two_hop_middle_in_top_10", "refusal_attribution", "attribution_finite_difference_largest_error",
 )  # fmt: skip
 PREFERRED = "emotion_among_top_features_of_preferred"
+
+
+def on_likeliest(drawn: pl.DataFrame, n_chosen: int, likeliest: Collection[int]) -> str:
+    """The headlines once more, on the prompts whose target is the likeliest token: right in the strict sense."""
+    strict = drawn.filter(pl.col("prompt_id").is_in(list(likeliest)))
+    n = strict["prompt_id"].n_unique()
+    told = (
+        f"of {n_chosen} prompts with the target among the {thresholds().among_likeliest} likeliest tokens it is the first in {n}"
+    )
+    if not n:
+        return told
+    correlations, overlaps = (
+        [of_prompt(strict, name, "ablation") for name in ("attribution", "activation")]
+        for of_prompt in (correlations_by_prompt, top_overlap)
+    )
+    r, r_control = map(np.median, correlations)
+    overlap, overlap_control = map(np.mean, overlaps)
+    return (
+        f"{told}: on these a median correlation of {r:.3f} (activation {r_control:.3f}), "
+        f"a mean overlap of the ten largest of {overlap:.2f} ({overlap_control:.2f})"
+    )
 
 
 def _emotion(measurement, n: int, lists: Mapping[tuple[str, str], Sequence[pl.DataFrame]], about: frozenset[int], seed: int):

@@ -18,6 +18,11 @@ FIGURE = "scaling_rates"
 CONTROL = "ReLU-L1 at the same L0"
 
 
+def unswept(settings: ScalingLaws) -> str:
+    """What the comparison leaves open: only batch_topk's rates are swept, and both architectures share one here."""
+    return f"ReLU-L1's learning rate was not swept (one rate, {settings.matched_learning_rate:g})"
+
+
 def common(own_P: np.ndarray, other_P: np.ndarray) -> np.ndarray:
     """The values of L0 that stand on `other_P`, moved into the range that both curves were measured over. Ascending, without
     repeats; empty where the ranges do not meet."""
@@ -68,7 +73,8 @@ def _variance(sums: ByDocument, pairs: Sequence[tuple[str, str]], settings: Scal
         Measurement(
             name, metric, float(own), n, n, low=interval(own_R)[0], high=interval(own_R)[1], control=CONTROL,
             control_value=float(relu), difference_low=paired[0], difference_high=paired[1],
-            why=f"batch_topk and ReLU-L1 at {each}; linear in log L0 between trained points; one seed; no cross-entropy",
+            why=f"batch_topk and ReLU-L1 at {each}; linear in log L0 between trained points; one seed; "
+            f"{unswept(settings)}; no cross-entropy",
             rows="scaling_runs", figure=FIGURE,
         )
         for (name, metric), (own, relu, own_R, paired) in zip(names.items(), found, strict=True)
@@ -88,6 +94,7 @@ def _norms(sums: ByDocument, pairs: Sequence[tuple[str, str]], settings: Scaling
         float(sums.norm_ratio(best)[0]), len(sums.n_K), len(sums.n_K), low=low, high=high,
         control=f"ReLU-L1 at L0 {sums.l0(relu):.1f}", control_value=float(sums.norm_ratio(relu)[0]),
         difference_low=paired[0], difference_high=paired[1],
-        why=f"at the densest matched L0; the root of its explained variance, near which unbiased ones lie, is {root:.3f}",
+        why=f"at the densest matched L0; the root of its explained variance, near which unbiased ones lie, is {root:.3f}; "
+        f"{unswept(settings)}",
         rows="scaling_runs", figure=FIGURE,
     )  # fmt: skip

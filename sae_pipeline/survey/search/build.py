@@ -93,7 +93,8 @@ def build_concept_search(sources: Sources, settings: ConceptSearch, bos: bool, w
     ]
     results = Results(
         size, searched, found_words, len(known), len(words.candidates) if words else 0, probed, _values(told, "pair"),
-        _values(told, "sort"), {k: np.array([row[f"few_{k}"] for row in searched if row["is_choice"]]) for k in KS}, seed,
+        np.array([row["concept"] for row in told[0] if row["kind"] == "pair"], np.int64), _values(told, "sort"),
+        {k: np.array([row[f"few_{k}"] for row in searched if row["is_choice"]]) for k in KS}, seed,
         concepts_sha(folder),
     )  # fmt: skip
     found = measurements(results)
@@ -127,14 +128,14 @@ def _probe_rows(data: DataSet, banks: tuple[Bank, Bank], reader: ActivationReade
 def _told_apart(
     bank: Bank, sources: Sources, sample_N: torch.Tensor, concepts: Sequence[Concept], settings: ConceptSearch, bos: bool
 ) -> list[dict]:
-    """Contrastive accuracy by pair and sort answers by item."""
+    """Contrastive accuracy by pair, with the number of its concept, and sort answers by item."""
     corpus, reader = sources.corpus, sources.activations
-    pairs = [
-        (reads[0], reads[1])
-        for each in concepts
+    texts_of = [
+        (number, list(texts))
+        for number, each in enumerate(concepts)
         for texts in zip(each.held_out.positives, each.held_out.negatives, strict=False)
-        for reads in [read_texts(sources.lm, bank, texts, bos)]
     ]
+    pairs = [(reads[0], reads[1]) for _, texts in texts_of for reads in [read_texts(sources.lm, bank, texts, bos)]]
     ids_N = corpus.token_ids_BT.reshape(-1)
     unit, row = active_pairs(bank, reader.gather(sample_N).float(), "train profile")
     sample_ids = ids_N[sample_N.numpy()]
@@ -143,7 +144,11 @@ def _told_apart(
     held_out_N = sample_tokens(reader, "held_out", settings.n_sample_tokens // 4, settings.seed)
     unit, row = active_pairs(bank, reader.gather(held_out_N).float(), "held-out profile")
     by_item = sort(profile, unit, ids_N[held_out_N.numpy()][row], settings.n_sort_pairs, settings.seed)
-    return [{"kind": kind, "value": float(x)} for kind, values in (("pair", by_pair), ("sort", by_item)) for x in values]
+    numbers = [number for number, _ in texts_of]
+    return [
+        *({"kind": "pair", "concept": number, "value": float(x)} for number, x in zip(numbers, by_pair, strict=True)),
+        *({"kind": "sort", "concept": None, "value": float(x)} for x in by_item),
+    ]
 
 
 def _values(told: Sequence[list[dict]], kind: str) -> list[np.ndarray]:

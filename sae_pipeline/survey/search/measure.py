@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from sae_pipeline.resampling import paired_difference, unpaired_difference
 from sae_pipeline.survey.attribution.statistics import Compared, compared
 from sae_pipeline.survey.measurement import Measurement, too_few
 from sae_pipeline.survey.search.families import NOTE
@@ -26,6 +27,7 @@ class Results:
     n_words: int
     probed: list[Probed]
     contrasts: list[np.ndarray]
+    contrast_concept: np.ndarray  # of every pair, by number
     sorts: list[np.ndarray]
     few: dict[int, np.ndarray]  # k -> concepts x (features, random directions, dense probe)
     seed: int
@@ -66,22 +68,43 @@ def _words(results: Results) -> list[Measurement]:
 
 
 def _told_apart(results: Results) -> list[Measurement]:
+    """Pairs of one concept go together, so concepts are resampled. Features and directions sort draws of their own."""
     both = ~np.isnan(results.contrasts[0]) & ~np.isnan(results.contrasts[1])
-    value, control = (each[both] for each in results.contrasts)
-    n = min(map(len, results.sorts))
+    value, control, concept = (each[both] for each in (*results.contrasts, results.contrast_concept))
+    own, other = results.sorts
     return [
         _measurement(
             results, "contrastive_accuracy",
             "units active on one text of a pair whose training tokens say which one, mean over pairs; chance 0.5",
-            _compared(value, control, results.seed), len(both), DIRECTIONS, "concept_search_results",
-            **({} if len(value) else too_few("pairs that units tell apart", 0, 1)),
+            _by_concept(value, control, concept, results.seed) if len(value) else None, len(both), DIRECTIONS,
+            "concept_search_results",
+            **(
+                {"why": f"{len(np.unique(concept))} concepts are resampled, each with all its pairs"}
+                if len(value) else too_few("pairs that units tell apart", 0, 1)
+            ),
         ),
         _measurement(
             results, "sort_accuracy", "held-out tokens that training tokens sort to the right one of two units; chance 0.5",
-            _compared(results.sorts[0][:n], results.sorts[1][:n], results.seed), max(map(len, results.sorts)), DIRECTIONS,
-            "concept_search_results", **({} if n else too_few("held-out tokens to sort", 0, 1)),
+            _apart(own, other, results.seed) if len(own) and len(other) else None, len(own), DIRECTIONS, "concept_search_results",
+            **(
+                {"n_control": len(other), "why": "features and directions have draws of their own: both are resampled"}
+                if len(own) and len(other) else too_few("held-out tokens to sort", 0, 1)
+            ),
         ),
     ]  # fmt: skip
+
+
+def _by_concept(value: np.ndarray, control: np.ndarray, concept: np.ndarray, seed: int) -> Compared:
+    """Means over pairs, and of their paired difference. Concepts are resampled with all their pairs."""
+    mean, *own, n_concepts = paired_difference(value, np.zeros(len(value)), concept, seed)
+    _, *apart, _ = paired_difference(value, control, concept, seed)
+    (low, high), (difference_low, difference_high) = (own, apart) if n_concepts > 1 else ((None, None), (None, None))
+    return Compared(mean, low, high, float(control.mean()), difference_low, difference_high, len(value))
+
+
+def _apart(value: np.ndarray, control: np.ndarray, seed: int) -> Compared:
+    drawn = unpaired_difference(value, control, seed)
+    return Compared(drawn.value, drawn.value_low, drawn.value_high, drawn.control, drawn.low, drawn.high, len(value))
 
 
 def _few(results: Results) -> list[Measurement]:
