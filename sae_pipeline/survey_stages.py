@@ -43,7 +43,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "steering_comparison", SURVEY, ("corpus", "sae", "feature_stats"), ("sae.sizes", "hook", "survey.steering_comparison"),
-        per_size=False, code_version="7", files=("survey/steering/*.yaml", "steering/prompts.yaml", THRESHOLDS),
+        per_size=False, code_version="8", files=("survey/steering/*.yaml", "steering/prompts.yaml", THRESHOLDS),
     ),
     Stage(
         "null_models", SURVEY, ("corpus", "activations", "random_model"), ("sae.sizes", "sae.k", "survey.null_models"),

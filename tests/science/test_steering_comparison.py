@@ -185,6 +185,22 @@ def test_costs_are_those_of_the_model_run_by_hand(compared, tiny_artefacts):
         assert nats() - plain == pytest.approx(row["extra_nats"], abs=1e-4)
 
 
+def test_rising_doses_are_counted_beside_those_of_the_random_direction(compared):
+    work, _ = compared
+    doses = pl.read_parquet(work / "steering_doses.parquet").filter(pl.col("factor").is_in(DOSE_FACTORS))
+    share = {}
+    for (control, concept), part in doses.group_by(["control", "concept"]):
+        ranks = part.select(pl.col("factor", "rise").rank()).to_numpy()
+        correlation = np.corrcoef(ranks.T)[0, 1] if ranks[:, 1].std() else 0.0
+        share.setdefault(control, {})[concept] = correlation >= 0.8
+    rows = pl.read_parquet(work / "measurements.parquet").rows_by_key("measurement", named=True, unique=True)
+    for name, control in (("", "random_feature"), ("_over_random_direction", RANDOM)):
+        one = rows[f"monotone_dose_share{name}"]
+        assert one["value"] == pytest.approx(np.mean([*share["none"].values()]))
+        assert one["control_value"] == pytest.approx(np.mean([*share[control].values()])), control
+        assert one["difference"] == pytest.approx(one["value"] - one["control_value"])
+
+
 def test_with_too_few_concepts_every_measurement_says_why(tiny_artefacts, tmp_path, monkeypatch):
     monkeypatch.setattr("sae_pipeline.survey.steering.build.make_steerable", lambda *args: ([], ["islands", "military"]))
     made, settings = tiny_artefacts, SteeringComparison(n_concepts=2, n_prompts=4)

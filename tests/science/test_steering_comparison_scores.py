@@ -14,6 +14,7 @@ from sae_pipeline.survey.steering.mark import measure_mark
 from sae_pipeline.survey.steering.methods import (
     BASELINE,
     CLAMP,
+    PROMPT_ONLY,
     RANDOM,
     UNSELECTED,
 )
@@ -82,15 +83,59 @@ def test_the_width_of_the_sweet_spot_has_the_interval_of_its_features():
     assert one.difference == 0.0 and one.difference_low == -3.0 and one.difference_high == 3.0
 
 
-def test_a_selected_feature_is_held_against_the_mean_of_several_that_were_not():
-    scores = {CLAMP: [0.5, 0.5], **{name: [0.1 * place, 0.0] for place, name in enumerate(UNSELECTED)}}
+def comparison(scores: dict[str, list[float]], texts: pl.DataFrame | None = None) -> Comparison:
+    """Two concepts, `a` and `b`, with a score of each per method."""
     report = pl.concat([
         pl.DataFrame({"concept": ["a", "b"], "control": method, "score": values}) for method, values in scores.items()
     ])  # fmt: skip
     found = [SimpleNamespace(topic=SimpleNamespace(name=name)) for name in ("a", "b")]
-    compared = Comparison(report, pl.DataFrame(), found, 2, 1024)  # pyright: ignore[reportArgumentType]
-    gain = compared.paired("gain", CLAMP, UNSELECTED, 0, "the mean")
+    return Comparison(report, pl.DataFrame() if texts is None else texts, found, 2, 1024)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_selected_feature_is_held_against_the_mean_of_several_that_were_not():
+    scores = {CLAMP: [0.5, 0.5], **{name: [0.1 * place, 0.0] for place, name in enumerate(UNSELECTED)}}
+    gain = comparison(scores).paired("gain", CLAMP, UNSELECTED, 0, "the mean")
     assert gain.control_value == pytest.approx(np.mean([0.0, 0.1, 0.2, 0.3]) / 2) and gain.difference == pytest.approx(0.425)
+
+
+def test_the_clamp_is_held_against_every_other_way_over_the_same_concepts():
+    scores = {
+        CLAMP: [0.2, 0.6], "difference_of_means": [0.2, 0.6], "sae_add": [0.4, 0.8], "probe": [0.1, 0.5], "pca": [0.6, 0.2],
+        PROMPT_ONLY: [0.9, 1.0],
+    }  # fmt: skip
+    found = {each.measurement: each for each in comparison(scores).over_others(0)}
+    assert {name: each.control for name, each in found.items()} == {
+        "clamp_over_difference_of_means": "difference_of_means", "clamp_over_sae_add": "sae_add", "clamp_over_probe": "probe",
+        "clamp_over_pca": "pca", "clamp_over_prompt_only": "prompt_only",
+    }  # fmt: skip
+    assert {each.value for each in found.values()} == {0.4} and {each.n_scored for each in found.values()} == {2}
+    # The same difference on either concept has an interval of no width, whatever the concepts' own scores are.
+    for name, by in {"difference_of_means": 0.0, "sae_add": -0.2, "probe": 0.1}.items():
+        one = found[f"clamp_over_{name}"]
+        assert [one.difference, one.difference_low, one.difference_high] == pytest.approx([by] * 3), name
+    pca, prompt = found["clamp_over_pca"], found["clamp_over_prompt_only"]
+    assert [pca.difference, pca.difference_low, pca.difference_high] == pytest.approx([0.0, -0.4, 0.4])
+    assert [prompt.difference, prompt.difference_low, prompt.difference_high] == pytest.approx([-0.55, -0.7, -0.4])
+
+
+def test_repetition_at_a_hundred_times_the_maximum_says_what_a_random_direction_does():
+    def why(clamp: float, random: float) -> str:
+        rows: list[tuple] = [
+            ("a", CLAMP, 100.0, clamp),
+            ("b", CLAMP, -100.0, clamp),
+            ("a", RANDOM, 100.0, random),
+            ("b", RANDOM, 100.0, random),
+        ]
+        rows.append((None, BASELINE, None, 0.0))
+        names = ("concept", "control", "factor", "repetition")
+        texts = pl.DataFrame(rows, schema=names, orient="row", infer_schema_length=None).with_columns(prompt=pl.lit("p"))
+        plain, direction = comparison({CLAMP: [0.0, 0.0]}, texts).extremes(0)
+        assert (plain.value, plain.control_value, direction.control_value) == (clamp, 0.0, random) and plain.why is not None
+        return plain.why
+
+    assert "a random direction of the same strength repeats 0.500" in why(0.25, 0.5)
+    assert why(0.25, 0.5).endswith("no more than a direction of this strength, as far as the interval tells")
+    assert "no more" not in why(0.5, 0.25)
 
 
 def test_the_mark_is_passed_by_what_names_the_concept_and_not_by_what_the_model_says_unsteered():

@@ -10,9 +10,12 @@ import polars as pl
 from scipy.stats import spearmanr
 
 from sae_pipeline.language_model.model import LanguageModel
+from sae_pipeline.resampling import mean_interval, paired_difference
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.steering.output_score import Reading, Scored, rises
+from sae_pipeline.survey.measurement import Measurement
 from sae_pipeline.survey.steering.concepts import read_openings
+from sae_pipeline.survey.thresholds import thresholds
 
 DOSE_FACTORS = (-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0)  # over which row 32 asks for a rise
 FAR_FACTORS = (-100.0, -50.0, -20.0, -10.0, 10.0, 20.0, 50.0, 100.0)  # looked at besides
@@ -33,6 +36,23 @@ def monotone(rise_KC: np.ndarray) -> np.ndarray:
     """Spearman's correlation, per candidate, of `DOSE_FACTORS` and its rises at them. C values."""
     # A concept that never becomes likelier at any dose has constant ranks and no correlation: that is no dose response.
     return np.nan_to_num([spearmanr(DOSE_FACTORS, rise_K)[0] for rise_K in rise_KC.T])
+
+
+def measure_monotone(
+    name: str, rise_KC: np.ndarray, control: str, control_KC: np.ndarray, n_attempted: int, seed: int, shared: dict
+) -> Measurement:
+    """Row 32: the share of features whose effect rises over `DOSE_FACTORS`, beside the share of `control_KC`, the same concepts'.
+
+    Concepts are resampled with both of their curves.
+    """
+    ours_C, theirs_C = ((monotone(each_KC) >= thresholds().monotone).astype(float) for each_KC in (rise_KC, control_KC))
+    low, high = mean_interval(ours_C, seed)
+    difference, difference_low, difference_high, n = paired_difference(ours_C, theirs_C, np.arange(len(ours_C)), seed)
+    return Measurement(
+        name, f"share of features whose effect rises with the dose (rank correlation at least {thresholds().monotone})",
+        float(ours_C.mean()), n, n_attempted, low=low, high=high, control=control, control_value=float(theirs_C.mean()),
+        difference=difference, difference_low=difference_low, difference_high=difference_high, rows=DOSES, figure=DOSES, **shared,
+    )  # fmt: skip
 
 
 def dose_rows(

@@ -1,7 +1,7 @@
 """Rows 32 and 33: the features of the comparison at every dose, beside random living ones that are asked for the same words.
 
-Each of these is the best by output score of as many random ones as the feature had candidates. Far doses stand beside those of
-the random direction that went through the same choices.
+Each of these is the best by output score of as many random ones as the feature had candidates; none had to fire on the concept.
+Doses stand beside those of the random direction that went through both choices, too.
 
 Shapes: K factors, C features, Q questions.
 """
@@ -23,13 +23,14 @@ from sae_pipeline.study_survey import SteeringComparison
 from sae_pipeline.survey.measurement import Measurement
 from sae_pipeline.survey.steering.concepts import committed, read_questions
 from sae_pipeline.survey.steering.cost import CAPABILITY_FACTORS, Costs, costs, sweet_spot
-from sae_pipeline.survey.steering.dose import DOSE_FACTORS, DOSES, FAR_FACTORS, curves, dose_rows, doses_table, monotone
+from sae_pipeline.survey.steering.dose import DOSE_FACTORS, DOSES, FAR_FACTORS, curves, dose_rows, doses_table, measure_monotone
 from sae_pipeline.survey.steering.features import N_CANDIDATES, best_of_groups
 from sae_pipeline.survey.steering.methods import RANDOM, Steerable
 from sae_pipeline.survey.thresholds import thresholds
 
 COSTS = "steering_costs"
 RIVALS = "the best of as many random living features by the same output score"
+ALONG = "random directions through both choices of the feature: where they point, what they make the model say"
 NEAR = 1.0  # the factor at which costs are reported as one number
 
 
@@ -79,23 +80,20 @@ def measure_doses(
             np.concatenate([near_2KC, along_2KC], 1), (*DOSE_FACTORS, *FAR_FACTORS), names, [None] * len(names), RANDOM, size
         ),
     ]  # fmt: skip
-    ours, theirs = (monotone(each_2KC[0]) >= thresholds().monotone for each_2KC in (ours_2KC, theirs_2KC))
-    difference, low, high, n = paired_difference(ours, theirs, np.arange(len(ours)), settings.seed)
-    own_low, own_high = mean_interval(ours, settings.seed)
     # Two concepts may have chosen the same feature; what it costs is measured once.
     priced = list({each.feature: each for each in own}.values())[: settings.n_capability_features]
     rivals, questions = random[: len(priced)], read_questions()
     chosen, beside = (costs(lm, sae, candidates, questions, held_out_BT) for candidates in (priced, rivals))
-    shared = {"size": size, "files_sha": committed(), "control": RIVALS}
-    priced_by = shared | {"rows": COSTS, "figure": DOSES}
+    shared = {"size": size, "files_sha": committed()}
+    priced_by = shared | {"control": RIVALS, "rows": COSTS, "figure": DOSES}
     first_Q, every_Q = np.array([each.first for each in questions]), np.ones(len(questions), bool)
     measured = [
-        Measurement(
-            "monotone_dose_share",
-            f"share of features whose effect rises with the dose (rank correlation at least {thresholds().monotone})",
-            float(ours.mean()), n, settings.n_concepts, low=own_low, high=own_high, control_value=float(theirs.mean()),
-            difference=difference, difference_low=low, difference_high=high, rows=DOSES, figure=DOSES, **shared,
-        ),
+        measure_monotone(name, ours_2KC[0], control, beside_2KC[0], settings.n_concepts, settings.seed, shared)
+        for name, control, beside_2KC in (
+            ("monotone_dose_share", RIVALS, theirs_2KC), ("monotone_dose_share_over_random_direction", ALONG, near_2KC)
+        )
+    ]  # fmt: skip
+    measured += [
         _sweet_spot("sweet_spot_width", chosen, beside, first_Q, settings.seed, priced_by),
         _sweet_spot("sweet_spot_width_all_questions", chosen, beside, every_Q, settings.seed, priced_by),
         _cost("held_out_cost", "held-out token", chosen.extra_nats_KC, beside.extra_nats_KC, settings.seed, priced_by),

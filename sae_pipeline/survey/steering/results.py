@@ -16,6 +16,7 @@ from sae_pipeline.survey.steering.methods import (
     CLAMP,
     FEW_FEATURE,
     FEW_MEANS,
+    PROMPT_ONLY,
     PROMPT_SIDE,
     RANDOM,
     RESPONSE_ONLY,
@@ -31,9 +32,10 @@ DRAWN = f"the mean of {len(UNSELECTED)} of the {N_CANDIDATES} candidates drawn a
 NAMES = (  # what the checklist asks of this stage
     "clamp_over_random", "output_score_selection_gain", "output_score_over_input_score", "steering_passes_over_random_directions",
     "prompt_side_over_response_only", "few_shot_wins", "three_themes_steered",
-    "on_target_share", "repetition_at_100", "monotone_dose_share", "sweet_spot_width",
-    "sweet_spot_width_all_questions",
+    "on_target_share", "repetition_at_100", "monotone_dose_share", "monotone_dose_share_over_random_direction",
+    "sweet_spot_width", "sweet_spot_width_all_questions",
 )  # fmt: skip
+OTHERS = ("difference_of_means", "sae_add", "probe", "pca", PROMPT_ONLY)  # no row asks about these
 SCORE = "mean over concepts of the harmonic mean of concept, fluency and relevance"
 
 
@@ -73,9 +75,13 @@ class Comparison:
             self.paired("prompt_side_over_response_only", PROMPT_SIDE, [RESPONSE_ONLY], seed),
             self.paired("both_sides_over_prompt_side", CLAMP, [PROMPT_SIDE], seed),
             self.paired("both_sides_over_response_only", CLAMP, [RESPONSE_ONLY], seed),
-            self.paired("clamp_over_difference_of_means", CLAMP, ["difference_of_means"], seed),
+            *self.over_others(seed),
             self._few(seed), self._themes(seed), self._mark(seed), self._on_target(seed),
         ]  # fmt: skip
+
+    def over_others(self, seed: int) -> list[Measurement]:
+        """The clamp beside every other way of steering towards a concept, the prompt that asks for it among them."""
+        return [self.paired(f"clamp_over_{method}", CLAMP, [method], seed) for method in OTHERS]
 
     def _few(self, seed: int) -> Measurement:
         """Row 37: both from the same two sentences, the concept's words unknown to either. A win counts 1, a tie one half. The
@@ -129,18 +135,24 @@ class Comparison:
             for rows, unit in ((far, "concept"), (beside, "concept"), (plain, "prompt"))
         )
         metric = f"share of repeated 4-grams at {FAR:g} times the maximum, mean over features"
-        why = f"{len(far)} texts; of the random direction at the same strength {by_direction.mean():.3f}"
-        found = []
-        for name, control, other in (
-            ("repetition_at_100", "unsteered", by_prompt), ("repetition_at_100_over_random_direction", RANDOM, by_direction)
-        ):  # fmt: skip
-            drawn = unpaired_difference(by_feature, other, seed)
-            found.append(self._one(
+        over_plain, over_direction = (unpaired_difference(by_feature, other, seed) for other in (by_prompt, by_direction))
+        why = (
+            f"{len(far)} texts; a random direction of the same strength repeats {over_direction.control:.3f} (feature minus "
+            f"direction {over_direction.difference:.3f}, {over_direction.low:.3f} to {over_direction.high:.3f})"
+        )
+        if over_direction.low <= 0:
+            why += ": the feature repeats no more than a direction of this strength, as far as the interval tells"
+        return [
+            self._one(
                 name, metric, drawn.value, len(by_feature), low=drawn.value_low, high=drawn.value_high, control=control,
                 control_value=drawn.control, difference=drawn.difference, difference_low=drawn.low, difference_high=drawn.high,
                 n_attempted=len(by_feature), why=why,
-            ))  # fmt: skip
-        return found
+            )
+            for name, control, drawn in (
+                ("repetition_at_100", "unsteered", over_plain),
+                ("repetition_at_100_over_random_direction", RANDOM, over_direction),
+            )
+        ]  # fmt: skip
 
     def _one(
         self, name: str, metric: str, value: float | None, n_scored: int, n_attempted: int | None = None, **beside
