@@ -20,6 +20,10 @@ form (target 24), nothing active with an initial threshold of 1. With straight-t
 (`jumprelu_ste_to_input`) it gets sparse: L0 14 with 4, and 42 with 1.5 (explained variance .634); with threshold .1, bandwidth
 2 and the pre-activation loss of its tanh recipe besides, 12 and 40 (.696). The last, the best of these seven trials, is what is
 compared, with coefficient 2."""
+EARLY = """\
+`jumprelu` is the tanh penalty as it was published, its coefficient rising over all steps, ours and SAELens's; `jumprelu_early`
+the same with the coefficient full after as many steps as every other penalty's here (ours by `sparsity_warmup`). The second was
+added after the first was seen to lie below dictionary_learning's form."""
 
 
 def section(found: dict[str, Any]) -> list[str]:
@@ -44,7 +48,7 @@ def section(found: dict[str, Any]) -> list[str]:
         "is not corrected for. Nobody's learning rate was searched for: all have the same one, which may suit a peer less. Each "
         "peer is compared at one sparsity. On all sides a feature counts as dead, for auxiliary losses, after "
         f"{s['dead_after_tokens']:,} silent tokens.", "",
-        " ".join(STEP_TRIALS.split()), "",
+        " ".join(STEP_TRIALS.split()), "", " ".join(EARLY.split()), "",
         "![L0 against explained variance and cross-entropy recovered](results/quality.png)", "",
     ]  # fmt: skip
     for metric, name in METRICS.items():

@@ -23,7 +23,7 @@ SPARSITIES: dict[str, dict[str, tuple[float, ...]]] = {
     "relu_l1": {OURS: (2.5, 5, 10), SAELENS: (5,), DICTIONARY_LEARNING: (5,)},
     "gated": {OURS: (4, 7, 11), SAELENS: (10,), DICTIONARY_LEARNING: (10,)},
     "jumprelu": {OURS: (0.25, 0.5, 1), SAELENS: (5,), DICTIONARY_LEARNING: (24,)},
-    "jumprelu_early": {OURS: (0.25, 0.5, 1), SAELENS: (4,), DICTIONARY_LEARNING: (24,)},
+    "jumprelu_early": {OURS: (0.25, 0.5, 1), SAELENS: (1.5,), DICTIONARY_LEARNING: (24,)},
     "jumprelu_step": {OURS: (2, 4, 8), SAELENS: (2,), DICTIONARY_LEARNING: (24,)},
 }
 # Held against ours of the other penalty form: no comparison of like with like.
