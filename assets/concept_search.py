@@ -4,6 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from assets.pictures import picture
 from assets.publishing import Rebuild, publish, stage_asset
 from assets.verdicts import SCHEMA, Verdict, schema_check
 from resources.compute import Compute
@@ -13,7 +14,7 @@ from resources.store import Store
 
 @stage_asset(
     kinds={"pytorch", "scikitlearn", "parquet"}, pool="gpu",
-    checks={"schema": SCHEMA, "verdicts": "every verdict follows from the numbers beside it, one per concept"},
+    checks={"schema": SCHEMA, "verdicts": "every verdict follows from the numbers beside it, one per concept, beside one null"},
 )  # fmt: skip
 def concept_search(
     context: dg.AssetExecutionContext, config: Rebuild, store: Store, language_model: LanguageModel, compute: Compute
@@ -38,12 +39,13 @@ def concept_search(
     yield from publish(
         context, artifacts, "concept_search", build,
         checks={"schema": lambda work: schema_check(work, "concept_search"), "verdicts": verdicts_follow},
-        force=config.force, headline=("n_concepts", "safety_families_found"),
+        force=config.force, show=lambda work, _: {"families": picture((work / "concept_families.light.png").read_bytes())},
+        headline=("n_concepts", "safety_families_found"),
     )  # fmt: skip
 
 
 def verdicts_follow(folder: Path) -> Verdict:
-    """Recompute every verdict from its row; each concept has exactly one choice of method."""
+    """Recompute every verdict from its row; each concept has exactly one choice of method, and one null."""
     import polars as pl
 
     rows = pl.read_parquet(folder / "concept_search_results.parquet")
@@ -54,4 +56,6 @@ def verdicts_follow(folder: Path) -> Verdict:
     choices = rows.group_by("concept").agg(pl.col("is_choice").sum())["is_choice"]
     if not (choices == 1).all():
         return Verdict(False, "a concept has no choice of method, or several")
+    if not (rows.group_by("concept").agg(pl.struct("null_method", "null_auroc").n_unique().alias("n"))["n"] == 1).all():
+        return Verdict(False, "a concept is held against several nulls")
     return Verdict(wrong.is_empty(), f"{wrong.height} verdicts do not follow from their numbers", {"n_rows": rows.height})

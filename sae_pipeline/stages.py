@@ -108,7 +108,7 @@ STAGES: dict[str, Stage] = {
             code_version="5",
         ),
         Stage("size_comparison", "analysis", ("analysis_tables",), (), per_size=False, code_version="3"),
-        Stage("report", "analysis", ("analysis_tables", "size_comparison"), (), per_size=False, code_version="5"),
+        Stage("report", "analysis", ("analysis_tables", "size_comparison"), (), per_size=False, code_version="6"),
     )
 }
 

@@ -29,7 +29,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "concept_search", SURVEY, ("corpus", "activations", "sae", "feature_stats"),
-        (*MODEL_IDENTITY, "hook", "corpus.bos", "sae.sizes", "survey.concept_search"), per_size=False, code_version="7",
+        (*MODEL_IDENTITY, "hook", "corpus.bos", "sae.sizes", "survey.concept_search"), per_size=False, code_version="8",
         files=("survey/completeness/families/*.yaml", THRESHOLDS),
     ),
     Stage(

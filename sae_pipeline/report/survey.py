@@ -28,6 +28,7 @@ OTHERS = """
     anti join survey_verdicts v on m.stage = v.stage and m.measurement = v.measurement and m.size is not distinct from v.size
     order by m.stage, m.measurement, m.size
 """
+CONCEPTS = "select * from concept_search_results where is_choice order by concept, size"
 COUNTS = "select verdict, count(*) as n from survey_verdicts group by verdict order by n desc"
 
 
@@ -44,7 +45,7 @@ def survey_page(connection: duckdb.DuckDBPyConnection, root: Path, study_name: s
         study_name=study_name, sections=sections, counts=rows(connection, COUNTS), n_rows=len(found),
         n_with_control=sum(row["value"] is not None and row["control_value"] is not None for row in found),
         n_by_construction=sum(row["value"] is not None and row["control_by_construction"] is not None for row in found),
-        families=list(families(connection).values()), others=rows(connection, OTHERS),
+        families=list(families(connection).values()), others=rows(connection, OTHERS), concepts=rows(connection, CONCEPTS),
         n_as_expected=sum(row["verdict"] == row["expected"] for row in found),
         figures={name: images for name, stage in figures.items() if (images := embedded(root, stage, name))},
     )  # fmt: skip

@@ -124,6 +124,38 @@ def test_families_are_written_out_with_what_parents_and_children_stand_for(surve
     assert page is not None and page.count("&#8627;") + page.count("↳") == 3 and 'href="#families"' in page
 
 
+def test_every_concept_stands_beside_its_null_and_its_ceiling(surveyed):
+    _, folder, _ = surveyed
+    row = {
+        "size": 64, "concept": "emotion_sadness", "family": "emotions", "method": "geometry", "is_choice": True, "feature": 7,
+        "auroc_search": 0.94, "auroc": 0.895, "low": 0.7, "high": 1.0, "null_method": "prompt_sets", "null_auroc": 0.86,
+        "difference_low": -0.22, "difference_high": 0.255, "probe_auroc": 0.99, "verdict": "not found", "n_held_out": 20,
+        "note": "",
+    }  # fmt: skip
+    frame = pl.DataFrame([row, row | {"method": "classifier", "is_choice": False, "feature": 8}])
+    with duckdb.connect() as connection:
+        connection.execute(f"attach '{folder / 'analysis.duckdb'}' as world (read_only)").fetchall()
+        for table in ("survey_verdicts", "survey_measurements", "feature_family_members"):
+            connection.execute(f"create table {table} as from world.{table}").fetchall()
+        connection.register("concept_search_results", frame)
+        page = survey_page(connection, folder, "browsed")
+    assert page is not None and 'href="#concepts"' in page
+    shown = page[page.index('id="concepts"') : page.index('id="families"')]
+    assert shown.count('<th scope="row"') == 1 and "64/7" in shown and "64/8" not in shown
+    for said in (
+        "emotion sadness",
+        "not found",
+        "0.895",
+        "0.7 to 1",
+        "0.86<small>prompt sets",
+        "0.035",
+        "-0.22 to 0.255",
+        "0.99",
+    ):
+        assert said in shown
+    assert shown.count("is no danger") == 1
+
+
 def test_without_verdicts_the_page_says_how_to_make_them(client):
     with duckdb.connect(":memory:") as connection:
         connection.execute("create table survey_verdicts (row int, verdict varchar)").fetchall()

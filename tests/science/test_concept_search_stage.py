@@ -15,6 +15,7 @@ from sae_pipeline.survey.search import build
 from sae_pipeline.survey.search.build import Sources, build_concept_search
 from sae_pipeline.survey.search.concepts import Words, read_words
 from sae_pipeline.survey.search.known_words import KnownWord
+from sae_pipeline.survey.search.measure import FIGURE
 from sae_pipeline.tables.files import check_file
 from tests.conftest import TOPICS
 from tests.science.test_concept_search import SHIPPED, concept
@@ -69,7 +70,7 @@ def test_a_killed_search_goes_on_where_it_was_and_ends_with_the_same_bytes(finis
 
     whole = run(tmp_path / "whole")
     n_of = Counter(made)
-    assert n_of["search"] == n_of["searched_word"] == n_of["contrastive"] == 2 <= n_of["probe"] and len(whole) == 4
+    assert n_of["search"] == n_of["searched_word"] == n_of["contrastive"] == 2 <= n_of["probe"] and len(whole) == 6
     once = []
     for name in parts:  # dies in the second part of each kind, one kind after the other
         with pytest.raises(KeyboardInterrupt):
@@ -88,8 +89,10 @@ def test_the_stage_writes_its_tables(finished_study, tmp_path: Path):
     assert check_file("concept_search_results", work / "concept_search_results.parquet") >= 8
     assert check_file("concept_search_words", work / "concept_search_words.parquet") == 0
     assert check_file("concept_search_probes", work / "concept_search_probes.parquet") >= 6
+    assert all((work / f"{FIGURE}.{theme}.png").read_bytes().startswith(b"\x89PNG") for theme in ("light", "dark"))
     rows = pl.read_parquet(work / "measurements.parquet")
     status = dict(rows.select("measurement", "status").iter_rows())
     assert status["contrastive_accuracy"] == status["few_feature_classifier"] == status["sort_accuracy"] == "ok"
     assert status["hit_at_10_prompt_sets"] == "not_testable"
     assert rows.filter(pl.col("measurement") == "safety_families_found")["ceiling"].item() <= 2
+    assert rows.filter(pl.col("measurement") == "safety_families_found")["figure"].item() == FIGURE

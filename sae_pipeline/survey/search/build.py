@@ -16,6 +16,8 @@ import torch
 from sae_pipeline.activations.reader import ActivationReader
 from sae_pipeline.corpus.reader import CorpusReader
 from sae_pipeline.language_model.model import LanguageModel
+from sae_pipeline.plots.figure import write_figure
+from sae_pipeline.plots.search import concept_families
 from sae_pipeline.progress import track
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.store import Outcome
@@ -28,9 +30,10 @@ from sae_pipeline.survey.search.contrast_and_sort import Profile, active_pairs, 
 from sae_pipeline.survey.search.families import search
 from sae_pipeline.survey.search.few_features import KS, accuracies
 from sae_pipeline.survey.search.known_words import known_words, searched_word, word_rows
-from sae_pipeline.survey.search.measure import Results, measurements
+from sae_pipeline.survey.search.measure import FIGURE, Results, measurements
 from sae_pipeline.survey.search.probes import DataSet, Probed, data_sets, probe
 from sae_pipeline.survey.search.reading import read_texts
+from sae_pipeline.survey.thresholds import thresholds
 from sae_pipeline.tables.schemas import conform, empty
 
 RESULTS, WORDS, PROBES = (f"concept_search_{name}.parquet" for name in ("results", "words", "probes"))
@@ -48,9 +51,9 @@ class Sources:
 
 
 def build_concept_search(sources: Sources, settings: ConceptSearch, bos: bool, work: Path) -> Outcome:
-    """Write `concept_search_results`, `_words`, `_probes` and `measurements` into `work`. `UserError` for broken concepts.
+    """Write `concept_search_results`, `_words`, `_probes`, `measurements` and a figure into `work`.
 
-    A killed run keeps finished parts.
+    `UserError` for broken concepts. A killed run keeps finished parts.
     """
     folder = settings.concept_folder
     concepts, words = read_concepts(folder), read_words(folder)
@@ -102,6 +105,7 @@ def build_concept_search(sources: Sources, settings: ConceptSearch, bos: bool, w
     _write("concept_search_results", searched, work / RESULTS)
     _write("concept_search_words", found_words, work / WORDS)
     _write("concept_search_probes", [{"size": size} | asdict(row) for row in probed], work / PROBES)
+    write_figure(work, FIGURE, lambda theme: concept_families(searched, thresholds().found_auroc, theme))
     shutil.rmtree(work / PARTS, ignore_errors=True)
     return Outcome({"n_concepts": len(concepts), "n_known_words": len(known)} | {one.measurement: one.value for one in found})
 

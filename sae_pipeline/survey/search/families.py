@@ -51,8 +51,13 @@ class Searched:
         return max(self.unit, key=lambda method: (self.train_auroc[method][arm], METHODS.index(method)))
 
     def row(self, method: str, size: int, seed: int) -> dict:
-        """A row of `concept_search_results`; besides, whether random directions would choose the method, and `is_safety`."""
-        value_I, null_I = self.value_I[method]
+        """A row of `concept_search_results`, and `is_safety`.
+
+        The null is the random direction of the method that separates the searched texts best among random directions: it chooses
+        its method as the features choose theirs. By the features' method alone it could be next to nothing (geometry).
+        """
+        null_method = self.best_method(1)
+        value_I, null_I = self.value_I[method][0], self.value_I[null_method][1]
         positive_I = self.held_out_positive_I
         boot = resampled(positive_I, (value_I, null_I), seed)
         value, null = auroc(value_I, positive_I), auroc(null_I, positive_I)
@@ -64,10 +69,9 @@ class Searched:
             verdict = "found" if value >= thresholds().found_auroc and difference_low > 0 else "not found"
         return {
             "size": size, "concept": self.concept.name, "family": self.concept.family, "method": method,
-            "is_choice": method == self.best_method(0), "is_null_choice": method == self.best_method(1),
-            "is_safety": self.concept.safety, "feature": self.unit[method][0],
-            "auroc_search": self.train_auroc[method][0],
-            "auroc": value, "low": float(low), "high": float(high), "null_auroc": null, "difference_low": float(difference_low),
+            "is_choice": method == self.best_method(0), "is_safety": self.concept.safety, "feature": self.unit[method][0],
+            "auroc_search": self.train_auroc[method][0], "auroc": value, "low": float(low), "high": float(high),
+            "null_method": null_method, "null_auroc": null, "difference_low": float(difference_low),
             "difference_high": float(difference_high), "probe_auroc": self.probe_auroc, "verdict": verdict,
             "n_held_out": len(positive_I), "note": NOTE,
         }  # fmt: skip

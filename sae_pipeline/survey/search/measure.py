@@ -14,6 +14,7 @@ from sae_pipeline.survey.search.probes import MOST_K, Probed
 from sae_pipeline.survey.thresholds import thresholds
 
 DIRECTIONS = "random directions of the same densities, through the same selection"
+FIGURE = "concept_families"
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,6 @@ def _sparse(results: Results) -> list[Measurement]:
 def safety(results: Results) -> Measurement:
     """Row 61: families with a feature, beside those that random directions tell apart as well."""
     rows = [row for row in results.searched if row["is_safety"] and row["is_choice"]]
-    null = [row["null_auroc"] for row in results.searched if row["is_safety"] and row["is_null_choice"]]
     found = sum(row["verdict"] == "found" for row in rows)
     carried = sum(row["probe_auroc"] >= thresholds().carried_auroc for row in rows)
     could = found + len(rows) - carried
@@ -150,9 +150,9 @@ def safety(results: Results) -> Measurement:
         "safety_families_found",
         f"safety families with a feature of held-out AUROC {thresholds().found_auroc} or more that beats its null",
         float(found), carried, len(rows), results.size, control=f"families in which {DIRECTIONS} reach that AUROC",
-        control_value=float(sum(value >= thresholds().found_auroc for value in null)),
+        control_value=float(sum(row["null_auroc"] >= thresholds().found_auroc for row in rows)),
         ceiling_metric="safety families that a dense probe tells apart" if excused else None,
-        ceiling=ceiling[0], ceiling_threshold=ceiling[1], files_sha=results.sha, rows="concept_search_results",
+        ceiling=ceiling[0], ceiling_threshold=ceiling[1], files_sha=results.sha, rows="concept_search_results", figure=FIGURE,
         why="; ".join([told, *(f"{row['concept']}: {row['verdict']}, AUROC {row['auroc']:.2f}" for row in rows), NOTE]),
     )  # fmt: skip
 
@@ -163,7 +163,7 @@ def safety_outcomes(results: Results) -> Measurement:
     return Measurement(
         "safety_outcomes_measured", "harms whose rate was measured before and after acting on a feature", 0.0, 0, found,
         results.size, ceiling_metric="safety families with a feature that beats its null (row 61)", ceiling=float(found),
-        ceiling_threshold=1.0, files_sha=results.sha, rows="concept_search_results",
+        ceiling_threshold=1.0, files_sha=results.sha, rows="concept_search_results", figure=FIGURE,
         why="it takes a harm that the model does on request, a feature behind it, and the harm's rate with and without acting on "
         "that feature, beside other means of prevention",
     )  # fmt: skip
