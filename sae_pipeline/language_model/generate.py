@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sae_pipeline.language_model.roomy_cache import make_room
-
 # So many rows of a vocabulary of 49,152 stay in a core's cache while a token is drawn: 22 instead of 89 ms for 256 rows (CPU).
 ROWS_AT_ONCE = 8
 
@@ -29,6 +27,8 @@ def generate(
     `repeats[i]`: how many continuations prompt i gets; it is read once, and its rows follow each other. `generator`: the source
     of every row's own stream, or the streams' seeds, one per row.
     """
+    from sae_pipeline.language_model.roomy_cache import make_room  # needs transformers, which a benchmark's harvest does without
+
     if not prompts or not all(prompts):
         raise ValueError("every prompt needs at least one token")
     device, n_prompts = model.device, len(prompts)
