@@ -52,7 +52,10 @@ def features_vs_neurons(
             "recomputed": lambda work: correlations_recomputed(work, folders, study.survey.features_vs_neurons),
         },
         force=config.force,
-        show=lambda work, _: {"correlations": picture((work / "neuron_correlations.light.png").read_bytes())},
+        show=lambda work, _: {
+            "correlations": picture((work / "neuron_correlations.light.png").read_bytes()),
+            "thresholds": picture((work / "activation_thresholds.light.png").read_bytes()),
+        },
         headline=("low_neuron_correlation_share", "sensitivity_on_independent_text"),
     )  # fmt: skip
 

@@ -39,7 +39,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "invariants", SURVEY, ("corpus", "activations", "sae", "feature_stats"), ("sae.sizes", "survey.invariants"),
-        per_size=False, code_version="5",
+        per_size=False, code_version="6", files=(THRESHOLDS,),
     ),
     Stage(
         "steering_comparison", SURVEY, ("corpus", "sae", "feature_stats"), ("sae.sizes", "hook", "survey.steering_comparison"),
@@ -53,7 +53,7 @@ MEASURING_STAGES: tuple[Stage, ...] = (
     Stage(
         "features_vs_neurons", SURVEY, ("corpus", "activations", "sae", "feature_stats", "explanations", "specificity_scores"),
         ("score.seed", "score.n_features", "score.features", "score.chosen", "survey.features_vs_neurons"),
-        code_version="4", files=(THRESHOLDS,),
+        code_version="5", files=(THRESHOLDS,),
     ),
     Stage(
         "feature_families", SURVEY, ("activations", "sae", "feature_stats"), ("sae", "survey.feature_families"), per_size=False,

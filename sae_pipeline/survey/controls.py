@@ -16,6 +16,7 @@ BY_CONSTRUCTION: dict[str, str] = {
     "distinct_documents_per_batch": FAULT,
     "stored_activation_error": FAULT,
     "samples_inside_their_interval": FAULT,
+    "sample_rank_distance": FAULT,
     "clamp_error": FAULT,
     "attribution_finite_difference_error": FAULT,
     "attribution_finite_difference_largest_error": FAULT,

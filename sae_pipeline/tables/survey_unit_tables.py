@@ -61,6 +61,22 @@ SURVEY_UNIT_TABLES = (
         file="features_vs_neurons/<size>/feature_sensitivity.parquet", key=("size", "feature"),
     ),
     table(
+        "activation_thresholds",
+        "Weak activations left out below a share of their feature's training maximum: specificity gained, and error, held out.",
+        {
+            "size": size(),
+            "share": column(pl.Float64, "The threshold, as a share of the maximum", _SHARE),
+            "is_chosen": column(pl.Boolean, "Whether it is the largest that keeps to 5 % more error on train tokens"),
+            "error_rise": column(pl.Float64, "Relative rise of the squared error of reconstruction"),
+            "explained_variance": column(pl.Float64, "Explained variance that is left", pa.Check.le(1)),
+            "specificity": column(pl.Float64, "Mean over features of their specificity above it", _SCORE, nullable=True),
+            "specificity_gain": column(pl.Float64, "That minus the same features' without a threshold", nullable=True),
+            "n_features": count("Scored features with a window above it"),
+            "n_tokens": count("Held-out tokens of the error"),
+        },
+        file="features_vs_neurons/<size>/activation_thresholds.parquet", key=("size", "share"),
+    ),
+    table(
         "concept_presence",
         "Words of concept families: how often the corpus mentions them, and the feature that stands for each.",
         {

@@ -26,7 +26,15 @@ from sae_pipeline.survey.features_vs_neurons.clear_nulls import null_units
 from sae_pipeline.survey.features_vs_neurons.correlate import Pairs, correlate, correlation_rows, some_blocks
 from sae_pipeline.survey.features_vs_neurons.largest import Largest
 from sae_pipeline.survey.features_vs_neurons.sensitivity import recall, terms_of
-from sae_pipeline.survey.features_vs_neurons.thresholding import SHARES, error_rise, largest_share, specificity_gain
+from sae_pipeline.survey.features_vs_neurons.threshold_curve import CURVE, threshold_curve
+from sae_pipeline.survey.features_vs_neurons.thresholding import (
+    SHARES,
+    error_rise,
+    largest_share,
+    specificity_gain,
+    weighted_windows,
+)
+from sae_pipeline.survey.measurement import Measurement
 from tests.science.interpret_world import SEA, make_tokens, token
 
 SIZE = 64
@@ -62,6 +70,7 @@ def test_tables_figure_and_measurements_are_whole(built):
     }  # fmt: skip
     assert {row["size"] for row in measured.values()} == {SIZE}
     assert measured["low_neuron_correlation_share"]["n_attempted"] == 40
+    assert (built / "activation_thresholds.light.png").stat().st_size > 1000
     assert (built / "neuron_correlations.light.png").is_file() and (built / "neuron_correlations.dark.png").is_file()
 
 
@@ -132,17 +141,44 @@ def test_dropping_unspecific_weak_activations_gains_and_dropping_at_random_does_
         "score": np.where(activation > 1.5 * share, 3, 0),
     })  # fmt: skip
     intervals = pl.DataFrame({"feature": np.arange(4, dtype=np.int32), "interval": np.ones(4, np.int8), "n": [900] * 4})
-    gained = specificity_gain(orthogonal_sae(), r_ND, r_ND, torch.full((4,), 1.5), scores, intervals, SIZE, 0)
+
+    def gain(scores: pl.DataFrame) -> Measurement:
+        return specificity_gain(weighted_windows(scores, intervals, torch.full((4,), 1.5)), share, 0.04, SIZE, 0)
+
+    gained = gain(scores)
     assert gained.value is not None and gained.difference_low is not None and gained.control_value is not None
     assert gained.value > 0.2 and gained.difference_low > 0 and abs(gained.control_value) < 0.02
     # Where the strength says nothing of the score nothing is gained, and the control does not make it look as if.
     dealt = scores.with_columns(pl.col("score").shuffle(seed=3))
-    none = specificity_gain(orthogonal_sae(), r_ND, r_ND, torch.full((4,), 1.5), dealt, intervals, SIZE, 0)
+    none = gain(dealt)
     assert none.difference_low is not None and none.difference_low < 0 and abs(none.control_value or 0) < 0.02
     flat = scores.with_columns(score=pl.lit(2))
-    assert specificity_gain(orthogonal_sae(), r_ND, r_ND, torch.full((4,), 1.5), flat, intervals, SIZE, 0).value == pytest.approx(
-        0
+    assert gain(flat).value == pytest.approx(0)
+
+
+def test_the_curve_of_thresholds_is_error_and_specificity_at_each():
+    r_ND = torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+    maximum_F = torch.full((4,), 2.0)
+    # Two features: windows of activation 0.1, 0.5 and 1.9 that stand for 6, 3 and 1 activations; the second has none above 0.5.
+    scores = pl.DataFrame({
+        "feature": [0, 0, 0, 1, 1], "interval": [1, 3, 10, 1, 3], "activation": [0.1, 0.5, 1.9, 0.1, 0.5],
+        "score": [0, 2, 3, 1, 3],
+    }, schema_overrides={"feature": pl.Int32, "interval": pl.Int8, "activation": pl.Float32})  # fmt: skip
+    intervals = scores.select("feature", "interval").with_columns(n=pl.Series([6, 3, 1, 6, 3]))
+    windows = weighted_windows(scores, intervals, maximum_F)
+    rows = {row["share"]: row for row in threshold_curve(orthogonal_sae(), r_ND, maximum_F, windows, 0.12, 4).to_dicts()}
+    assert set(rows) == {*CURVE, 0.12} and [share for share, row in rows.items() if row["is_chosen"]] == [0.12]
+    before = (rows[0.0][name] for name in ("error_rise", "specificity_gain", "specificity", "n_features"))
+    assert tuple(before) == pytest.approx((0, 0, (9 / 10 + 15 / 9) / 2, 2))
+    assert rows[0.1]["specificity"] == pytest.approx((9 / 4 + 3) / 2)
+    assert (
+        rows[0.5]["specificity"] == 3 and rows[0.5]["specificity_gain"] == pytest.approx(3 - 0.9) and rows[0.5]["n_features"] == 1
     )
+    for share in (0.0, 0.1, 0.5):
+        kept_ND = r_ND.relu() * (r_ND >= 2.0 * share)
+        unexplained = (r_ND - kept_ND).square().sum() / (r_ND - r_ND.mean(0)).square().sum()
+        assert rows[share]["explained_variance"] == pytest.approx(1 - float(unexplained), abs=1e-6)
+    assert rows[0.5]["error_rise"] > rows[0.1]["error_rise"] > 0
 
 
 def test_scores_that_rise_with_activation_correlate_and_the_wrong_explanation_does_not():

@@ -24,6 +24,7 @@ from sae_pipeline.survey.invariants.clamp import clamp_error
 from sae_pipeline.survey.invariants.examples import samples_inside_their_interval
 from sae_pipeline.survey.invariants.loss import loss_gradient_error
 from sae_pipeline.survey.invariants.recipe import distinct_documents_per_batch, expected_distinct, schedule_error
+from sae_pipeline.survey.invariants.sampling import distance, ranks
 from sae_pipeline.survey.invariants.space import scaled_norm_error, stored_activation_error
 from sae_pipeline.survey.verdicts import passes
 
@@ -83,6 +84,24 @@ def test_the_check_recounts_the_samples(built, world):
     assert not samples_recounted(work, world.stats).passed
     share = samples_inside_their_interval(world.stats, 0).value
     assert share is not None and share < 0.9
+
+
+def test_samples_drawn_uniformly_lie_within_chance_and_a_lean_towards_strong_ones_does_not():
+    random = np.random.default_rng(3)
+    drawn, leaning = [], []
+    for _ in range(300):
+        value_N = np.append(random.choice(np.array([0.05, *np.geomspace(0.02, 0.99, 50)], np.float32), 400), np.float32(1))
+        interval_N = np.ceil(10 * value_N.astype(np.float64)).astype(int)
+        for chosen, shares in ((drawn, np.ones(401)), (leaning, 1 + value_N * 10 - interval_N + 1)):
+            at = random.choice(401, 30, replace=False, p=shares / shares.sum())
+            chosen.append(ranks(value_N, 1.0, interval_N[at], value_N[at], random))
+    own, top = np.concatenate(drawn, axis=1)
+    assert len(own) > 5000 and 0 <= own.min() < 0.01 and 0.99 < own.max() <= 1
+    assert distance(own) < 1 < distance(np.concatenate(leaning, axis=1)[0]) < distance(top)
+    # 40 activations of one interval: the largest is the last of them, and one of 19 in the next has too few beside it.
+    value_N = np.append(np.linspace(0.101, 0.199, 40), np.linspace(0.22, 0.29, 19)).astype(np.float32)
+    (rank,), (strongest,) = ranks(value_N, 1.0, np.array([2, 3]), value_N[[0, 45]], random)
+    assert 0 <= rank < 1 / 40 and 39 / 40 <= strongest < 1
 
 
 def test_a_wrong_gradient_is_found(world, monkeypatch):

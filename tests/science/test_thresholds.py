@@ -22,6 +22,8 @@ AS_THEY_WERE = {
     "abstract_topics_needed": 2, "chat_prompts": 2, "known_word_places": 10, "probe_min_tokens": 100, "answers_right": 0.5,
     "steered_concepts_needed": 2, "clear_min_activations": 1000, "recall_min_texts": 5, "neighbour_anchors_needed": 10,
     "present_f1": 0.5, "present_words_needed": 2,
+    # Added with a test of what chance gives.
+    "uniform_ks": 1.95, "uniform_min_activations": 20,
 }  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from sae_pipeline.interpret.units import sae_features
 from sae_pipeline.language_model.model import LanguageModel
 from sae_pipeline.plots.correlations import neuron_correlations
 from sae_pipeline.plots.figure import write_figure
+from sae_pipeline.plots.thresholds import activation_thresholds
 from sae_pipeline.sae.autoencoder import SparseAutoencoder
 from sae_pipeline.store import Outcome
 from sae_pipeline.study import Score
@@ -37,7 +38,8 @@ from sae_pipeline.survey.features_vs_neurons.clear_nulls import explained, null_
 from sae_pipeline.survey.features_vs_neurons.correlate import active_pairs, correlate, correlation_rows, some_blocks
 from sae_pipeline.survey.features_vs_neurons.sensitivity import sensitivity, sensitivity_rows
 from sae_pipeline.survey.features_vs_neurons.shares import correlation_shares
-from sae_pipeline.survey.features_vs_neurons.thresholding import specificity_gain
+from sae_pipeline.survey.features_vs_neurons.threshold_curve import threshold_curve
+from sae_pipeline.survey.features_vs_neurons.thresholding import FIGURE, largest_share, specificity_gain, weighted_windows
 from sae_pipeline.survey.invariants.space import some_tokens
 from sae_pipeline.survey.measurement import Measurement, write_measurements
 from sae_pipeline.survey.parts import kept
@@ -51,7 +53,7 @@ def build_features_vs_neurons(
     folders: dict[str, Path], lm: LanguageModel, score: Score, settings: FeaturesVsNeurons, size: int, work: Path,
     embedder: SentenceEmbedder | None = None,
 ) -> Outcome:  # fmt: skip
-    """Write three tables, a figure and `measurements.parquet`. `folders`: the artefacts of this size by stage.
+    """Write four tables, two figures and `measurements.parquet`. `folders`: the artefacts of this size by stage.
 
     A build that was killed keeps the table of correlations, which is most of the work.
     """
@@ -66,10 +68,15 @@ def build_features_vs_neurons(
     train_ND, held_out_ND = (
         reader.gather(some_tokens(reader, split, settings.n_error_tokens, settings.seed)) for split in SPLITS
     )
-    gain = specificity_gain(
-        sae.to("cpu"), train_ND, held_out_ND, maximum_F, _believed_scores(folders["specificity_scores"]),
-        pl.read_parquet(folders["feature_stats"] / "feature_intervals.parquet").filter(split="held_out"), size, settings.seed,
+    windows = weighted_windows(
+        _believed_scores(folders["specificity_scores"]),
+        pl.read_parquet(folders["feature_stats"] / "feature_intervals.parquet").filter(split="held_out"), maximum_F,
     )  # fmt: skip
+    share = largest_share(sae.to("cpu"), train_ND, maximum_F)
+    curve = threshold_curve(sae, held_out_ND, maximum_F, windows, share, size)
+    curve.write_parquet(work / "activation_thresholds.parquet")
+    write_figure(work, FIGURE, lambda theme: activation_thresholds(curve, theme))
+    gain = specificity_gain(windows, share, curve.filter("is_chosen")["error_rise"][0], size, settings.seed)
     measured = [
         *correlation_shares(correlations, size, n_chosen, settings.seed), gain,
         *_interpretation(folders, corpus, reader, score, settings, size, work, embedder),

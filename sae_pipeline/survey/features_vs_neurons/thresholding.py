@@ -17,6 +17,7 @@ from sae_pipeline.survey.measurement import Measurement, too_few
 from sae_pipeline.survey.thresholds import thresholds
 
 SHARES = np.round(np.arange(0.01, 0.51, 0.01), 2)
+FIGURE = "activation_thresholds"
 N_DRAWS = 200  # of the control: what is dropped at random is worth nothing on average, and a single draw is mostly noise
 
 
@@ -40,27 +41,28 @@ def largest_share(sae: SparseAutoencoder, r_ND: Tensor, maximum_F: Tensor) -> fl
     return best
 
 
-def specificity_gain(
-    sae: SparseAutoencoder, train_ND: Tensor, held_out_ND: Tensor, maximum_F: Tensor, scores: pl.DataFrame,
-    intervals: pl.DataFrame, size: int, seed: int,
-) -> Measurement:  # fmt: skip
-    """Mean specificity of a feature's activations with the threshold, minus without it.
+def weighted_windows(scores: pl.DataFrame, intervals: pl.DataFrame, maximum_F: Tensor) -> pl.DataFrame:
+    """Scored windows (feature, activation, score) with the feature's `maximum` and their `weight`.
 
-    The control drops as many at random, mean over draws. `scores`: active held-out windows (feature, interval, activation,
-    score), drawn uniformly inside intervals; `intervals`: how many held-out activations each interval has. A window stands for
-    that many of them.
+    `scores`: active held-out windows (feature, interval, activation, score), drawn uniformly inside intervals; `intervals`: how
+    many held-out activations each interval has. A window stands for that many of them.
     """
-    share = largest_share(sae, train_ND, maximum_F)
-    rise = error_rise(sae, sae.encode_sparse(held_out_ND), held_out_ND, maximum_F, share)
     maximum = pl.DataFrame({"feature": np.arange(len(maximum_F)), "maximum": maximum_F.numpy()})
-    windows = (
+    return (
         scores.join(intervals.select("feature", "interval", "n"), on=["feature", "interval"])
         .join(maximum.cast({"feature": scores.schema["feature"]}), on="feature")
-        .with_columns(
-            weight=pl.col("n") / pl.len().over("feature", "interval"), kept=pl.col("activation") >= share * pl.col("maximum")
-        )
+        .with_columns(weight=pl.col("n") / pl.len().over("feature", "interval"))
         .sort("feature", "activation")
     )
+
+
+def specificity_gain(windows: pl.DataFrame, share: float, rise: float, size: int, seed: int) -> Measurement:
+    """Mean specificity of a feature's activations with the threshold, minus without it.
+
+    The control drops as many at random, mean over draws. `windows`: of `weighted_windows`; `rise`: of the held-out error.
+    """
+    n_attempted = windows["feature"].n_unique()
+    windows = windows.with_columns(kept=pl.col("activation") >= share * pl.col("maximum"))
     random = np.random.default_rng(seed)
     gains, controls = [], []
     for _, mine in windows.group_by("feature", maintain_order=True):
@@ -73,7 +75,6 @@ def specificity_gain(
         controls.append(float(np.mean([(weight * score)[stay].sum() / weight[stay].sum() for stay in stays])) - all_of_it)
     gain, control = np.array(gains), np.array(controls)
     metric = f"gain in mean specificity (0-3) when activations below {share:.0%} of the maximum are dropped"
-    n_attempted = scores["feature"].n_unique()
     if not len(gain):
         return Measurement(
             "specificity_gain_at_5_percent_error", metric, None, 0, n_attempted, size,
@@ -84,8 +85,8 @@ def specificity_gain(
     return Measurement(
         "specificity_gain_at_5_percent_error", metric, float(gain.mean()), len(gain), n_attempted, size, low=low, high=high,
         control=f"as many activations dropped at random (mean of {N_DRAWS} draws)", control_value=float(control.mean()),
-        difference_low=difference[0], difference_high=difference[1], rows="specificity_scores",
-        why=f"threshold chosen on train tokens; on held-out tokens the squared error rises by {rise:.1%}",
+        difference_low=difference[0], difference_high=difference[1], rows="activation_thresholds",
+        figure=FIGURE, why=f"threshold chosen on train tokens; on held-out tokens the squared error rises by {rise:.1%}",
     )  # fmt: skip
 
 

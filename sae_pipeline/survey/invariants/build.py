@@ -21,6 +21,7 @@ from sae_pipeline.survey.invariants.recipe import (
     initialisation_error,
     schedule_error,
 )
+from sae_pipeline.survey.invariants.sampling import sample_rank_distance
 from sae_pipeline.survey.invariants.space import decomposition_error, scaled_norm_error, some_tokens, stored_activation_error
 from sae_pipeline.survey.measurement import write_measurements
 
@@ -46,6 +47,7 @@ def build_invariants(
         lambda: distinct_documents_per_batch(reader, smallest.config, settings.n_batches),
         lambda: decomposition_error(saes, held_out_ND),
         lambda: samples_inside_their_interval(feature_stats, seed),
+        lambda: sample_rank_distance(feature_stats, seed),
         lambda: stored_activation_error(corpus, reader, lm, saes, feature_stats, settings.n_examples, seed),
         lambda: clamp_error(corpus, reader, lm, saes, feature_stats, settings.n_clamped, seed),
     )
