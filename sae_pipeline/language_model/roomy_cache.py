@@ -18,7 +18,7 @@ class RoomyLayer(DynamicLayer):
     def __init__(self, filled: DynamicLayer, n_more: int) -> None:
         super().__init__()
         self.dtype, self.device, self.is_initialized = filled.dtype, filled.device, True
-        self._room = tuple(_with_room(states, n_more) for states in (filled.keys, filled.values))
+        self._room = tuple(_with_room(states, n_more) for states in (filled.keys, filled.values) if states is not None)
         self.keys, self.values = filled.keys, filled.values
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
