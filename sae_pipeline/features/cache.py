@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from sae_pipeline.activations.reader import ActivationReader
 from sae_pipeline.features.runs import Runs
@@ -46,19 +47,29 @@ def encode(
 ) -> tuple[dict[str, Runs], dict[str, int]]:
     """Encode all unmasked tokens once; (sorted runs in `folder`, number of tokens) by split. `strongest` sees every token."""
     n_tokens = {split: len(activations.token_index(split)) for split in SPLITS}
-    runs = {split: Runs(folder / split, sae.n_features) for split in SPLITS}
+    runs = {}
     with bar(f"{what}: encode", sum(n_tokens.values()), "tokens") as progress:
         for split in SPLITS:
-            for token_index_N, r_ND, neurons_NM in activations.stream(split, BATCH_TOKENS, neurons=True):
-                with torch.inference_mode():
-                    codes = sae.encode_sparse(r_ND)
-                    strongest.add(codes.offsets, codes.feature, codes.value, r_ND, neurons_NM)
-                count_N = np.diff(codes.offsets.cpu().numpy())
-                runs[split].add(token_index_N.numpy(), count_N, codes.feature.cpu().numpy(), codes.value.float().cpu().numpy())
-                progress.update(len(token_index_N))
-            runs[split].finish()
+            runs[split] = encode_split(sae, activations, split, folder / split, strongest, progress)
             strongest.close(split)
     return runs, n_tokens
+
+
+def encode_split(
+    sae: SparseEncoder, activations: ActivationReader, split: str, folder: Path, strongest: StrongestUnits, progress: tqdm
+) -> Runs:
+    """Sorted runs, in `folder`, of one split of all tokens, or of a part of them: then `Runs.merge` and `StrongestUnits.merge`
+    make those of the whole."""
+    runs = Runs(folder, sae.n_features)
+    for token_index_N, r_ND, neurons_NM in activations.stream(split, BATCH_TOKENS, neurons=True):
+        with torch.inference_mode():
+            codes = sae.encode_sparse(r_ND)
+            strongest.add(codes.offsets, codes.feature, codes.value, r_ND, neurons_NM)
+        count_N = np.diff(codes.offsets.cpu().numpy())
+        runs.add(token_index_N.numpy(), count_N, codes.feature.cpu().numpy(), codes.value.float().cpu().numpy())
+        progress.update(len(token_index_N))
+    runs.finish()
+    return runs
 
 
 class CacheWriter:

@@ -41,6 +41,11 @@ class Runs:
         if self._n_pending:
             self._runs.append(self._sorted())
 
+    def merge(self, other: "Runs") -> None:
+        """Add the finished runs of other tokens (whichever come first). The two folders belong together from then on."""
+        self._runs += other._runs
+        self.rows_F += other.rows_F
+
     def between(self, first: int, last: int) -> SparseActivations:
         """The activations of the features first .. last - 1 on all tokens added; units count from `first`."""
         parts = [SparseActivations(np.zeros(last - first + 1, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))]

@@ -22,16 +22,20 @@ from sae_pipeline.tables.schemas import conform
 class StrongestUnits:
     """Correlations of all features with all dense units of the pass, and the strongest of each kind.
 
-    Memory: 8 F (D + M) bytes, of one split at a time. Fill with `add`, end each split with `close`, train first.
+    Memory: 8 F (D + M) bytes, of one split at a time. Fill with `add`, end each split with `close`, train first. Where a pass is
+    divided, every part adds its tokens of a split, and the one that takes the others' sums by `merge` closes it.
+
+    `shift_M`: about the mean of every unit, residual dimensions before neurons; all parts of a pass need the same one. Without
+    it, the mean of the first batch.
     """
 
-    def __init__(self, n_features: int, d_model: int, neuron_ids: list[int]) -> None:
+    def __init__(self, n_features: int, d_model: int, neuron_ids: list[int], shift_M: Tensor | None = None) -> None:
         self._n_features = n_features
         ids = {"residual_dimension": np.arange(d_model), "mlp_neuron": np.array(neuron_ids, np.int64)}
         edges = np.cumsum([0, *(len(ids[kind]) for kind in DENSE_UNITS)]).tolist()
         self._columns = {kind: slice(*edges[i : i + 2]) for i, kind in enumerate(DENSE_UNITS) if len(ids[kind])}
         self._id_M = np.concatenate([ids[kind] for kind in DENSE_UNITS])
-        self._shift_M: Tensor | None = None
+        self.shift_M = shift_M
         self._sums: Correlations | None = None
         self._chosen: dict[str, Tensor] = {}
         self._rows: list[pl.DataFrame] = []
@@ -42,12 +46,24 @@ class StrongestUnits:
         Correlations are those of the scaled space, too: scaling and shifting a unit changes none.
         """
         units_NM = torch.cat([r_ND.to(value_Z.device).float(), neurons_NM.to(value_Z.device).float()], dim=1)
-        if self._shift_M is None:
-            self._shift_M = units_NM.mean(0)
+        if self.shift_M is None:
+            self.shift_M = units_NM.mean(0)
         if self._sums is None:
-            self._sums = Correlations.empty(self._n_features, self._shift_M)
+            self._sums = Correlations.empty(self._n_features, self.shift_M.to(units_NM.device))
         row_N = torch.arange(len(units_NM), device=value_Z.device)
         self._sums.add(feature_Z, row_N.repeat_interleave(offsets_N1.diff()), value_Z, units_NM)
+
+    def merge(self, other: "StrongestUnits") -> None:
+        """Take over what `other` counted of the split that both are at; it begins its next split.
+
+        `ValueError` when they were shifted differently.
+        """
+        if other._sums is None:
+            return
+        if self.shift_M is None:
+            self.shift_M = other._sums.shift_M
+        mine = self._sums or Correlations.empty(self._n_features, self.shift_M.to(other._sums.shift_M.device))
+        self._sums, other._sums = mine.merge(other._sums), None
 
     def close(self, split: str) -> None:
         """All tokens of `split` were added."""

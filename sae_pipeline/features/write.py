@@ -52,7 +52,7 @@ def write_feature_stats(
     runs, n_tokens = encode(sae, activations, work / "runs", strongest, what)
     correlations = strongest.table(size)
     correlations.write_parquet(work / "feature_correlations.parquet")
-    features = _write_statistics(corpus, runs, work, settings, size, n_tokens, chunk_rows, what)
+    features = write_statistics(corpus, runs, work, settings, size, n_tokens, chunk_rows, what)
     shutil.rmtree(work / "runs")
     with bar(f"{what}: logit effects", sae.n_features, "features") as progress:
         token_text = np.array(corpus.token_text, dtype=object)
@@ -74,7 +74,7 @@ def write_feature_stats(
     )
 
 
-def _write_statistics(
+def write_statistics(
     corpus: CorpusReader,
     runs: dict[str, Runs],
     work: Path,
@@ -84,6 +84,8 @@ def _write_statistics(
     chunk_rows: int,
     what: str,
 ) -> pl.DataFrame:
+    """Write what follows from the sorted activations of a pass (`activations_<split>`, `features`, `feature_intervals`,
+    `feature_examples`) into `work`; returns `features`."""
     tokens = Tokens.of(corpus)
     token_text = np.array(corpus.token_text, dtype=object)
     n_features = runs["train"].n_features

@@ -66,6 +66,34 @@ def test_everything_is_built_and_says_what_comes_next(finished_study):
     assert "<html" in (store.path("report") / "report.html").read_text(encoding="utf-8")
 
 
+TOP_EXAMPLES = """
+WITH documents AS (
+    SELECT block * len(doc_ids) + position - 1 AS token_index, doc_ids[position] AS doc_id
+    FROM (SELECT block, doc_ids, unnest(range(1, len(doc_ids) + 1)) AS position FROM read_parquet($blocks))
+), strongest_of_document AS (
+    SELECT feature, doc_id, token_index, value FROM read_parquet($activations) JOIN documents USING (token_index)
+    QUALIFY row_number() OVER (PARTITION BY feature, doc_id ORDER BY value DESC, token_index) = 1
+)
+SELECT feature, row_number() OVER (PARTITION BY feature ORDER BY value DESC, token_index) AS rank, doc_id, token_index, value
+FROM strongest_of_document QUALIFY rank <= $n_top ORDER BY feature, rank
+"""
+
+
+def test_sql_over_the_cached_activations_finds_every_features_top_examples(finished_study):
+    store = finished_study.store
+    for size in store.study.sae.sizes:
+        folder = store.path("feature_stats", size)
+        asked = {
+            "blocks": str(store.path("corpus") / "blocks.parquet"), "activations": str(folder / "activations_train.parquet"),
+            "n_top": store.study.features.n_top,
+        }  # fmt: skip
+        with duckdb.connect() as connection:
+            found = connection.execute(TOP_EXAMPLES, asked).fetchall()
+        examples = pl.read_parquet(folder / "feature_examples.parquet").filter(kind="top").sort("feature", "rank")
+        assert found == examples.select("feature", "rank", "doc_id", "token_index", "activation").rows()
+        assert len(found) > size  # several for most features
+
+
 def test_runs_are_on_the_studys_own_instance_with_versions_metadata_and_checks(finished_study):
     with dg.DagsterInstance.from_config(str(finished_study.home)) as instance:
         assert [run.job_name for run in instance.get_runs()][::-1] == ["prepare", "per_size", "per_size", "compare"]
