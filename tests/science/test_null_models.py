@@ -71,12 +71,16 @@ def test_finished_arms_are_taken_up_and_an_arm_does_not_depend_on_the_others(pla
         assert all(torch.equal(other.weights[name], value) for name, value in saes["trained"].weights.items())
 
 
-@pytest.mark.parametrize("architecture", ["relu_l1", "gated", "jumprelu", "topk", "matryoshka"])
-def test_every_architecture_becomes_an_arm(planted, tmp_path, architecture):
-    sparsity = K if architecture in ("topk", "matryoshka") else 0.5
-    (sae,) = arms_of(planted, tmp_path, Arm("one", architecture, 64, 6, 5e-3, sparsity)).values()
-    assert sae.config["architecture"] == architecture and sae.config["n_tokens_trained"] == 6 * 256
-    assert torch.isfinite(sae.reconstruct(planted.gather(torch.arange(50)))).all()
+def test_every_architecture_becomes_an_arm_and_mixed_arms_are_those_trained_alone(planted, tmp_path):
+    sparsity_of = {"relu_l1": 0.5, "gated": 0.7, "jumprelu": 0.5, "topk": K, "batch_topk": K + 1, "matryoshka": K}
+    arms = [Arm(name, name, 64, 6, 5e-3, value, seed) for seed, (name, value) in enumerate(sparsity_of.items())]  # pyright: ignore[reportArgumentType]
+    together = arms_of(planted, tmp_path / "together", *arms)
+    for arm in arms:
+        sae = together[arm.name]
+        assert sae.config["architecture"] == arm.name and sae.config["n_tokens_trained"] == 6 * 256
+        assert torch.isfinite(sae.reconstruct(planted.gather(torch.arange(50)))).all()
+        alone = arms_of(planted, tmp_path / "alone", arm)[arm.name]
+        assert all(torch.equal(alone.weights[name], value) for name, value in sae.weights.items())
 
 
 def test_the_threshold_leaves_k_features_per_token(trained):

@@ -3,15 +3,22 @@
 import json
 import signal
 from contextlib import contextmanager
+from copy import deepcopy
 
 import pytest
 import torch
 
+from sae_pipeline.digests import file_digest
 from sae_pipeline.errors import UserError
 from sae_pipeline.interrupt import Deferred, stop_if_asked
 from sae_pipeline.sae import trainer as trainers
+from sae_pipeline.sae.batch_topk import BatchTopK
 from sae_pipeline.sae.build import build_sae, make_stream
+from sae_pipeline.sae.gated import Gated
+from sae_pipeline.sae.jumprelu import JumpReLU
+from sae_pipeline.sae.matryoshka import Matryoshka
 from sae_pipeline.sae.mixing import Mixing, MixingMeter
+from sae_pipeline.sae.relu_l1 import ReluL1
 from sae_pipeline.sae.source import PermutedStream, RingStream, Shuffle
 from sae_pipeline.sae.topk import TopK
 from sae_pipeline.sae.trainer import Trainer, TrainingPlan, train_together
@@ -143,6 +150,39 @@ def test_sizes_that_share_a_pass_get_the_bytes_that_they_get_alone(tmp_path, mak
         assert built.metadata["resumed_at_step"] == built.metadata["n_steps"]
         assert digests(folders[size]) == expected[size]
         assert mixing_of(built) == mixing  # also of what others trained, and of what died and went on
+
+
+MIXED = {  # architecture, features, steps, seed
+    "relu_l1": (ReluL1(0.4, 0.1), 64, 20, 3),
+    "gated": (Gated(1.0, 0.1), 80, 20, 0),
+    "topk": (TopK(3), 96, 20, 1),
+    "topk-8": (TopK(8), 96, 12, 2),
+    "batch_topk": (BatchTopK(5), 64, 25, 0),
+    "matryoshka": (Matryoshka(4, [16, 128]), 128, 20, 7),
+    "jumprelu": (JumpReLU(1.5, "step", 32, 0.05), 64, 20, 1),
+}
+
+
+def test_architectures_sparsities_seeds_and_lengths_that_share_a_pass_get_the_bits_that_they_get_alone(tmp_path, planted):
+    def made(folder: str, name: str) -> Trainer:
+        architecture, size, n_steps, seed = MIXED[name]
+        work = tmp_path / folder / name
+        work.mkdir(parents=True)
+        plan = TrainingPlan(size, n_steps, BATCH, 5e-3, decay_share=0.2, checkpoint_every_steps=1000, seed=seed)
+        return Trainer(planted.d_model, deepcopy(architecture), plan, {"name": name}, work, torch.float32)
+
+    together = {name: made("together", name) for name in MIXED}
+    train_together(list(together.values()), PermutedStream(planted, BATCH, 1))  # pyright: ignore[reportArgumentType]
+    weights = set()
+    for name, trained in together.items():
+        one = made("alone", name)
+        train_together([one], PermutedStream(planted, BATCH, 1))  # pyright: ignore[reportArgumentType]
+        mine, expected = (trainer.learner.tensors() for trainer in (trained, one))
+        assert mine.keys() == expected.keys() and all(torch.equal(mine[key], expected[key]) for key in mine), name
+        assert trained.architecture.state() == one.architecture.state()
+        assert file_digest(trained.work / "history.parquet") == file_digest(one.work / "history.parquet")
+        weights.add(mine["W_dec_FD"].numpy().tobytes())
+    assert len(weights) == len(MIXED)
 
 
 def mixing_of(outcome) -> tuple[float, float]:
