@@ -25,6 +25,7 @@ from sae_pipeline.sae.topk import TopK
 PREFIXES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 L1 = 0.1
 JUMPRELU_THRESHOLD, JUMPRELU_BANDWIDTH = 0.001, 0.001
+JUMPRELU_FORM = "step"  # a penalty on the number of active features
 
 
 class Ours:
@@ -53,8 +54,11 @@ class Ours:
         self._n_dead = round(options.get("dead", 0) * shape.n_features)
         self.config = {
             "architecture": spec.architecture, "adam": "fused, betas (0.9, 0.999)", "clip_norm": 1.0, "unit_norm_decoder": False,
-            "products": spec.dtype, "masters": "float32", "auxk": f"on, {self._n_dead} features dead",
+            "products": spec.dtype, "masters": "float32", "auxk": f"on, {self._n_dead} features dead", "penalty": self.penalty,
         }  # fmt: skip
+        if spec.architecture == "jumprelu":
+            form = {"form": JUMPRELU_FORM, "threshold": JUMPRELU_THRESHOLD, "bandwidth": JUMPRELU_BANDWIDTH}
+            self.config |= {"jumprelu": form}
 
     def step(self, x_ND: Tensor) -> None:
         """One training step."""
@@ -81,7 +85,7 @@ def _architecture(spec: Spec) -> Architecture:
         case "gated":
             return Gated(L1)
         case "jumprelu":
-            made = JumpReLU(L1, "step", shape.d_model)
+            made = JumpReLU(L1, JUMPRELU_FORM, shape.d_model)
             made.bandwidth = JUMPRELU_BANDWIDTH
             return made
     raise ValueError(spec.architecture)

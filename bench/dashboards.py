@@ -145,11 +145,16 @@ class SaeDashboard:
         prompts = SaeVisConfig(HOOK, []).minibatch_size_tokens  # its name says tokens
         for i, part_ND in enumerate(torch.from_numpy(x_ND).split(prompts * CONTEXT)):
             torch.save({HOOK: part_ND.unflatten(0, (-1, CONTEXT)).clone()}, self._folder / f"model_activations_{i}.pt")
+        vis = self._vis_config([]).to_dict() | {"features": f"{STEP_FEATURES} a step", "cache_dir": "filled beforehand"}
+        for layout in ("feature_centric_layout", "prompt_centric_layout"):
+            del vis[layout]["columns"]  # where on the page the parts stand, as objects without a value
         self.config = {
-            "version": version("sae-dashboard"),
-            "minibatch_size_features": STEP_FEATURES,
-            "minibatch_prompts": prompts,
-        }
+            "version": version("sae-dashboard"), "minibatch_prompts": prompts, "vis": vis, "sae": vars(self._sae.cfg).copy(),
+            "model": config.to_dict(),
+        }  # fmt: skip
+
+    def _vis_config(self, features: list[int]) -> Any:
+        return self._config(HOOK, features, minibatch_size_features=STEP_FEATURES, cache_dir=self._folder)
 
     def step(self, x_ND: Tensor) -> None:
         """128 features on all tokens."""
@@ -157,8 +162,7 @@ class SaeDashboard:
 
         first = self._n % N_STEPS * STEP_FEATURES
         features = list(range(first, first + STEP_FEATURES))
-        config = self._config(HOOK, features, minibatch_size_features=STEP_FEATURES, cache_dir=self._folder)
-        self._last = SaeVisRunner(config).run(self._sae, self._model, self._tokens)
+        self._last = SaeVisRunner(self._vis_config(features)).run(self._sae, self._model, self._tokens)
         self._n += 1
 
     def mse(self, x_ND: Tensor) -> float:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.setting import Spec, initial_decoder
+from bench.setting import Spec, initial_decoder, settings_of
 
 CONTEXT, DOCUMENT = 128, 512  # tokens
 PASS_BATCHES = 128
@@ -132,7 +132,10 @@ class DelphiCache:
         self._tokens = torch.randint(50_000, (self._rows, CONTEXT), generator=torch.Generator().manual_seed(0))
         self._folder = Path(tempfile.mkdtemp(prefix="bench-"))
         self._begin()
-        self.config = {"version": version("eai-delphi"), "n_splits": N_SPLITS, "files": self._files, "batch_rows": self._rows}
+        self.config = {
+            "version": version("eai-delphi"), "n_splits": N_SPLITS, "files": self._files, "batch_rows": self._rows,
+            "latent_cache": settings_of(self._cache), "in_memory_cache": settings_of(self._cache.cache),
+        }  # fmt: skip
 
     def _begin(self) -> None:
         from delphi.latents import LatentCache

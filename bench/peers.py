@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bench.contenders import JUMPRELU_BANDWIDTH, JUMPRELU_THRESHOLD, L1
-from bench.setting import Spec, bias_for_l0, initial_decoder
+from bench.setting import Spec, bias_for_l0, initial_decoder, settings_of
 
 ADAM = {"betas": (0.9, 0.999), "eps": 1e-8}
 AUX_SHARE = 1 / 32  # of AuxK's loss, ours and dictionary_learning's default
@@ -99,10 +99,9 @@ class DictionaryLearning:
         self._autocast = spec.dtype == "bfloat16"
         self._device = torch.device(spec.device).type
         self._step = 1  # step 0 runs a geometric median
-        own = {name: value for name, value in vars(self._trainer).items() if isinstance(value, bool | int | float | str | None)}
         self.config = {
-            "version": version("dictionary-learning"), "trainer": self._trainer.config | own, "autocast": self._autocast,
-            "clip_norm": 1.0, "dead": self._n_dead,
+            "version": version("dictionary-learning"), "trainer": self._trainer.config | settings_of(self._trainer),
+            "autocast": self._autocast, "clip_norm": 1.0, "dead": self._n_dead,
         }  # fmt: skip
 
     @staticmethod

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bench.passes import CONTEXT, N_SPLITS, N_TOP, PASS_BATCHES, Latents
-from bench.setting import Spec
+from bench.setting import Spec, settings_of
 
 
 def _batches(spec: Spec, x_ND: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -99,6 +99,12 @@ class OurQuery(_Query):
 class DelphiQuery(_Query):
     """`LatentCache.save_splits`, without the tokens, and `TensorBuffer`."""
 
+    def __init__(self, spec: Spec, x_ND: np.ndarray) -> None:
+        from importlib.metadata import version
+
+        super().__init__(spec, x_ND)
+        self.config |= {"version": version("eai-delphi"), "n_splits": N_SPLITS, "save_tokens": False} | self._cache_settings
+
     def write(self, x_ND: np.ndarray) -> int:
         """See `_Query`."""
         from delphi.latents import LatentCache
@@ -116,6 +122,7 @@ class DelphiQuery(_Query):
             n_pairs += value_NK.size
         cache.cache.save()
         cache.save_splits(N_SPLITS, self._folder, save_tokens=False)
+        self._cache_settings = {"latent_cache": settings_of(cache), "in_memory_cache": settings_of(cache.cache)}
         return n_pairs
 
     def strongest(self) -> float:

@@ -5,49 +5,48 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench import notes
+from bench import absolute, allocator_marks, coverage, notes
+from bench.absolute import Row
+from bench.allocator_marks import LIMITS
+from bench.contenders import JUMPRELU_FORM, L1
 from bench.gpu_suites import gpu_suites
 from bench.quality import frontier
-from bench.rounds import ratios, summary
+from bench.rounds import ratios, short_commit, summary
 from bench.suite import ERROR
 from bench.suites import all_suites
 from sae_pipeline.errors import UserError
+from sae_pipeline.sae.names import has_k
 
 FOLDER = Path(__file__).resolve().parent
 RESULTS, PAGE = FOLDER / "results", FOLDER / "RESULTS.md"
-ROUNDS = 5  # fewer are marked
-OURS = ("our", "six SAEs", "encode only", "copy")  # how labels that are not a peer's begin
 INTRODUCTION = """# Results of the benchmarks
 
 Measured by `make bench`; written by `python -m bench.report` from `bench/results/*.json` (every round's times, all settings, the
-peers' whole configurations, our commit).
+peers' configurations, our commit; what a result lacks of these is said where it stands).
 
 Contenders run in processes of their own, pinned to the same core, in interleaved rounds; a ratio is taken within a round, and
-the table gives the median (least to greatest); fewer than five rounds are marked. All start from the same weights and see the
-same batches. "us/token": processor time of whole training steps (forward, backward, clipping, optimizer, dead counters).
-"bfloat16": of the large products; masters and Adam are float32 on our side, autocast on the peers'. Float32 is every peer's
-default on a CPU. AuxK finds no dead feature, or is off, but in the suite that says so.
+the table gives the median (least to greatest), which is held against the bar; fewer than five rounds are marked. All start from
+the same weights and see the same batches. "us/token": processor time of whole training steps (forward, backward, clipping,
+optimizer, dead counters). "bfloat16": of the large products; masters and Adam are float32 on our side, autocast on the peers'.
+Float32 is every peer's default on a CPU. AuxK finds no dead feature, or is off, but in the suite that says so. The learning rate
+of steps is 1e-4 on all sides; where a penalty holds the number of active features (ReLU-L1, and sparse against dense) it is
+1e-6, because that number must stay where it was set; of equal training 1e-3.
 
-"As installed" (`allocator=default`): the peer in a process as its user starts it. Ours always keeps the memory that it frees,
-because our pipeline sets that for itself (`sae_pipeline/allocator.py`). "With our allocator's setting": the peer is given it;
-so it is in all suites that do not say "as installed". The bars of the steps and the shuffle are held against peers as installed.
-That was decided after a run in which every peer had the setting and missed bars were seen; what such peers reach stands in the
-rows without a bar, and there several float32 ratios and the shuffle lie below the bar of the row above. What is not alike:
-dictionary_learning and sparsify keep decoder rows at norm 1 by projection and renormalisation, which our form does not need;
-sparsify does not clip gradients. "One stream" for six SAEs is a loop over our steps on one batch, not the pipeline's own loop
-with its checkpoints and logs, and SAELens's trainers are given the same batch in the same way.
-"""
-WITHOUT = "peers without the allocator setting"
+What is not alike: dictionary_learning and sparsify keep decoder rows at norm 1 by projection and renormalisation, which our form
+does not need; sparsify does not clip gradients. dictionary_learning is release 0.1.0, as the package index gives it; the
+definitions of the benchmarks name a later commit of its repository (60ec6bf), with which it was not compared. "One stream" for
+six SAEs is a loop over our steps on one batch, not the pipeline's own loop with its checkpoints and logs, and SAELens's trainers
+are given the same batch in the same way."""
 
 
 def page(records: list[dict[str, Any]], quality: dict[str, Any] | None = None) -> str:
     """The whole page. `quality`: what `bench.quality` found."""
-    lines = [INTRODUCTION]
+    lines = [INTRODUCTION, "", allocator_marks.paragraph(records), ""]
     groups = [[record for record in records if record["device"] == device] for device in ("cpu", "cuda")]
     for group, heading in zip(groups, ("## Bars", "## Bars on a GPU"), strict=True):
         if group:
             lines += bars(group, heading)
-    lines += guards(records)
+    lines += coverage.section(records) + guards(records)
     if quality is not None:
         lines += frontier.section(quality)
     for record in records:
@@ -58,50 +57,43 @@ def page(records: list[dict[str, Any]], quality: dict[str, Any] | None = None) -
 def bars(records: list[dict[str, Any]], heading: str) -> list[str]:
     """The machine of one device, and every ratio beside its bar."""
     machine, loads = records[0]["machine"], [record["load"] for record in records]
+    dates = sorted({record["date"] for record in records})
+    rows = [ratio(record, pair) for record in records for pair in record["pairs"]] + absolute.rows(records)
     lines = [
         f"Machine: {machine['cpu']}, {machine['n_cores']} cores, {machine['memory_gb']} GB; {machine['device']}. "
-        f"Python {machine['python']}, PyTorch {machine['torch']}. {records[0]['date']}. "
+        f"Python {machine['python']}, PyTorch {machine['torch']}. {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}. "
         f"Load average before a suite: {min(loads):.1f} to {max(loads):.1f}.",
-        "", heading, "", "| suite | against | ratio | bar | |", "|---|---|---|---|---|",
+        "", heading, "", "| suite | against | ratio | bar | |", "|---|---|---|---|---|", *(row.line() for row in rows), "",
     ]  # fmt: skip
-    reasons = []
-    for record in records:
-        for pair in record["pairs"]:
-            values = ratios(record, pair["slower"], pair["faster"])
-            doubt = doubts(record, pair)
-            passed = "not final" if WITHOUT in doubt else "passed"
-            mark = "" if not pair["bar"] else passed if median(values) >= pair["bar"] else "**missed**"
-            mark = ", ".join(filter(None, [mark, *doubt]))
-            lines.append(f"| {record['title']} | {pair['what']} | {summary(values)} | {pair['bar'] or ''} | {mark} |")
-            if "missed" in mark and (note := notes.NOTES.get((record["name"], pair["what"]))):
-                reasons += ["", f"* **{record['title']}, {pair['what']}.** {note}"]
-    lines += within(records)
-    return [*lines, *(["", "Why bars were missed:", *reasons] if reasons else []), ""]
-
-
-def within(records: list[dict[str, Any]]) -> list[str]:
-    """What has no peer, beside the time and the memory that it may take."""
-    lines: list[str] = []
-    for record in records:
-        for limit in record.get("limits", ()):
-            one = record["contenders"][limit["contender"]]
-            seconds = [us * record["shape"]["batch"] / 1e6 for us in one["wall_us_per_token"]]
-            gigabytes = one["peak_rss_bytes"] / 1e9
-            mark = "passed" if median(seconds) <= limit["wall_s"] and gigabytes <= limit["peak_gb"] else "**missed**"
-            bar = f"{limit['wall_s']:g} s, {limit['peak_gb']:g} GB"
-            lines.append(
-                f"| {record['title']} | {limit['what']}, {record['threads']} threads | {summary(seconds)} s, {gigabytes:.2f} GB "
-                f"| at most {bar} | {mark} |"
-            )
+    if records[0]["device"] == "cpu":
+        lines += [absolute.memory(), ""]
+    missed = [row for row in rows if "missed" in row.mark and (row.name, row.what) in notes.NOTES]
+    if missed:
+        lines += ["Why bars were missed:", ""]
+    for row in missed:
+        lines += [f"* **{row.title}, {row.what}.** {notes.NOTES[row.name, row.what].format(*row.note_values)}", ""]
     return lines
+
+
+def ratio(record: dict[str, Any], pair: dict[str, Any]) -> Row:
+    """One pair of contenders."""
+    values, doubt = ratios(record, pair["slower"], pair["faster"]), doubts(record, pair)
+    passed = "not final" if allocator_marks.WITHOUT in doubt else "passed"
+    verdict = "" if not pair["bar"] else passed if median(values) >= pair["bar"] else "**missed**"
+    mark = ", ".join(filter(None, [verdict, *doubt]))
+    ours = median(record["contenders"][pair["faster"]]["us_per_token"])
+    return Row(
+        record["name"], record["title"], pair["what"], summary(values), f"{pair['bar'] or ''}", mark,
+        allocator_marks.mark(record, pair), (ours,),
+    )  # fmt: skip
 
 
 def doubts(record: dict[str, Any], pair: dict[str, Any]) -> list[str]:
     """What keeps a ratio from being final: a peer that lacked what ours had, too few rounds."""
-    one = record["contenders"][pair["slower"]]
-    peer = record["device"] == "cpu" and not pair["slower"].startswith(OURS) and "allocator=default" not in pair["slower"]
-    lacks = peer and not one.get("keeps_freed_memory")
-    return [WITHOUT] * lacks + [f"{record['n_rounds']} rounds"] * (record["n_rounds"] < ROUNDS)
+    label = pair["slower"]
+    asked = record["device"] == "cpu" and allocator_marks.is_peer(label) and allocator_marks.DEFAULT not in label
+    lacks = asked and not record["contenders"][label].get("keeps_freed_memory")
+    return [allocator_marks.WITHOUT] * lacks + absolute.few(record)
 
 
 def guards(records: list[dict[str, Any]]) -> list[str]:
@@ -113,15 +105,18 @@ def guards(records: list[dict[str, Any]]) -> list[str]:
         "is its own affair, so it is only checked that all rows are rows it was given. The machine's limits (product, copy) "
         f"have none.{unguarded(records)} Trained on under a peer's own rules (constraints, loss and clipping: "
         "`bench/matched.py`), our step must have the peer's error after 50, 100, 150 and 200 steps:", "",
-        "| suite | peer | largest difference | bound | |", "|---|---|---|---|---|",
+        "| suite | peer | largest difference | bound | | measured |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for record in records:
         for pair in record.get("alike", ()):
             theirs, ours = (record["contenders"][pair[side]]["mse_by_round"] for side in ("slower", "faster"))
             worst = max(abs(own / other - 1) for own, other in zip(ours, theirs, strict=True))
             mark = "passed" if worst <= pair["bar"] else "**missed**"
-            lines.append(f"| {record['title']} | {pair['what']} | {worst:.2%} | {pair['bar']:.0%} | {mark} |")
-    return [*lines, ""]
+            found = f"{worst:.2%} | {pair['bar']:.0%} | {mark} | {record['date']}{commit(record)}"
+            lines.append(f"| {record['title']} | {pair['what']} | {found} |")
+    older = [record["title"] for record in records if record.get("alike") and "commit" not in record]
+    note = f"From before results held our commit and the peers' whole configurations: {'; '.join(older)}."
+    return [*lines, "", *([note, ""] if older else [])]
 
 
 def unguarded(records: list[dict[str, Any]]) -> str:
@@ -129,7 +124,7 @@ def unguarded(records: list[dict[str, Any]]) -> str:
     names = [
         record["title"]
         for record in records
-        if any(one["mse_before"] is None for label, one in record["contenders"].items() if not label.startswith(OURS[2:]))
+        if any(one["mse_before"] is None for label, one in record["contenders"].items() if not label.startswith(LIMITS))
     ]
     return f" Measured before there was a guard: {'; '.join(names)}." if names else ""
 
@@ -143,10 +138,11 @@ def section(record: dict[str, Any]) -> list[str]:
     lines = [
         f"## {record['title']}",
         "",
-        f"d {shape['d_model']}, F {shape['n_features']:,}, k {shape['k']}, N {shape['batch']:,}; {record['threads']} thread"
-        f"{'s' if record['threads'] > 1 else ''}, {record['clock']}; {record['n_rounds']} rounds."
-        f"{roofline(record)}{commit(record)}",
+        f"d {shape['d_model']}, F {shape['n_features']:,}, {sparsity(record)}, N {shape['batch']:,}{learning_rate(record)}; "
+        f"{record['threads']} thread{'s' if record['threads'] > 1 else ''}, {record['clock']}; {record['n_rounds']} rounds, "
+        f"{record['date']}.{roofline(record)}{commit(record)}",
         "",
+        *(line for begin, remark in notes.REMARKS.items() if record["name"].startswith(begin) for line in (remark, "")),
         f"| contender | us/token, median (min to max) | {'' if trained else 'encoder alone / this | '}steps a round | peak GB | "
         f"{record.get('guard', ERROR)} before | {'after each round | ' if trained else ''}".rstrip(),
         f"|---|---|---|---|---|{'' if trained else '---|'}{'---|' if trained else ''}",
@@ -177,9 +173,24 @@ def roofline(record: dict[str, Any]) -> str:
     return f" Roofline: {', '.join(found)}." if found else ""
 
 
+def sparsity(record: dict[str, Any]) -> str:
+    """What sets it: k, or the number of active features to begin with."""
+    if has_k(record["architecture"]):
+        return f"k {record['shape']['k']}"
+    form = f", our form `{JUMPRELU_FORM}`" if record["architecture"] == "jumprelu" else ""
+    start = f"L0 {record['target_l0']} to begin with" if record["target_l0"] else f"penalty {L1}"
+    return start + form
+
+
+def learning_rate(record: dict[str, Any]) -> str:
+    """Where it was recorded, of a suite of steps."""
+    rates = {f"{one['spec']['learning_rate']:g}" for one in record["contenders"].values() if "spec" in one}
+    return f", learning rate {', '.join(sorted(rates))}" if rates and record.get("guard", ERROR) == ERROR else ""
+
+
 def commit(record: dict[str, Any]) -> str:
     """Ours, where it was recorded."""
-    return f" Commit {record['commit'][:12]}{'-dirty' * record['commit'].endswith('-dirty')}." if "commit" in record else ""
+    return f" Commit {short_commit(record['commit'])}." if "commit" in record else ""
 
 
 def read() -> list[dict[str, Any]]:

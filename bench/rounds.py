@@ -118,6 +118,7 @@ def compare(
             "clock": "processor time" if specs[0].device == "cpu" and specs[0].threads == 1 else "wall time",
             "contenders": {
                 worker.spec.label: {
+                    "spec": worker.spec.as_dict(),
                     "us_per_token": [round(1e6 * seconds, 3) for seconds in worker.seconds_per_token],
                     "wall_us_per_token": [round(1e6 * seconds, 3) for seconds in worker.wall_seconds_per_token],
                     "steps_per_round": steps[worker.spec.label],
@@ -150,3 +151,8 @@ def summary(values: Iterable[float]) -> str:
     """median (min to max)."""
     values = list(values)
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def short_commit(commit: str) -> str:
+    """As much of it as names it, and whether the files differed; what is none is returned as it is."""
+    return commit[:12] + "-dirty" * commit.endswith("-dirty") if " " not in commit else commit

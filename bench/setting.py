@@ -70,6 +70,11 @@ def spec_of(raw: dict[str, Any]) -> Spec:
     return Spec(**(raw | {"shape": Shape(**raw["shape"])}))
 
 
+def settings_of(thing: Any) -> dict[str, Any]:
+    """What a peer's object was set to: those of its attributes that are plain values."""
+    return {name: value for name, value in vars(thing).items() if isinstance(value, bool | int | float | str | None)}
+
+
 def data_file(folder: Path, shape: Shape) -> Path:
     """Activations of this width and batch, written when they are not there: sparse sums of known directions plus noise, scaled to
     E‖x‖² = D."""

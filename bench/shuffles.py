@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.setting import Spec
+from bench.setting import Spec, settings_of
 from sae_pipeline.sae.source import RingStream
 
 CHUNK = 4096
@@ -119,7 +119,7 @@ class ActivationBuffer:
             iter(lambda: "", None), model, SimpleNamespace(output=Output()), d_submodule=spec.shape.d_model, io="out",
             n_ctxs=window // 128, ctx_len=128, refresh_batch_size=CHUNK // 128, out_batch_size=spec.shape.batch, device="cpu",
         )  # fmt: skip
-        self.config = {"version": version("dictionary-learning"), "n_ctxs": window // 128, "ctx_len": 128}
+        self.config = {"version": version("dictionary-learning")} | settings_of(self._buffer)
 
     def step(self, x_ND: Tensor) -> None:
         """One batch."""

@@ -66,11 +66,14 @@ def statistics() -> Suite:
         for contender, own in (("our statistics", {}), ("delphi cache", INSTALLED))
     )
     ours, delphi, ours_files, delphi_files = (spec.label for spec in specs)
+    encode = Spec("encode only", shape, BF16, environment="dashboards")
     pairs = (
         Pair("delphi's latent cache, in memory", delphi, ours, 40),
         Pair("delphi's latent cache, written in splits; ours sorted", delphi_files, ours_files, 0),
+        Pair("the encoder's product alone, bfloat16: ours takes at most a tenth of it", encode.label, ours, 10),
     )
-    return Suite("B14-statistics", "Feature statistics of the same latents", specs, pairs, n_steps=PASS_BATCHES, guard=CHECK)
+    title = "Feature statistics of the same latents"
+    return Suite("B14-statistics", title, (*specs, encode), pairs, n_steps=PASS_BATCHES, guard=CHECK)
 
 
 def dashboards() -> Suite:

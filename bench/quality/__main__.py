@@ -101,7 +101,7 @@ def write(runs: Iterable[Run], data: Path) -> None:
     import torch
 
     from bench import report
-    from bench.__main__ import machine
+    from bench.__main__ import commit, machine
     from bench.quality import frontier
     from sae_pipeline.language_model.precision import choose_dtype
 
@@ -112,7 +112,7 @@ def write(runs: Iterable[Run], data: Path) -> None:
     dtype = str(choose_dtype(torch.device("cpu"), "auto")[0]).removeprefix("torch.")
     found = {
         "settings": settings() | {"study": data.name, "product_dtype": dtype}, "machine": machine("cpu"),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"), "rows": rows,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"), "commit": commit(), "rows": rows,
     }  # fmt: skip
     frontier.FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     frontier.FIGURE.write_bytes(frontier.figure(found))

@@ -9,6 +9,7 @@ from typing import Any
 from bench.quality.comparison import Comparison, compare, conclusion
 from bench.quality.matching import GOAL, TOLERANCE, TRIES
 from bench.quality.runs import OURS
+from bench.rounds import short_commit
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 FILE, FIGURE = RESULTS / "quality.json", RESULTS / "quality.png"
@@ -38,7 +39,7 @@ def section(found: dict[str, Any]) -> list[str]:
         f"(`bench/quality/peers.py`). Every SAE is read from its library's files and measured by the same code: L0 and explained "
         f"variance on {s['n_held_out']:,} held-out tokens at its inference form, cross-entropy recovered (against zero ablation) "
         f"with the reconstruction in the model, {rows[0]['n_tokens_spliced']:,} held-out tokens. {found['machine']['cpu']}, "
-        f"{found['date']}.", "",
+        f"{found['date']}{source(found)}.", "",
         "**Equal L0.** Every SAE of a peer is held against one of ours of the same seed that has its L0 on the same held-out "
         "tokens: our sparsity is searched for along the straight line through our two nearest runs, in the logarithms of "
         f"sparsity and L0, until the L0 are within {GOAL:.1%}, at most {TRIES} times (k in whole numbers, coefficients in three "
@@ -70,6 +71,11 @@ def section(found: dict[str, Any]) -> list[str]:
         for architecture in dict.fromkeys(name for name, _ in seconds)
     )
     return [*lines, f"Processor seconds of a training (median): {spent}.", ""]
+
+
+def source(found: dict[str, Any]) -> str:
+    """Our commit when the results were written."""
+    return f", commit {short_commit(found['commit'])}" if "commit" in found else ", written before our commit was recorded"
 
 
 def table_row(one: Comparison) -> str:
