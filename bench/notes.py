@@ -13,11 +13,11 @@ FLOOR = "share of the step that the bfloat16 encoder alone takes"
 
 NOTES = {
     ("B09-floor-S", FLOOR): (
-        "22 ms of a step do not depend on N: from N 1,024 to 4,096 it grows by 54 us a token (medians). They are what is done "
+        "20 ms of a step do not depend on N: from N 1,024 to 4,096 it grows by 51 us a token (medians). They are what is done "
         "to the 2dF = 9.4 M parameters once a step, whose memory traffic alone is 42 bytes each: fused Adam reads weight, "
         "gradient and two moments and writes three of them (28), the gradient is written and read for its norm (8), weights "
         "become bfloat16 (6). That is 396 MB, 13.6 ms at the copy bandwidth of that suite, 13 us a token at N 1,024 and 3 at "
-        "4,096. Encoder and this traffic together are 0.53 of the step at N 1,024 and 0.49 at 4,096: it comes about as near to "
+        "4,096. Encoder and this traffic together are 0.53 of the step at N 1,024 and 0.51 at 4,096: it comes about as near to "
         "what the machine allows in both, and the bar, which knows the encoder alone, is one on N. Tried in interleaved rounds "
         "on a busy core, and not adopted: clipping within Adam (`grad_scale`, as on a GPU) takes 9.0 ms instead of the 10.6 of "
         "norm, clipping and Adam, 1.6 us a token at N 1,024 (0.01 of the share) and 0.4 at 4,096, and changes the last bits of "
@@ -26,8 +26,8 @@ NOTES = {
         "of 1,024 rows 4.5 ms, whole 5.5, 1 us a token."
     ),
     ("B09-floor-S4", FLOOR): (
-        "See shape S. The encoder takes 26 us in every round, the step, which memory binds, 54 to 67: shares of .40 to .50. "
-        "On an earlier day three rounds gave .48 to .49."
+        "See shape S. The encoder takes 24 to 26 us in every round, the step, which memory binds, 50 to 68: shares of "
+        ".38 to .48. On an earlier day three rounds gave .48 to .49."
     ),
     ("B10-six-4096", SIX): (
         "The model's forward is the same on both sides and most of ours: (one forward each - one for all) / 5 is 458 us a token "
